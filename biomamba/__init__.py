@@ -1,0 +1,3 @@
+"""BioMamba: adapt Mamba2 language models to medicine."""
+
+__version__ = "0.1.0"

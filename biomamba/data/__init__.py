@@ -1,0 +1,1 @@
+"""From raw documents to the exact stream of training rows."""

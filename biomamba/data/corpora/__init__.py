@@ -1,0 +1,1 @@
+"""One file per corpus: its column layout and cleaning."""

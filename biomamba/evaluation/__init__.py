@@ -1,0 +1,1 @@
+"""Checkpoints and tasks to result records with intervals."""

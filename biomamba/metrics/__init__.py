@@ -1,0 +1,1 @@
+"""Pure metric functions and torchmetrics; no model, no data."""

@@ -1,0 +1,1 @@
+"""Mamba2: blocks, scan backends, loss, checkpoints, generation."""

@@ -1,0 +1,1 @@
+"""Implementations of the SSD scan behind the contract of biomamba.model.ssd."""

@@ -1,0 +1,1 @@
+"""Result records to tables and curves."""
