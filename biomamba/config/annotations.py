@@ -1,0 +1,83 @@
+"""Whether a value of a config file fits the annotation of the parameter that will take it.
+
+Only what YAML can spell is judged: scalars, lists, dicts and None. An annotation that is not
+understood accepts everything; the constructor then has the last word.
+"""
+
+import inspect
+import types
+import typing
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from biomamba.config.tree import Unresolved
+
+# An int is a valid float in YAML (`lr: 1`), a bool is not a valid int.
+_SCALARS: dict[Any, tuple[type, ...]] = {
+    int: (int,),
+    float: (int, float),
+    bool: (bool,),
+    str: (str,),
+    type(None): (type(None),),
+}
+_LISTS = (list, tuple, Sequence, Iterable)
+_DICTS = (dict, Mapping)
+
+
+def parameter_hints(target: Any) -> dict[str, Any]:
+    """Return the annotations of a class's or function's parameters; none if they do not resolve."""
+    try:
+        return typing.get_type_hints(target.__init__ if inspect.isclass(target) else target)
+    except (NameError, TypeError, AttributeError):
+        return {}
+
+
+def fits(value: Any, hint: Any) -> bool:
+    """Say whether a plain value may be passed where `hint` is annotated."""
+    if isinstance(value, Unresolved) or _is_node(value) or hint is Any:
+        return True
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        return any(fits(value, option) for option in arguments)
+    if origin is typing.Literal:
+        return any(type(value) is type(option) and value == option for option in arguments)
+    return _container_or_class_fits(value, origin or hint, arguments)
+
+
+def describe(hint: Any) -> str:
+    """Return an annotation as a user would write it."""
+    return hint.__name__ if isinstance(hint, type) and not typing.get_args(hint) else str(hint)
+
+
+def _is_node(value: Any) -> bool:
+    return isinstance(value, dict) and "_target_" in value
+
+
+def _container_or_class_fits(value: Any, origin: Any, arguments: tuple[Any, ...]) -> bool:
+    if origin in _LISTS:
+        return _list_fits(value, origin, arguments)
+    if origin in _DICTS:
+        return _dict_fits(value, arguments)
+    return _class_fits(value, origin)
+
+
+def _list_fits(value: Any, origin: Any, arguments: tuple[Any, ...]) -> bool:
+    if not isinstance(value, list):
+        return False
+    if origin is tuple and arguments and arguments[-1] is not Ellipsis:
+        pairs = zip(value, arguments, strict=False)
+        return len(value) == len(arguments) and all(fits(item, hint) for item, hint in pairs)
+    return not arguments or all(fits(item, arguments[0]) for item in value)
+
+
+def _dict_fits(value: Any, arguments: tuple[Any, ...]) -> bool:
+    if not isinstance(value, dict):
+        return False
+    return len(arguments) != 2 or all(fits(item, arguments[1]) for item in value.values())
+
+
+def _class_fits(value: Any, hint: Any) -> bool:
+    if hint in _SCALARS:
+        return type(value) in _SCALARS[hint]
+    # A class of this project is built by a nested `_target_` node, never from a scalar.
+    return not (isinstance(hint, type) and hint.__module__.startswith("biomamba."))

@@ -1,0 +1,89 @@
+"""The keys a program accepts at the top level of its configuration.
+
+Each primary config names its schema first in its defaults list, so that Hydra refuses any other
+top-level key, also one that stands in an experiment file. Everything below an `Any` key is
+checked against the class that it builds (see check.py). A key without a default must be set by
+the YAML files.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import MISSING
+
+
+@dataclass
+class Paths:
+    """Folders that a program reads and writes."""
+
+    data_dir: str = MISSING
+    run_dir: str = MISSING
+    raw_dir: str | None = None
+
+
+@dataclass
+class TrainSchema:
+    """Top-level keys of `biomamba.train`."""
+
+    name: str = MISSING
+    run_id: str = MISSING
+    seed: int = MISSING
+    max_tokens: int = MISSING
+    tokens_per_step: int = MISSING
+    paths: Paths = field(default_factory=Paths)
+    data: Any = MISSING
+    model: Any = MISSING
+    optimizer: Any = MISSING
+    schedule: Any = MISSING
+    objective: Any = None
+    trainer: Any = MISSING
+    callbacks: Any = None
+    logger: Any = None
+    resume: str | None = None
+
+
+@dataclass
+class EvaluateSchema:
+    """Top-level keys of `biomamba.evaluate`."""
+
+    name: str = MISSING
+    run_id: str = MISSING
+    seed: int = MISSING
+    paths: Paths = field(default_factory=Paths)
+    checkpoint: str = MISSING
+    baseline: str | None = None
+    sources: Any = MISSING
+    split: str = MISSING
+    model: Any = None
+    packing: Any = None
+    batch: Any = None
+    bootstrap: Any = None
+    tasks: Any = None
+
+
+@dataclass
+class PrepareSchema:
+    """Top-level keys of `biomamba.prepare`."""
+
+    name: str = MISSING
+    run_id: str = MISSING
+    paths: Paths = field(default_factory=Paths)
+    corpora: Any = MISSING
+    tokenizer: Any = MISSING
+    split: Any = MISSING
+    overwrite: bool = False
+    num_workers: int = 0
+
+
+SCHEMAS = {
+    "train_schema": TrainSchema,
+    "evaluate_schema": EvaluateSchema,
+    "prepare_schema": PrepareSchema,
+}
+
+
+def register_schemas() -> None:
+    """Make the schemas available to the defaults lists under conf/."""
+    for name, schema in SCHEMAS.items():
+        ConfigStore.instance().store(name=name, node=schema)

@@ -1,0 +1,51 @@
+"""Turn a composed config into plain values, collecting what is missing or cannot be resolved."""
+
+from typing import Any, Final
+
+from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf.errors import InterpolationToMissingValueError, OmegaConfBaseException
+
+from biomamba.config.wording import first_line
+
+
+class Unresolved:
+    """Stands in the plain tree for a value that could not be had."""
+
+
+UNRESOLVED: Final = Unresolved()
+
+
+def plain_tree(cfg: DictConfig) -> tuple[dict[str, Any], list[str]]:
+    """Return the config as dicts, lists and scalars, and one problem per value without one.
+
+    A value that refers to a missing one is not a problem of its own: the missing one is listed.
+    """
+    problems: list[str] = []
+    return _plain_dict(cfg, "", problems), problems
+
+
+def join_key(parent: str, name: object) -> str:
+    """Return the dotted key of a child."""
+    return f"{parent}.{name}" if parent else str(name)
+
+
+def _plain_dict(node: DictConfig, key: str, problems: list[str]) -> dict[str, Any]:
+    return {str(name): _value(node, name, join_key(key, name), problems) for name in node}
+
+
+def _value(node: Any, name: Any, key: str, problems: list[str]) -> Any:
+    if OmegaConf.is_missing(node, name):
+        problems.append(f"{key}: must be set (its value is ???); write {key}=... or set it in YAML")
+        return UNRESOLVED
+    try:
+        child = node[name]
+    except InterpolationToMissingValueError:
+        return UNRESOLVED
+    except (OmegaConfBaseException, RecursionError) as error:
+        problems.append(f"{key}: {first_line(error)}")
+        return UNRESOLVED
+    if isinstance(child, DictConfig):
+        return _plain_dict(child, key, problems)
+    if isinstance(child, ListConfig):
+        return [_value(child, i, join_key(key, i), problems) for i in range(len(child))]
+    return child
