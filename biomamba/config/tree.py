@@ -1,11 +1,12 @@
 """Turn a composed config into plain values, collecting what is missing or cannot be resolved."""
 
+import dataclasses
 from typing import Any, Final
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import InterpolationToMissingValueError, OmegaConfBaseException
 
-from biomamba.config.wording import first_line
+from biomamba.config.wording import first_line, unknown_name
 
 
 class Unresolved:
@@ -30,6 +31,12 @@ def join_key(parent: str, name: object) -> str:
 
 
 def _plain_dict(node: DictConfig, key: str, problems: list[str]) -> dict[str, Any]:
+    # `+key=value` on the command line adds keys that the node's schema does not have.
+    schema = OmegaConf.get_type(node)
+    if dataclasses.is_dataclass(schema):
+        accepted = [field.name for field in dataclasses.fields(schema)]
+        for name in node.keys() - set(accepted):
+            problems.append(f"{join_key(key, name)}: {unknown_name('key', str(name), accepted)}")
     return {str(name): _value(node, name, join_key(key, name), problems) for name in node}
 
 

@@ -8,7 +8,7 @@ def unknown_name(kind: str, name: str, accepted: Iterable[str]) -> str:
     """Say that a name is not accepted, which one it resembles and which ones there are."""
     names = sorted(set(accepted))
     close = difflib.get_close_matches(name, names, n=1)
-    hint = f"; did you mean '{close[0]}'?" if close else ""
+    hint = f" (did you mean '{close[0]}'?)" if close else ""
     return f"unknown {kind} '{name}'{hint}; accepted: {', '.join(names) or 'none'}"
 
 

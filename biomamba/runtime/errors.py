@@ -24,3 +24,7 @@ class CheckpointError(BioMambaError):
 
 class MissingDependencyError(BioMambaError):
     """An optional package is needed and not installed."""
+
+
+class TrainingError(BioMambaError):
+    """A run cannot go on without damage to its result."""

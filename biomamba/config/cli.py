@@ -1,0 +1,84 @@
+"""Run a command-line program: check first, build later, and report a user's mistake in one line.
+
+Exit codes: 0 done, 2 a mistake that the user can mend (also unknown options), 130 interrupted,
+1 a defect (with traceback); a program may return a code of its own. HYDRA_FULL_ERROR=1 shows the
+traceback of a user's mistake too.
+"""
+
+import os
+import sys
+from argparse import Namespace
+from collections.abc import Callable
+from pathlib import Path
+from typing import NoReturn
+
+import hydra
+from hydra._internal.utils import get_args_parser
+from omegaconf import DictConfig
+
+from biomamba.config.check import check_config
+from biomamba.config.compose import preflight
+from biomamba.config.location import conf_dir
+from biomamba.config.schema import register_schemas
+from biomamba.runtime.errors import BioMambaError
+from biomamba.runtime.ranks import rank, world_size
+
+USER_ERROR_CODE = 2
+INTERRUPTED_CODE = 130
+
+
+def run_cli(config_name: str, main: Callable[[DictConfig], int | None]) -> None:
+    """Compose `config_name` with the command line, check it, and call `main` with it.
+
+    The process exits with the code that `main` returns unless that is None or 0.
+    """
+    register_schemas()
+    try:
+        arguments = get_args_parser().parse_args(sys.argv[1:])
+        if _is_plain_run(arguments):
+            _preflight(arguments, config_name)
+        _hydra_main(config_name, main)
+    except BioMambaError as error:
+        _exit_with(error)
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED_CODE)
+
+
+def _hydra_main(config_name: str, main: Callable[[DictConfig], int | None]) -> None:
+    def job(cfg: DictConfig) -> None:
+        try:
+            check_config(cfg)
+            code = main(cfg)
+        except BioMambaError as error:
+            _exit_with(error)
+        if code:
+            sys.exit(code)
+
+    decorate = hydra.main(config_path=str(conf_dir()), config_name=config_name, version_base="1.3")
+    decorate(job)()
+
+
+def _is_plain_run(arguments: Namespace) -> bool:
+    """Say whether this command line runs one job from the shipped files.
+
+    The other commands (--help, --cfg, --info, ...) are Hydra's; the jobs of a sweep check
+    themselves.
+    """
+    others = ("help", "hydra_help", "cfg", "info", "multirun", "shell_completion", "config_path")
+    has_other = any(getattr(arguments, name, None) for name in others)
+    return not has_other and getattr(arguments, "experimental_rerun", None) is None
+
+
+def _preflight(arguments: Namespace, config_name: str) -> None:
+    if any(text.startswith("hydra.mode=") for text in arguments.overrides):
+        return
+    extra_dir = Path(arguments.config_dir) if arguments.config_dir else None
+    preflight(arguments.config_name or config_name, arguments.overrides, extra_dir=extra_dir)
+
+
+def _exit_with(error: BioMambaError) -> NoReturn:
+    if os.environ.get("HYDRA_FULL_ERROR") == "1":
+        raise error
+    prefix = f"error (rank {rank()}): " if world_size() > 1 else "error: "
+    sys.stderr.write(f"{prefix}{error}\n")
+    sys.exit(USER_ERROR_CODE)

@@ -1,0 +1,25 @@
+"""One seed for every source of chance in a process."""
+
+import random
+
+import numpy as np
+import torch
+
+# numpy's global generator takes 32 bits.
+MAX_SEED = 2**32 - 1
+
+
+def seed_everything(seed: int) -> None:
+    """Seed Python, numpy and torch (CPU and every GPU) of this process.
+
+    All ranks take the same seed, so that they build the same weights; what must differ between
+    ranks (data order, sampling) is drawn from generators of its own, keyed by position.
+
+    Raises:
+        ValueError: the seed does not fit in 32 bits.
+    """
+    if not 0 <= seed <= MAX_SEED:
+        raise ValueError(f"seed must be between 0 and {MAX_SEED}, found {seed}")
+    random.seed(seed)
+    np.random.seed(seed)  # noqa: NPY002  # libraries still draw from the global generator
+    torch.manual_seed(seed)
