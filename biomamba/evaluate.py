@@ -1,0 +1,53 @@
+"""Score a model on held-out documents, beside the model that it was adapted from.
+
+    python -m biomamba.evaluate checkpoint=runs/adapted/model baseline=runs/base/model
+
+Writes results.jsonl (one record per metric, with interval and provenance) and results.md into
+the run folder, and prints the table. The only program that reads a test split.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+
+from biomamba.config.build import build
+from biomamba.config.cli import run_cli
+from biomamba.evaluation.records import format_records
+from biomamba.evaluation.runner import evaluate_perplexity
+from biomamba.model.checkpoint import load_pretrained, weights_digest
+from biomamba.reporting.tables import perplexity_table
+from biomamba.runtime.atomic import write_text
+from biomamba.runtime.provenance import provenance
+
+
+def main(cfg: DictConfig) -> None:
+    """Load the checkpoints, score them, write records and table."""
+    settings = build(cfg.evaluation)
+    backend = build(cfg.model.backend)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    folders = {"base": cfg.baseline} if cfg.baseline is not None else {}
+    folders |= {"adapted" if folders else "model": cfg.checkpoint}
+    models = {
+        label: load_pretrained(folder, backend).to(device).eval()
+        for label, folder in folders.items()
+    }
+    config: Any = OmegaConf.to_container(cfg, resolve=True)
+    origin = provenance(config) | {
+        "checkpoints": {
+            label: {"path": folder, "sha256": weights_digest(folder)}
+            for label, folder in folders.items()
+        }
+    }
+    records = list(evaluate_perplexity(models, settings, origin))
+    run_dir = Path(cfg.paths.run_dir)
+    table = perplexity_table(records)
+    write_text(run_dir / "results.jsonl", format_records(records))
+    write_text(run_dir / "results.md", table + "\n")
+    print(f"\nHeld-out {settings.split} split, value [{settings.bootstrap.level:.0%} interval]:\n")
+    print(f"{table}\n\nrecords: {run_dir / 'results.jsonl'}")
+
+
+if __name__ == "__main__":
+    run_cli("evaluate", main)

@@ -1,0 +1,65 @@
+"""One measured figure with everything needed to trust it, kept as JSON lines."""
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from biomamba.metrics.interval import Interval
+from biomamba.runtime.errors import DataError
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResultRecord:
+    """A metric of one model on one split of one source.
+
+    low and high bound the interval of `level` over num_documents documents. provenance holds the
+    checkpoint and data fingerprints, config hash, commit and hardware.
+    """
+
+    model: str
+    source: str
+    split: str
+    metric: str
+    unit: str
+    value: float
+    low: float
+    high: float
+    level: float
+    num_documents: int
+    num_tokens: int
+    num_bytes: int
+    provenance: Mapping[str, Any]
+
+    @property
+    def interval(self) -> Interval:
+        """The value with its bounds."""
+        return Interval(self.value, self.low, self.high)
+
+
+def format_records(records: Iterable[ResultRecord]) -> str:
+    """Return the records as JSON lines."""
+    return "".join(json.dumps(asdict(record), sort_keys=True) + "\n" for record in records)
+
+
+def read_records(path: Path) -> list[ResultRecord]:
+    """Read JSON lines written by format_records.
+
+    Raises:
+        DataError: for a missing file, a line that is not JSON, or one with other fields.
+    """
+    if not path.is_file():
+        raise DataError(f"{path}: no such results file; biomamba.evaluate writes it")
+    allowed = {field.name for field in fields(ResultRecord)}
+    records = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        try:
+            values = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise DataError(f"{path}, line {number}: not JSON ({error})") from error
+        if set(values) != allowed:
+            odd = sorted(set(values) ^ allowed)
+            raise DataError(f"{path}, line {number}: fields missing or not known: {odd}")
+        records.append(ResultRecord(**values))
+    return records

@@ -1,0 +1,49 @@
+"""Result records as Markdown tables."""
+
+from collections.abc import Iterable, Sequence
+
+from biomamba.evaluation.records import ResultRecord
+
+
+def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Return an aligned Markdown table; the first column is left-aligned, the others right."""
+    lines = [list(header), *(list(row) for row in rows)]
+    widths = [max(3, *(len(line[column]) for line in lines)) for column in range(len(header))]
+
+    def render(cells: Sequence[str]) -> str:
+        first = cells[0].ljust(widths[0])
+        rest = [cell.rjust(width) for cell, width in zip(cells[1:], widths[1:], strict=True)]
+        return "| " + " | ".join([first, *rest]) + " |"
+
+    rule = "|" + "|".join(
+        ["-" * (widths[0] + 2), *("-" * (width + 1) + ":" for width in widths[1:])]
+    )
+    return "\n".join([render(lines[0]), rule + "|", *(render(line) for line in lines[1:])])
+
+
+def perplexity_table(records: Sequence[ResultRecord]) -> str:
+    """Return one line per source: each model's figures side by side, then the paired change."""
+    models = list(dict.fromkeys(record.model for record in records))
+    found = {(r.source, r.model, r.metric): r for r in records}
+    has_change = any(record.metric == "perplexity_change" for record in records)
+    header = ["source", "documents", "tokens"]
+    header += [f"perplexity {model}" for model in models]
+    header += [f"bits/byte {model}" for model in models]
+    header += ["perplexity change"] if has_change else []
+    rows = []
+    for source in dict.fromkeys(record.source for record in records):
+        first = found[source, models[0], "perplexity"]
+        row = [source, f"{first.num_documents:,}", f"{first.num_tokens:,}"]
+        row += [_interval(found[source, model, "perplexity"], ".2f") for model in models]
+        row += [_interval(found[source, model, "bits_per_byte"], ".3f") for model in models]
+        row += [
+            _interval(found[source, model, "perplexity_change"], "+.1%")
+            for model in models
+            if (source, model, "perplexity_change") in found
+        ]
+        rows.append(row)
+    return markdown_table(header, rows)
+
+
+def _interval(record: ResultRecord, style: str) -> str:
+    return f"{record.value:{style}} [{record.low:{style}}, {record.high:{style}}]"

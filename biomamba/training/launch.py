@@ -1,0 +1,52 @@
+"""Refuse a launch that would hang, waste GPUs or damage the weights."""
+
+import os
+from collections.abc import Sequence
+
+from biomamba.runtime.errors import ConfigError
+from biomamba.runtime.ranks import require_launcher, world_size
+
+# fp32 master weights always: the true half precisions train Mamba2 into divergence
+# (state-spaces/mamba README, "Precision").
+_PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
+
+
+def check_precision(precision: str) -> None:
+    """Raise ConfigError unless the weights are kept in fp32."""
+    if precision not in _PRECISIONS:
+        raise ConfigError(
+            f"trainer.precision: got {precision!r}, allowed are {', '.join(_PRECISIONS)} "
+            "(master weights stay in fp32)"
+        )
+
+
+def check_launch(devices: int, num_nodes: int) -> None:
+    """Raise ConfigError unless a launcher started as many processes as the trainer expects.
+
+    Lightning would otherwise start the missing ranks itself by running the command again, which
+    gives each rank its own configuration and run folder.
+    """
+    if not isinstance(devices, int):
+        raise ConfigError(f"trainer.devices must be a number of devices, got {devices!r}")
+    require_launcher()
+    expected, started = devices * num_nodes, world_size()
+    if started != expected:
+        raise ConfigError(
+            f"trainer.devices x trainer.num_nodes is {devices} x {num_nodes} = {expected}, but "
+            f"{started} process(es) were started: use "
+            f"torchrun --nproc-per-node {devices} -m biomamba.train ..., or srun with "
+            f"--ntasks-per-node={devices}"
+        )
+
+
+def check_run_folder(overrides: Sequence[str]) -> None:
+    """Raise ConfigError if several processes could each name another run folder.
+
+    The default run_id is the job's number under SLURM and the time otherwise, which differs from
+    process to process.
+    """
+    is_named = any(override.startswith(("run_id=", "paths.run_dir=")) for override in overrides)
+    if world_size() > 1 and not is_named and "SLURM_JOB_ID" not in os.environ:
+        raise ConfigError(
+            f"run_id: {world_size()} processes need the same run folder; add run_id=<name>"
+        )

@@ -1,0 +1,43 @@
+"""What a run leaves behind besides curves: run.json and the model folder."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from biomamba.data.datamodule import PretrainDataModule
+from biomamba.model.checkpoint import save_pretrained
+from biomamba.model.mamba2 import Mamba2LM
+from biomamba.runtime.atomic import write_json
+from biomamba.runtime.ranks import is_rank_zero
+
+
+class RunRecord:
+    """run.json: rewritten whole by rank zero at each stage, so that it is never half a file."""
+
+    def __init__(
+        self, path: Path, provenance: Mapping[str, Any], datamodule: PretrainDataModule
+    ) -> None:
+        self._path = path
+        self._record: dict[str, Any] = {
+            "provenance": dict(provenance),
+            "data_fingerprint": datamodule.fingerprint,
+            "tokenizer_fingerprint": datamodule.tokenizer_fingerprint,
+        }
+        self._write()
+
+    def add(self, stage: str, results: Sequence[Mapping[str, float]]) -> None:
+        """Add the validation figures of a stage, as Trainer.validate returns them."""
+        self._record[stage] = {key: value for result in results for key, value in result.items()}
+        self._write()
+
+    def _write(self) -> None:
+        if is_rank_zero():
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            write_json(self._path, self._record)
+
+
+def save_model(model: Mamba2LM, datamodule: PretrainDataModule, folder: Path) -> Path:
+    """Write the model in its published layout with the tokenizer of its data beside it."""
+    save_pretrained(model, folder)
+    datamodule.save_tokenizer(folder / "tokenizer.json")
+    return folder

@@ -1,0 +1,61 @@
+"""Tables of records."""
+
+from biomamba.evaluation.records import ResultRecord
+from biomamba.reporting.tables import markdown_table, perplexity_table
+
+
+def _record(model: str, metric: str, value: float) -> ResultRecord:
+    return ResultRecord(
+        model=model,
+        source="pubmed",
+        split="test",
+        metric=metric,
+        unit="",
+        value=value,
+        low=value - 0.5,
+        high=value + 0.5,
+        level=0.95,
+        num_documents=12,
+        num_tokens=3_456,
+        num_bytes=9_999,
+        provenance={},
+    )
+
+
+def test_markdown_table_is_aligned() -> None:
+    assert markdown_table(["a", "long"], [["xyz1", "2"]]).splitlines() == [
+        "| a    | long |",
+        "|------|-----:|",
+        "| xyz1 |    2 |",
+    ]
+
+
+def test_perplexity_table_puts_models_side_by_side() -> None:
+    records = [
+        _record("base", "perplexity", 20.0),
+        _record("base", "bits_per_byte", 2.0),
+        _record("adapted", "perplexity", 15.0),
+        _record("adapted", "bits_per_byte", 1.5),
+        _record("adapted", "perplexity_change", -0.25),
+    ]
+    header, _, row = perplexity_table(records).splitlines()
+    cells = [cell.strip() for cell in row.strip("|").split("|")]
+    assert [cell.strip() for cell in header.strip("|").split("|")][3:5] == [
+        "perplexity base",
+        "perplexity adapted",
+    ]
+    assert cells == [
+        "pubmed",
+        "12",
+        "3,456",
+        "20.00 [19.50, 20.50]",
+        "15.00 [14.50, 15.50]",
+        "2.000 [1.500, 2.500]",
+        "1.500 [1.000, 2.000]",
+        "-25.0% [-75.0%, +25.0%]",
+    ]
+
+
+def test_perplexity_table_without_a_baseline_has_no_change() -> None:
+    records = [_record("base", "perplexity", 20.0), _record("base", "bits_per_byte", 2.0)]
+    assert "change" not in perplexity_table(records)

@@ -1,0 +1,60 @@
+"""Launch and precision checks."""
+
+import pytest
+
+from biomamba.runtime.errors import ConfigError
+from biomamba.training.launch import check_launch, check_precision, check_run_folder
+
+
+@pytest.fixture(autouse=True)
+def _no_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("WORLD_SIZE", "RANK", "SLURM_NTASKS", "SLURM_STEP_ID", "SLURM_JOB_ID"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def test_one_process_for_one_device_is_fine() -> None:
+    check_launch(1, 1)
+
+
+def test_as_many_processes_as_devices_are_fine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "16")
+    check_launch(8, 2)
+
+
+def test_missing_launcher_is_named_with_its_command() -> None:
+    with pytest.raises(ConfigError, match=r"8 x 1 = 8, but 1 process.*--nproc-per-node 8"):
+        check_launch(8, 1)
+
+
+def test_slurm_tasks_without_srun_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SLURM_NTASKS", "8")
+    with pytest.raises(ConfigError, match="SLURM_NTASKS is 8, but .* neither srun nor"):
+        check_launch(8, 1)
+    monkeypatch.setenv("SLURM_STEP_ID", "0")
+    check_launch(8, 1)
+
+
+def test_devices_must_be_a_number() -> None:
+    with pytest.raises(ConfigError, match="got 'auto'"):
+        check_launch("auto", 1)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed", "16-mixed"])
+def test_precisions_with_fp32_weights_are_allowed(precision: str) -> None:
+    check_precision(precision)
+
+
+@pytest.mark.parametrize("precision", ["bf16-true", "16-true", "64-true"])
+def test_other_precisions_are_refused(precision: str) -> None:
+    with pytest.raises(ConfigError, match=f"got '{precision}', allowed are 32-true"):
+        check_precision(precision)
+
+
+def test_several_processes_need_a_named_run_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    check_run_folder([])
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ConfigError, match="2 processes need the same run folder"):
+        check_run_folder(["seed=2"])
+    check_run_folder(["run_id=first"])
+    monkeypatch.setenv("SLURM_JOB_ID", "17")
+    check_run_folder([])

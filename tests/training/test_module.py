@@ -1,0 +1,175 @@
+"""Training steps against plain PyTorch, and their independence of how a batch is cut."""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import lightning
+import pytest
+import torch
+from torch.nn import functional as F
+from torch.utils.data import DataLoader
+
+from biomamba.data.batches import Batch
+from biomamba.model.backends.chunked import ChunkedSSD
+from biomamba.model.config import Mamba2Config
+from biomamba.model.mamba2 import Mamba2LM
+from biomamba.runtime.errors import ConfigError, TrainingError
+from biomamba.training.module import LanguageModelingModule, Objective, check_vocabulary
+from biomamba.training.optimizer import AdamW
+from biomamba.training.schedule import Constant
+
+VOCAB, LENGTH, ROWS = 32, 12, 4
+SETTINGS = AdamW(lr=1e-2, weight_decay=0.1)
+WEIGHTS = {"pubmed": 0.75, "web": 0.25}
+
+
+def make_model() -> Mamba2LM:
+    torch.manual_seed(0)
+    config = Mamba2Config(d_model=16, n_layer=2, vocab_size=VOCAB, d_state=4, headdim=8)
+    return Mamba2LM(config, ChunkedSSD(chunk_size=4))
+
+
+def make_rows(num_rows: int, seed: int = 0) -> Batch:
+    """Rows of two documents each; the number of scored targets differs from row to row."""
+    generator = torch.Generator().manual_seed(seed)
+    tokens = torch.randint(0, VOCAB, (num_rows, LENGTH + 1), generator=generator)
+    targets = tokens[:, 1:].clone()
+    for row in range(num_rows):
+        targets[row, LENGTH - 2 * row :] = -100
+    seq_idx = (torch.arange(LENGTH) >= LENGTH // 2).int().expand(num_rows, LENGTH)
+    return Batch(
+        input_ids=tokens[:, :-1],
+        targets=targets,
+        seq_idx=seq_idx.contiguous(),
+        source=torch.arange(num_rows) % 2,
+        num_bytes=torch.full((num_rows,), 5),
+        row_ids=torch.arange(num_rows),
+    )
+
+
+def cut(rows: Batch, micro_batch_size: int) -> list[Batch]:
+    """Return the rows as micro-batches."""
+    starts = range(0, len(rows.input_ids), micro_batch_size)
+    fields = ("input_ids", "targets", "seq_idx", "source", "num_bytes", "row_ids")
+    return [
+        Batch(**{name: getattr(rows, name)[s : s + micro_batch_size] for name in fields})
+        for s in starts
+    ]
+
+
+def make_module(model: Mamba2LM, **settings: Any) -> LanguageModelingModule:
+    settings = {
+        "optimizer": SETTINGS,
+        "schedule": Constant(total_tokens=1_000),
+        "objective": Objective(max_grad_norm=0.5),
+    } | settings
+    return LanguageModelingModule(
+        model, source_weights=WEIGHTS, tokens_per_step=ROWS * LENGTH, **settings
+    )
+
+
+def make_trainer(folder: Path, **settings: Any) -> lightning.Trainer:
+    return lightning.Trainer(
+        default_root_dir=folder,
+        accelerator="cpu",
+        max_epochs=1,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        **settings,
+    )
+
+
+def fit(module: LanguageModelingModule, steps: Sequence[list[Batch]], folder: Path) -> None:
+    loader: DataLoader[Any] = DataLoader(steps, batch_size=None)  # type: ignore[arg-type]
+    make_trainer(folder).fit(module, loader)
+
+
+def test_a_step_equals_plain_pytorch(tmp_path: Path) -> None:
+    rows = make_rows(ROWS)
+    expected = make_model()
+    optimizer = SETTINGS.build(expected)
+    logits = expected(rows.input_ids, rows.seq_idx)
+    # cross_entropy with mean reduction divides by the number of scored targets.
+    F.cross_entropy(logits.flatten(0, 1), rows.targets.flatten(), ignore_index=-100).backward()
+    torch.nn.utils.clip_grad_norm_(expected.parameters(), 0.5)
+    optimizer.step()
+    trained = make_model()
+    fit(make_module(trained), [[rows]], tmp_path)
+    for (name, found), wanted in zip(
+        trained.named_parameters(), expected.parameters(), strict=True
+    ):
+        torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-6, msg=name)
+
+
+@pytest.mark.parametrize("micro_batch_size", [1, 2])
+def test_weights_do_not_depend_on_the_micro_batch_size(
+    tmp_path: Path, micro_batch_size: int
+) -> None:
+    steps = [make_rows(ROWS, seed) for seed in range(3)]
+    whole, parts = make_model(), make_model()
+    fit(make_module(whole), [[rows] for rows in steps], tmp_path)
+    fit(make_module(parts), [cut(rows, micro_batch_size) for rows in steps], tmp_path)
+    for (name, found), wanted in zip(parts.named_parameters(), whole.parameters(), strict=True):
+        # Sums in another order: a few units of the last place of float32, times Adam's 1/sqrt(v).
+        torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5, msg=name)
+
+
+def test_source_tokens_count_scored_targets(tmp_path: Path) -> None:
+    module = make_module(make_model())
+    fit(module, [cut(make_rows(ROWS), 2)] * 2, tmp_path)
+    # Rows 0 and 2 are pubmed with 12 and 8 targets, rows 1 and 3 web with 10 and 6; two steps.
+    assert module.source_tokens.tolist() == [40, 32]
+
+
+def test_learning_rate_follows_the_schedule(tmp_path: Path) -> None:
+    module = make_module(
+        make_model(), schedule=Constant(total_tokens=ROWS * LENGTH * 4, warmup_ratio=1.0)
+    )
+    trainer = make_trainer(tmp_path)
+    loader: DataLoader[Any] = DataLoader([[make_rows(ROWS)]] * 2, batch_size=None)  # type: ignore[arg-type]
+    trainer.fit(module, loader)
+    # Two of the four warm-up steps are done: half of the peak, in both groups.
+    rates = [group["lr"] for group in trainer.optimizers[0].param_groups]
+    assert rates == [pytest.approx(0.5e-2)] * 2
+
+
+def test_validation_weighs_tokens_and_sources(tmp_path: Path) -> None:
+    model = make_model()
+    module = make_module(model)
+    rows = make_rows(ROWS)
+    loaders = [DataLoader(cut(rows, 1), batch_size=None), DataLoader([rows], batch_size=None)]  # type: ignore[arg-type,list-item]
+    (found,) = make_trainer(tmp_path).validate(module, loaders, verbose=False)
+    with torch.no_grad():
+        nll = F.cross_entropy(
+            model(rows.input_ids, rows.seq_idx).flatten(0, 1), rows.targets.flatten()
+        ).item()
+    for source in WEIGHTS:
+        assert found[f"val/{source}/perplexity"] == pytest.approx(math.exp(nll), rel=1e-5)
+    # 36 scored targets in 4 rows of 5 bytes each.
+    assert found["val/web/bits_per_byte"] == pytest.approx(nll * 36 / (20 * math.log(2)), rel=1e-5)
+    assert found["val/loss"] == pytest.approx(nll, rel=1e-5)
+
+
+def test_a_gradient_that_is_not_finite_stops_the_run_before_the_update(tmp_path: Path) -> None:
+    model = make_model()
+    with torch.no_grad():
+        model.backbone.norm_f.weight[0] = math.inf
+    before = model.backbone.embedding.weight.detach().clone()
+    with pytest.raises(TrainingError, match="gradient norm of step 0 is nan"):
+        fit(make_module(model), [[make_rows(ROWS)]], tmp_path)
+    torch.testing.assert_close(model.backbone.embedding.weight.detach(), before)
+
+
+def test_objective_refuses_a_threshold_of_zero() -> None:
+    with pytest.raises(ValueError, match=r"max_grad_norm must be positive, got 0\.0"):
+        Objective(max_grad_norm=0.0)
+
+
+def test_a_vocabulary_larger_than_the_model_is_refused() -> None:
+    check_vocabulary(50_277, 50_277)
+    with pytest.raises(ConfigError, match="vocab_size is 257, but .* 8192 ids"):
+        check_vocabulary(257, 8_192)
