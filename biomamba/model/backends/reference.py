@@ -1,0 +1,46 @@
+"""The scan as the plain recurrence: slow, obviously right, the oracle of every other backend."""
+
+import torch
+from torch import Tensor
+
+from biomamba.model.ssd import document_numbers, state_dtype
+
+
+class ReferenceSSD:
+    """Step through the positions one by one, in float32 (float64 for float64 inputs)."""
+
+    name = "reference"
+
+    def scan(
+        self,
+        x: Tensor,
+        dt: Tensor,
+        A: Tensor,
+        B: Tensor,
+        C: Tensor,
+        *,
+        seq_idx: Tensor | None = None,
+        initial_state: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Run the recurrence; see `SSDBackend.scan`."""
+        dtype = state_dtype(x)
+        batch, length, heads, headdim = x.shape
+        heads_per_group = heads // B.shape[2]
+        with torch.autocast(x.device.type, enabled=False):
+            dt, A = dt.to(dtype), A.to(dtype)
+            decay = torch.exp(dt * A)  # (batch, length, heads)
+            if seq_idx is not None:
+                starts = document_numbers(seq_idx).diff(dim=1, prepend=seq_idx.new_zeros(batch, 1))
+                decay = decay.masked_fill((starts != 0).unsqueeze(-1), 0.0)
+            inputs = x.to(dtype) * dt.unsqueeze(-1)
+            B = B.to(dtype).repeat_interleave(heads_per_group, dim=2)
+            C = C.to(dtype).repeat_interleave(heads_per_group, dim=2)
+            state = x.new_zeros(batch, heads, headdim, B.shape[-1], dtype=dtype)
+            if initial_state is not None:
+                state = state + initial_state
+            outputs = []
+            for t in range(length):
+                update = inputs[:, t].unsqueeze(-1) * B[:, t].unsqueeze(-2)
+                state = decay[:, t, :, None, None] * state + update
+                outputs.append(torch.einsum("bhpn,bhn->bhp", state, C[:, t]))
+            return torch.stack(outputs, dim=1).to(x.dtype), state

@@ -1,0 +1,63 @@
+"""The contract of the state-space scan, and the glossary of its symbols.
+
+Per head, with decay a_t = dt_t * A < 0, the state S (headdim, d_state) and the output y obey
+    S_t = exp(a_t) S_{t-1} + dt_t x_t (outer) B_t,      y_t = S_t C_t
+Source: arXiv 2405.21060, eq. 1-2 with scalar A per head; the block adds the skip D x outside.
+
+Letters, as in Listing 1 of the paper, and shapes, in this order everywhere:
+    b batch   l length   h heads   p headdim   n d_state   g groups of heads   c chunks   s source
+    x              (batch, length, heads, headdim)     input of the scan
+    dt             (batch, length, heads)              step size, positive, after softplus
+    A              (heads,)                            decay rate, negative
+    B, C           (batch, length, groups, d_state)    input and output maps of a group of heads
+    L              (..., l, s)                         exp of the summed decays from s to l, s <= l
+    SSM state      (batch, heads, headdim, d_state)    float32 (float64 for float64 inputs)
+    conv state     (batch, channels, d_conv)           the last d_conv inputs of the convolution
+    seq_idx        (batch, length)                     document of each position
+"""
+
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+
+class SSDBackend(Protocol):
+    """One way to compute the scan; every backend gives the same numbers and gradients."""
+
+    name: str
+
+    def scan(
+        self,
+        x: Tensor,
+        dt: Tensor,
+        A: Tensor,
+        B: Tensor,
+        C: Tensor,
+        *,
+        seq_idx: Tensor | None = None,
+        initial_state: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Run the recurrence over the length and return `(y, final_state)`.
+
+        Shapes as in the glossary; y like x, in the dtype of x. The state is reset to zero where
+        `seq_idx` changes. `initial_state` (None: zero) belongs to the document at position 0.
+        `final_state` is the state after the last position, of that position's document only.
+        """
+        ...
+
+
+def state_dtype(x: Tensor) -> torch.dtype:
+    """Return the dtype of decays and states: float32, or float64 for float64 inputs."""
+    return torch.promote_types(x.dtype, torch.float32)
+
+
+def document_numbers(seq_idx: Tensor) -> Tensor:
+    """Number the runs of equal `seq_idx` 0, 1, ... along each row, int32 (batch, length).
+
+    Afterwards two positions belong to one document exactly if their numbers are equal, even if a
+    value of `seq_idx` comes back later in the row.
+    """
+    changes = torch.zeros_like(seq_idx, dtype=torch.int32)
+    changes[:, 1:] = seq_idx[:, 1:] != seq_idx[:, :-1]
+    return changes.cumsum(1, dtype=torch.int32)
