@@ -1,0 +1,117 @@
+"""The general corpus: one document per row, its text joined from columns."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from biomamba.data.document import Document, Reject, text_id
+from biomamba.data.rows import RawShard, Row, RowSource
+from biomamba.runtime.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class ColumnCorpus:
+    r"""Documents whose text is the join of some columns.
+
+    A row without one of the columns, or with something other than text in it, is damaged; an empty
+    column or a short text is left out by policy. Both are counted by reason.
+
+    Attributes:
+        rows: Where the rows come from.
+        domain: Name of the kind of text.
+        licence: Terms of use, written into the manifest.
+        text_columns: Columns joined in this order.
+        id_column: Column of the stable id; None names a document by the hash of its text, which
+            also removes exact duplicates.
+        separator: Text between two columns.
+        min_chars: Shorter texts are left out.
+        optional_columns: Text columns that may be empty; they are then skipped in the join.
+    """
+
+    rows: RowSource
+    domain: str
+    licence: str
+    text_columns: list[str]
+    id_column: str | None = None
+    separator: str = "\n\n"
+    min_chars: int = 1
+    optional_columns: list[str] | None = None
+
+    def __post_init__(self) -> None:
+        if not self.text_columns:
+            raise ConfigError(f"text_columns of corpus {self.domain!r} is empty; name at least one")
+        unknown = sorted(set(self.optional_columns or []) - set(self.text_columns))
+        if unknown:
+            raise ConfigError(
+                f"optional_columns {unknown} are not among text_columns {self.text_columns}"
+            )
+        if self.min_chars < 1:
+            raise ConfigError(f"min_chars is {self.min_chars}; use 1 or more")
+
+    def shards(self) -> Sequence[RawShard]:
+        """Return the raw shards in a fixed order."""
+        return self.rows.shards()
+
+    def settings(self) -> dict[str, Any]:
+        """Return everything that decides the documents, apart from the raw bytes."""
+        return {
+            "layout": type(self).__name__,
+            "text_columns": list(self.text_columns),
+            "optional_columns": list(self.optional_columns or []),
+            "id_column": self.id_column,
+            "separator": self.separator,
+            "min_chars": self.min_chars,
+            "rows": self.rows.settings(),
+        }
+
+    def documents(self, shard: RawShard) -> Iterator[Document | Reject]:
+        """Turn the rows of one raw shard into documents, in order."""
+        for number, row in enumerate(shard.rows(), start=1):
+            where = f"{shard.name} row {number}"
+            yield row if isinstance(row, Reject) else self._document(row, where)
+
+    def clean_id(self, value: str) -> str:
+        """Bring an id to its stable form; corpora with several spellings override this."""
+        return value
+
+    def _document(self, row: Row, where: str) -> Document | Reject:
+        document_id = None
+        if self.id_column is not None:
+            value = row.get(self.id_column)
+            if value is None or not str(value).strip():
+                return Reject(f"no id in column {self.id_column!r}", where, is_damaged=True)
+            document_id = self.clean_id(str(value).strip())
+        text = self._text(row, document_id or where)
+        if isinstance(text, Reject):
+            return text
+        return Document(text, text_id(text) if document_id is None else document_id, self.domain)
+
+    def _text(self, row: Row, where: str) -> str | Reject:
+        parts = []
+        for column in self.text_columns:
+            part = _part(row, column, where)
+            if isinstance(part, Reject):
+                return part
+            if part.strip():
+                parts.append(part)
+            elif column not in (self.optional_columns or []):
+                return Reject(f"empty {column}", where)
+        text = self.separator.join(parts).strip()
+        if len(text) < self.min_chars:
+            return Reject(f"shorter than {self.min_chars} characters", where)
+        return text
+
+
+def _part(row: Row, column: str, where: str) -> str | Reject:
+    if column not in row:
+        return Reject(f"no column {column!r}", where, is_damaged=True)
+    value = row[column]
+    if value is None:
+        return ""
+    if not isinstance(value, str):
+        return Reject(f"column {column!r} is not text", where, is_damaged=True)
+    try:
+        value.encode("utf-8")
+    except UnicodeEncodeError:
+        return Reject(f"column {column!r} is not valid Unicode", where, is_damaged=True)
+    return value

@@ -1,0 +1,201 @@
+"""The records that make a token store trustworthy: one per shard, one for the whole.
+
+A store is a folder of one corpus under one tokenizer:
+
+    NNNNN.{train,val,test}.bin   token ids, little endian, every document ends with the EOD id
+    NNNNN.{train,val,test}.idx   one INDEX_DTYPE record per document
+    NNNNN.json                   ShardRecord, written last of its shard: the commit point
+    MANIFEST.json                Manifest, written last of all
+
+A split without documents in a shard has no files there.
+"""
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from biomamba.data.document import SPLITS
+from biomamba.data.sealed import read_sealed, sha256_of, write_sealed
+from biomamba.runtime.errors import DataError
+
+FORMAT_VERSION = 1
+MANIFEST_NAME = "MANIFEST.json"
+# end: offset behind the document in tokens, EOD included; num_bytes: UTF-8 bytes of its text.
+INDEX_DTYPE = np.dtype([("end", "<u8"), ("num_bytes", "<u4"), ("key", "<u8")])
+
+
+@dataclass(frozen=True)
+class FileRecord:
+    """Size and hash of one file."""
+
+    size_bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Totals:
+    """What one split holds: documents, tokens with their EOD, UTF-8 bytes of the texts."""
+
+    documents: int = 0
+    tokens: int = 0
+    bytes: int = 0
+
+    def __add__(self, other: "Totals") -> "Totals":
+        return Totals(
+            self.documents + other.documents,
+            self.tokens + other.tokens,
+            self.bytes + other.bytes,
+        )
+
+
+@dataclass(frozen=True)
+class ShardRecord:
+    """The commit record of one token shard.
+
+    Attributes:
+        raw_name: Name of the raw shard.
+        raw_fingerprint: What identified its content.
+        settings: Everything else that decided the content.
+        totals: Per split.
+        rejects: Rows that did not become documents, by reason.
+        num_damaged: How many of the rejects were technical faults.
+        files: Token and index files by name.
+    """
+
+    raw_name: str
+    raw_fingerprint: str
+    settings: dict[str, Any]
+    totals: dict[str, Totals]
+    rejects: dict[str, int]
+    num_damaged: int
+    files: dict[str, FileRecord]
+
+    def write(self, path: Path) -> None:
+        """Commit the shard."""
+        write_sealed(path, asdict(self))
+
+    @classmethod
+    def read(cls, path: Path) -> "ShardRecord":
+        """Read a commit record, refusing a damaged one."""
+        content = read_sealed(path)
+        try:
+            return cls(**{**content, "totals": _totals(content), "files": _files(content)})
+        except (TypeError, KeyError, AttributeError) as error:
+            raise DataError(f"{path} is no shard record of this version: {error}") from error
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """The record of a complete store.
+
+    Attributes:
+        format_version: Version of the layout above.
+        corpus: Name of the corpus within its set.
+        domain: Kind of text.
+        licence: Terms of use.
+        tokenizer: Fingerprint of the tokenizer.
+        vocab_size: Ids of the tokenizer, without padding rows.
+        eod_id: Id that ends every document.
+        dtype: Type of the ids in the token files.
+        split: val_permille and test_permille.
+        settings: Layout and cleaning of the corpus.
+        shards: Names of the token shards in order.
+        totals: Per split.
+        rejects: Rows that did not become documents, by reason.
+        files: Every other file of the store by name.
+    """
+
+    format_version: int
+    corpus: str
+    domain: str
+    licence: str
+    tokenizer: str
+    vocab_size: int
+    eod_id: int
+    dtype: str
+    split: dict[str, int]
+    settings: dict[str, Any]
+    shards: list[str]
+    totals: dict[str, Totals]
+    rejects: dict[str, int]
+    files: dict[str, FileRecord]
+
+    def write(self, folder: Path) -> None:
+        """Complete the store."""
+        write_sealed(folder / MANIFEST_NAME, asdict(self))
+
+    @classmethod
+    def read(cls, folder: Path) -> "Manifest":
+        """Read the manifest of a store.
+
+        Raises:
+            DataError: If the store is missing, unfinished, damaged or of another version.
+        """
+        path = folder / MANIFEST_NAME
+        if not path.is_file():
+            state = "is not finished" if folder.is_dir() else "does not exist"
+            raise DataError(
+                f"token store {folder} {state} (no {MANIFEST_NAME}); "
+                "write it with `python -m biomamba.prepare`"
+            )
+        content = read_sealed(path)
+        version = content.get("format_version")
+        if version != FORMAT_VERSION:
+            raise DataError(
+                f"{path} has format_version {version}, this program reads {FORMAT_VERSION}; "
+                "prepare the store again"
+            )
+        try:
+            return cls(**{**content, "totals": _totals(content), "files": _files(content)})
+        except (TypeError, KeyError, AttributeError) as error:
+            raise DataError(f"{path} is no store manifest: {error}") from error
+
+
+def verify_store(folder: Path, mode: str) -> Manifest:
+    """Compare the files of a store with its manifest.
+
+    Args:
+        folder: The store.
+        mode: `full` hashes every file; `size` only compares sizes.
+
+    Raises:
+        DataError: Naming every file that is missing, cut or changed.
+    """
+    if mode not in ("full", "size"):
+        raise ValueError(f"verify must be 'full' or 'size', got {mode!r}")
+    manifest = Manifest.read(folder)
+    problems = list(file_problems(folder, manifest.files, is_full=mode == "full"))
+    if problems:
+        raise DataError(
+            f"token store {folder} is damaged: {'; '.join(problems)}. Prepare it again with "
+            "overwrite=true, or copy it again"
+        )
+    return manifest
+
+
+def file_problems(folder: Path, files: dict[str, FileRecord], *, is_full: bool) -> Iterable[str]:
+    """Iterate over the deviations of files from their records, each naming its file."""
+    for name, record in sorted(files.items()):
+        path = folder / name
+        if not path.is_file():
+            yield f"{name} is missing"
+        elif path.stat().st_size != record.size_bytes:
+            yield f"{name} has {path.stat().st_size} bytes instead of {record.size_bytes}"
+        elif is_full and sha256_of(path) != record.sha256:
+            yield f"{name} does not match its sha256"
+
+
+def record_of(path: Path) -> FileRecord:
+    """Measure a file."""
+    return FileRecord(size_bytes=path.stat().st_size, sha256=sha256_of(path))
+
+
+def _totals(content: dict[str, Any]) -> dict[str, Totals]:
+    return {split: Totals(**content["totals"][split]) for split in SPLITS}
+
+
+def _files(content: dict[str, Any]) -> dict[str, FileRecord]:
+    return {name: FileRecord(**record) for name, record in content["files"].items()}

@@ -1,0 +1,194 @@
+"""Where raw rows come from: files on disk, one raw shard per file.
+
+A raw shard is the unit of work of the prepare stage: one raw shard becomes one token shard. A row
+that cannot be decoded is handed on as a Reject and counted; a file that ends early or is not what
+its name says stops the stage, because what it lost cannot be counted.
+"""
+
+import csv
+import gzip
+import json
+import sys
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import IO, Any, Protocol
+
+import pyarrow
+import pyarrow.parquet
+
+from biomamba.data.document import Reject
+from biomamba.runtime.errors import ConfigError, DataError
+
+Row = dict[str, Any]
+_HASH_BLOCK_BYTES = 1 << 20
+_JSON_LINES = (".jsonl", ".jsonl.gz", ".json.gz")
+_SUFFIXES = (*_JSON_LINES, ".parquet", ".txt", ".csv", ".csv.gz")
+
+
+class RawShard(Protocol):
+    """One unit of raw input."""
+
+    @property
+    def name(self) -> str:
+        """Short name, unique within its corpus."""
+
+    def rows(self) -> Iterator[Row | Reject]:
+        """Iterate over the rows in a fixed order."""
+
+    def fingerprint(self) -> str:
+        """Identify the content of this shard."""
+
+
+class RowSource(Protocol):
+    """A list of raw shards in a fixed order."""
+
+    def shards(self) -> Sequence[RawShard]:
+        """Return the raw shards."""
+
+    def settings(self) -> dict[str, Any]:
+        """Return what identifies the source beyond the fingerprints of its shards."""
+
+
+@dataclass(frozen=True)
+class LocalRows:
+    """Rows of local files, in the order given.
+
+    Formats by file name: `.jsonl`, `.jsonl.gz` and `.json.gz` hold one JSON object per line;
+    `.parquet` one row per record; `.csv` and `.csv.gz` have a header; `.txt` gives one row
+    `{"text": line}` per line.
+
+    Attributes:
+        files: Paths; a file name with `*` stands for all matching files in sorted order.
+    """
+
+    files: list[str]
+
+    def __post_init__(self) -> None:
+        if not self.files:
+            raise ConfigError("files is empty; name at least one raw file")
+
+    def shards(self) -> Sequence[RawShard]:
+        """Return one shard per file.
+
+        Raises:
+            DataError: If a file is missing, of an unknown kind or named twice.
+        """
+        paths = [path for entry in self.files for path in _expand(entry)]
+        names = [path.name for path in paths]
+        doubles = sorted({name for name in names if names.count(name) > 1})
+        if doubles:
+            raise DataError(f"raw files share a name: {', '.join(doubles)}; rename one of each")
+        return [LocalShard(path) for path in paths]
+
+    def settings(self) -> dict[str, Any]:
+        """Return nothing: the shards' names and hashes say all, wherever the files lie."""
+        return {}
+
+
+@dataclass(frozen=True)
+class LocalShard:
+    """One local file of rows."""
+
+    path: Path
+
+    @property
+    def name(self) -> str:
+        """The file name."""
+        return self.path.name
+
+    def fingerprint(self) -> str:
+        """Hash the bytes of the file."""
+        digest = sha256()
+        with self.path.open("rb") as file:
+            while block := file.read(_HASH_BLOCK_BYTES):
+                digest.update(block)
+        return f"sha256:{digest.hexdigest()}"
+
+    def rows(self) -> Iterator[Row | Reject]:
+        """Iterate over the rows of the file.
+
+        Raises:
+            DataError: If the file is cut short, damaged or not of the kind its name says.
+        """
+        try:
+            yield from self._rows()
+        except (OSError, EOFError, zlib.error, csv.Error, pyarrow.ArrowException) as error:
+            reason = f"{type(error).__name__}: {error}"
+            raise DataError(
+                f"cannot read {self.path} to its end ({reason}); fetch the file again"
+            ) from error
+
+    def _rows(self) -> Iterator[Row | Reject]:
+        if self.name.endswith(".parquet"):
+            return _parquet_rows(self.path)
+        if self.name.endswith((".csv", ".csv.gz")):
+            return _csv_rows(self.path)
+        if self.name.endswith(".txt"):
+            return _text_rows(self.path)
+        return _json_rows(self.path)
+
+
+def _expand(entry: str) -> list[Path]:
+    pattern = Path(entry)
+    is_pattern = "*" in pattern.name
+    paths = sorted(pattern.parent.glob(pattern.name)) if is_pattern else [pattern]
+    if not paths:
+        raise DataError(f"no raw file matches {entry}")
+    for path in paths:
+        if not path.is_file():
+            raise DataError(f"raw file {path} does not exist")
+        if not path.name.endswith(_SUFFIXES):
+            raise DataError(f"raw file {path} is of no known kind; known: {', '.join(_SUFFIXES)}")
+    return paths
+
+
+def _open(path: Path) -> IO[bytes] | gzip.GzipFile:
+    return gzip.open(path, "rb") if path.name.endswith(".gz") else path.open("rb")
+
+
+def _json_rows(path: Path) -> Iterator[Row | Reject]:
+    with _open(path) as file:
+        for number, line in enumerate(file, start=1):
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+            except ValueError:  # covers invalid UTF-8 too
+                yield Reject("row is not JSON", f"{path.name}:{number}", is_damaged=True)
+                continue
+            if isinstance(row, dict):
+                yield row
+            else:
+                yield Reject("row is not an object", f"{path.name}:{number}", is_damaged=True)
+
+
+def _text_rows(path: Path) -> Iterator[Row | Reject]:
+    with _open(path) as file:
+        for number, line in enumerate(file, start=1):
+            try:
+                yield {"text": line.decode("utf-8")}
+            except UnicodeDecodeError:
+                yield Reject("row is not UTF-8", f"{path.name}:{number}", is_damaged=True)
+
+
+def _csv_rows(path: Path) -> Iterator[Row | Reject]:
+    csv.field_size_limit(sys.maxsize)
+    opener = gzip.open if path.name.endswith(".gz") else open
+    with opener(path, "rt", encoding="utf-8", errors="surrogateescape", newline="") as file:
+        # A surrogate marks an undecodable byte; the corpus counts such a text as damaged.
+        for number, row in enumerate(csv.DictReader(file, strict=True), start=2):
+            if None in row or None in row.values():
+                where = f"{path.name}:{number}"
+                yield Reject("row has the wrong number of fields", where, is_damaged=True)
+            else:
+                yield dict(row)
+
+
+def _parquet_rows(path: Path) -> Iterator[Row | Reject]:
+    # Page checksums catch flipped bits that still decompress, where the writer stored them.
+    with pyarrow.parquet.ParquetFile(path, page_checksum_verification=True) as file:
+        for batch in file.iter_batches(batch_size=1024):
+            yield from batch.to_pylist()
