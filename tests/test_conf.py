@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from omegaconf import DictConfig, OmegaConf
@@ -38,7 +39,8 @@ def config_of(path: Path) -> str:
 
 def groups_of(primary: str) -> set[str]:
     """Return the groups in the defaults list of a primary config."""
-    defaults = OmegaConf.load(CONF / f"{primary}.yaml").get("defaults", [])
+    primary_config: Any = OmegaConf.load(CONF / f"{primary}.yaml")
+    defaults = primary_config.get("defaults", [])
     entries = [entry for entry in defaults if not isinstance(entry, str)]
     names = {str(key) for entry in entries for key in entry}
     return {name.split()[-1].split("@")[0].strip("/") for name in names}

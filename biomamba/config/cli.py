@@ -20,7 +20,7 @@ from biomamba.config.check import check_config
 from biomamba.config.compose import preflight
 from biomamba.config.location import conf_dir
 from biomamba.config.schema import register_schemas
-from biomamba.runtime.errors import BioMambaError
+from biomamba.runtime.errors import BioMambaError, ConfigError
 from biomamba.runtime.ranks import rank, world_size
 
 USER_ERROR_CODE = 2
@@ -73,6 +73,8 @@ def _preflight(arguments: Namespace, config_name: str) -> None:
     if any(text.startswith("hydra.mode=") for text in arguments.overrides):
         return
     extra_dir = Path(arguments.config_dir) if arguments.config_dir else None
+    if extra_dir is not None and not extra_dir.is_dir():
+        raise ConfigError(f"--config-dir must name a folder, found {extra_dir}")
     preflight(arguments.config_name or config_name, arguments.overrides, extra_dir=extra_dir)
 
 

@@ -43,11 +43,7 @@ def composer(
     main = (folder or conf_dir()).resolve()
     with initialize_config_dir(str(main), job_name=config_name, version_base="1.3"):
         if extra_dir is not None:
-            GlobalHydra.instance().config_loader().get_search_path().prepend(
-                "command-line",
-                f"file://{extra_dir.resolve()}",
-                anchor=SearchPathQuery(provider="schema"),
-            )
+            _add_folder(extra_dir)
 
         def compose(overrides: Sequence[str]) -> DictConfig:
             hydra: Any = GlobalHydra.instance().hydra
@@ -57,6 +53,15 @@ def composer(
             return cfg
 
         yield compose
+
+
+def _add_folder(extra_dir: Path) -> None:
+    """Search a further folder, as --config-dir does."""
+    loader: Any = GlobalHydra.instance().config_loader()
+    loader.get_search_path().prepend(
+        "command-line", f"file://{extra_dir.resolve()}", anchor=SearchPathQuery(provider="schema")
+    )
+    loader.repository.initialize_sources(loader.get_search_path())
 
 
 def _refuse_added_keys(cfg: DictConfig) -> None:

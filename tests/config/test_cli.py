@@ -1,0 +1,120 @@
+"""The start of a program: exit codes and what the user sees."""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from omegaconf import DictConfig
+
+from biomamba.config import cli, compose
+from biomamba.runtime.errors import DataError
+
+Program = Callable[[DictConfig], int | None]
+Start = Callable[..., int]
+
+
+@pytest.fixture
+def start(conf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Start:
+    """Return start(main, *arguments), which runs a program and returns its exit code."""
+    monkeypatch.chdir(tmp_path)
+    for variable in ("HYDRA_FULL_ERROR", "RANK", "WORLD_SIZE", "SLURM_STEP_ID"):
+        monkeypatch.delenv(variable, raising=False)
+    for module in (cli, compose):
+        monkeypatch.setattr(module, "conf_dir", lambda: conf)
+
+    def _start(main: Program, *arguments: str) -> int:
+        monkeypatch.setattr(sys, "argv", ["train", *arguments])
+        try:
+            cli.run_cli("train", main)
+        except SystemExit as stop:
+            return int(stop.code or 0)
+        return 0
+
+    return _start
+
+
+def refuse(cfg: DictConfig) -> None:
+    raise AssertionError("the program must not start")
+
+
+def test_program_receives_the_config_in_the_folder_it_was_started_in(
+    start: Start, tmp_path: Path
+) -> None:
+    seen: list[tuple[int, Path]] = []
+
+    assert start(lambda cfg: seen.append((cfg.seed, Path.cwd())), "seed=5") == 0
+    assert seen == [(5, tmp_path)]
+    assert (tmp_path / "runs" / "test" / "one" / ".hydra" / "config.yaml").is_file()
+
+
+def test_mistakes_stop_before_the_program_and_exit_with_2(
+    start: Start, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    assert start(refuse, "sed=5", "model.max_token=3") == 2
+
+    text = capsys.readouterr().err
+    assert text.startswith("error: 2 problems in the configuration of 'train':\n")
+    assert "Traceback" not in text
+    assert not (tmp_path / "runs").exists()
+
+
+def test_error_of_the_program_is_one_line(start: Start, capsys: pytest.CaptureFixture[str]) -> None:
+    def main(cfg: DictConfig) -> None:
+        raise DataError("no store at data/x; run biomamba.prepare")
+
+    assert start(main) == 2
+    assert capsys.readouterr().err == "error: no store at data/x; run biomamba.prepare\n"
+
+
+def test_error_names_the_rank_where_there_are_several(
+    start: Start, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RANK", "3")
+    monkeypatch.setenv("WORLD_SIZE", "4")
+
+    assert start(refuse, "sed=5") == 2
+    assert capsys.readouterr().err.startswith("error (rank 3): ")
+
+
+def test_missing_config_folder_is_named(start: Start, capsys: pytest.CaptureFixture[str]) -> None:
+    assert start(refuse, "--config-dir", "nowhere") == 2
+    assert capsys.readouterr().err == "error: --config-dir must name a folder, found nowhere\n"
+
+
+def test_sweep_checks_each_job(start: Start, capsys: pytest.CaptureFixture[str]) -> None:
+    assert start(refuse, "--multirun", "+optimizer.lrr=1,2", "hydra.sweep.dir=sweep") == 2
+    assert "unknown key 'lrr'" in capsys.readouterr().err
+
+
+def test_printing_the_config_runs_nothing(start: Start, capsys: pytest.CaptureFixture[str]) -> None:
+    assert start(refuse, "--cfg", "job", "seed=9") == 0
+    assert "seed: 9" in capsys.readouterr().out
+
+
+def test_program_may_choose_its_exit_code(start: Start) -> None:
+    assert start(lambda cfg: 85) == 85
+
+
+def test_interruption_exits_with_130(start: Start) -> None:
+    def main(cfg: DictConfig) -> None:
+        raise KeyboardInterrupt
+
+    assert start(main) == 130
+
+
+def test_defect_keeps_its_traceback(start: Start, capsys: pytest.CaptureFixture[str]) -> None:
+    def main(cfg: DictConfig) -> None:
+        raise ZeroDivisionError("a defect")
+
+    assert start(main) == 1
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_full_error_shows_the_traceback_of_a_mistake(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
+
+    with pytest.raises(ValueError, match="unknown key 'sed'"):
+        start(refuse, "sed=5")
