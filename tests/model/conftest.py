@@ -1,0 +1,35 @@
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from biomamba.model.backends.chunked import ChunkedSSD
+from biomamba.model.config import Mamba2Config
+from biomamba.model.mamba2 import Mamba2LM
+
+
+@pytest.fixture
+def tiny_config() -> Mamba2Config:
+    """Two layers, four heads in two groups, 37 ids in 48 rows."""
+    return Mamba2Config(
+        d_model=16, n_layer=2, vocab_size=37, d_state=8, headdim=8, ngroups=2, expand=2
+    )
+
+
+@pytest.fixture
+def tiny_model(tiny_config: Mamba2Config) -> Mamba2LM:
+    """Float64 model with weights large enough that every path matters to the logits."""
+    torch.manual_seed(0)
+    model = Mamba2LM(tiny_config, ChunkedSSD(chunk_size=8)).double()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.2 * torch.randn_like(parameter))
+    return model
+
+
+@pytest.fixture
+def random_ids() -> Callable[..., torch.Tensor]:
+    def draw(*shape: int, vocab_size: int = 37) -> torch.Tensor:
+        return torch.randint(vocab_size, shape, generator=torch.Generator().manual_seed(1))
+
+    return draw

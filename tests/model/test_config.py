@@ -1,0 +1,95 @@
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from biomamba.model.backends.chunked import ChunkedSSD
+from biomamba.model.config import Mamba2Config
+from biomamba.model.mamba2 import Mamba2LM
+
+SCALES = Path(__file__).resolve().parents[2] / "conf" / "model"
+# state-spaces/mamba2-*: parameters with the embedding padded to 50,288 rows and a tied head.
+PUBLISHED = {
+    "130m": 128_989_632,
+    "370m": 368_346_624,
+    "780m": 780_161_280,
+    "1_3b": 1_343_757_312,
+    "2_7b": 2_702_599_680,
+}
+
+
+def load_scale(name: str) -> tuple[Mamba2Config, str]:
+    """Return the config of a model option and the comment in its first line."""
+    texts = [
+        (SCALES / f"{stem}.yaml").read_text(encoding="utf-8")
+        for stem in ("_base", f"mamba2_{name}")
+    ]
+    fields = {k: v for text in texts for k, v in yaml.safe_load(text)["config"].items()}
+    del fields["_target_"]
+    return Mamba2Config(**fields), texts[1].splitlines()[0]
+
+
+def count_on_meta(config: Mamba2Config) -> int:
+    with torch.device("meta"):
+        model = Mamba2LM(config, ChunkedSSD())
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_scale_has_the_published_number_of_parameters(name: str) -> None:
+    config, comment = load_scale(name)
+
+    assert count_on_meta(config) == config.num_parameters() == PUBLISHED[name]
+    assert f"{PUBLISHED[name]:,}" in comment
+
+
+@pytest.mark.parametrize(("name", "limit"), [("tiny", 2_000_000), ("small", 7_000_000)])
+def test_own_scale_states_its_number_of_parameters(name: str, limit: int) -> None:
+    config, comment = load_scale(name)
+
+    assert count_on_meta(config) == config.num_parameters() < limit
+    assert f"{config.num_parameters():,}" in comment
+
+
+def test_untied_head_counts_twice(tiny_config: Mamba2Config) -> None:
+    untied = Mamba2Config(**{**vars(tiny_config), "tie_embeddings": False})
+
+    assert untied.num_parameters() - tiny_config.num_parameters() == 48 * 16
+    assert count_on_meta(untied) == untied.num_parameters()
+
+
+def test_derived_sizes_of_130m() -> None:
+    config = Mamba2Config(d_model=768, n_layer=24, vocab_size=50_277)
+
+    assert (config.d_inner, config.nheads) == (1_536, 24)
+    assert config.conv_channels == 1_536 + 2 * 128
+    assert config.padded_vocab_size == 50_288
+
+
+def test_list_from_yaml_becomes_a_tuple() -> None:
+    config = Mamba2Config(d_model=64, n_layer=1, vocab_size=8, A_init_range=[1, 4])
+
+    assert config.A_init_range == (1.0, 4.0)
+    assert hash(config)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("d_model", 0, "d_model=0: must be at least 1"),
+        ("n_layer", 1.5, "n_layer=1.5: must be an integer"),
+        ("n_layer", True, "n_layer=True: must be an integer"),
+        ("headdim", 48, "headdim=48: must divide d_inner = expand [*] d_model = 2 [*] 64 = 128"),
+        ("ngroups", 3, "ngroups=3: must divide the number of heads, .* = 2"),
+        ("rms_norm", False, "rms_norm=False: only RMSNorm"),
+        ("norm_eps", 0.0, "norm_eps=0.0: must be positive"),
+        ("dt_min", 0.2, "dt_min=0.2: must not exceed dt_max=0.1"),
+        ("A_init_range", (16, 1), r"A_init_range=\(16.0, 1.0\): must be two numbers"),
+    ],
+)
+def test_impossible_value_is_refused(field: str, value: object, message: str) -> None:
+    fields = {"d_model": 64, "n_layer": 1, "vocab_size": 8, field: value}
+
+    with pytest.raises(ValueError, match=message):
+        Mamba2Config(**fields)
