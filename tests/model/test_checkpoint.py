@@ -1,0 +1,276 @@
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from biomamba.model import checkpoint
+from biomamba.model.backends.chunked import ChunkedSSD
+from biomamba.model.checkpoint import (
+    build_model,
+    load_pretrained,
+    read_config,
+    save_pretrained,
+    weights_digest,
+)
+from biomamba.model.config import Mamba2Config
+from biomamba.model.mamba2 import Mamba2LM
+from biomamba.runtime.errors import CheckpointError
+
+BACKEND = ChunkedSSD(8)
+EMBEDDING = "backbone.embedding.weight"
+Draw = Callable[..., Tensor]
+
+
+@pytest.fixture
+def folder(tiny_model: Mamba2LM, tmp_path: Path) -> Path:
+    """A saved checkpoint."""
+    save_pretrained(tiny_model.float(), tmp_path / "model")
+    return tmp_path / "model"
+
+
+def rewrite(folder: Path, change: Callable[[dict[str, Tensor]], Any]) -> None:
+    tensors = load_file(folder / "model.safetensors")
+    change(tensors)
+    save_file(tensors, folder / "model.safetensors")
+
+
+def as_torch_file(folder: Path, content: Any = None) -> None:
+    """Replace the safetensors by pytorch_model.bin with the same tensors, or `content`."""
+    tensors = load_file(folder / "model.safetensors")
+    torch.save(tensors if content is None else content, folder / "pytorch_model.bin")
+    (folder / "model.safetensors").unlink()
+
+
+def test_round_trip_is_exact(folder: Path, tiny_model: Mamba2LM, random_ids: Draw) -> None:
+    loaded = load_pretrained(folder, BACKEND)
+    ids = random_ids(2, 9)
+
+    assert loaded.config == tiny_model.config
+    assert torch.equal(loaded(ids), tiny_model(ids))
+
+
+def test_loaded_model_trains(folder: Path, random_ids: Draw) -> None:
+    model = load_pretrained(str(folder), BACKEND)
+    model(random_ids(1, 4)).sum().backward()
+
+    assert all(parameter.grad is not None for parameter in model.parameters())
+
+
+def test_files_are_plain_and_nothing_else_stays(folder: Path, tiny_model: Mamba2LM) -> None:
+    save_pretrained(tiny_model, folder)  # over an earlier one
+    assert sorted(path.name for path in folder.iterdir()) == ["config.json", "model.safetensors"]
+    tensors = load_file(folder / "model.safetensors")
+    assert "lm_head.weight" not in tensors
+    assert {tensor.dtype for tensor in tensors.values()} == {torch.float32}
+
+
+def test_failed_save_leaves_the_old_checkpoint(
+    folder: Path, tiny_model: Mamba2LM, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = weights_digest(folder)
+
+    def fail(_: Any, path: Path, **__: Any) -> None:
+        Path(path).write_bytes(b"half")
+        raise OSError("disk full")
+
+    monkeypatch.setattr(checkpoint, "save_file", fail)
+    with pytest.raises(OSError, match="disk full"):
+        save_pretrained(tiny_model, folder)
+
+    assert weights_digest(folder) == before
+    assert len(list(folder.iterdir())) == 2
+
+
+def test_torch_file_is_read(folder: Path, tiny_model: Mamba2LM, random_ids: Draw) -> None:
+    as_torch_file(folder)
+    ids = random_ids(1, 5)
+
+    assert torch.equal(load_pretrained(folder, BACKEND)(ids), tiny_model(ids))
+
+
+def test_saving_removes_weights_of_the_other_format(folder: Path, tiny_model: Mamba2LM) -> None:
+    as_torch_file(folder)
+    save_pretrained(tiny_model, folder)
+
+    assert not (folder / "pytorch_model.bin").exists()
+
+
+def test_half_weights_become_float32(folder: Path) -> None:
+    rewrite(folder, lambda tensors: tensors.update({k: t.half() for k, t in tensors.items()}))
+    dtypes = {parameter.dtype for parameter in load_pretrained(folder, BACKEND).parameters()}
+
+    assert dtypes == {torch.float32}
+
+
+def test_equal_tied_head_is_accepted(folder: Path) -> None:
+    rewrite(folder, lambda tensors: tensors.update({"lm_head.weight": tensors[EMBEDDING].clone()}))
+
+    assert load_pretrained(folder, BACKEND).lm_head is None
+
+
+def test_different_tied_head_is_refused(folder: Path) -> None:
+    rewrite(folder, lambda tensors: tensors.update({"lm_head.weight": tensors[EMBEDDING] + 1}))
+
+    with pytest.raises(CheckpointError, match=r"lm_head.weight differs from backbone.embedding"):
+        load_pretrained(folder, BACKEND)
+
+
+def test_untied_head_makes_the_round_trip(
+    tiny_config: Mamba2Config, tmp_path: Path, random_ids: Draw
+) -> None:
+    model = Mamba2LM(Mamba2Config(**{**vars(tiny_config), "tie_embeddings": False}), BACKEND)
+    save_pretrained(model, tmp_path)
+    ids = random_ids(1, 5)
+
+    assert torch.equal(load_pretrained(tmp_path, BACKEND)(ids), model(ids))
+
+
+def test_all_wrong_tensors_are_listed(folder: Path) -> None:
+    def damage(tensors: dict[str, Tensor]) -> None:
+        del tensors["backbone.norm_f.weight"]
+        tensors["backbone.layers.2.mixer.D"] = torch.zeros(4)
+        tensors["backbone.layers.0.mixer.D"] = torch.zeros(5)
+
+    rewrite(folder, damage)
+    with pytest.raises(CheckpointError) as error:
+        load_pretrained(folder, BACKEND)
+
+    assert "missing backbone.norm_f.weight" in str(error.value)
+    assert "unexpected backbone.layers.2.mixer.D" in str(error.value)
+    assert "backbone.layers.0.mixer.D is (5,), must be (4,)" in str(error.value)
+
+
+def test_damaged_weights_are_refused(folder: Path) -> None:
+    (folder / "model.safetensors").write_bytes(b"not a file of weights")
+
+    with pytest.raises(CheckpointError, match=r"model.safetensors: damaged"):
+        load_pretrained(folder, BACKEND)
+
+
+def test_pickled_code_is_refused(folder: Path) -> None:
+    as_torch_file(folder, {"x": Path("harmless")})
+
+    with pytest.raises(CheckpointError, match="could run code"):
+        load_pretrained(folder, BACKEND)
+
+
+def test_torch_file_of_other_content_is_refused(folder: Path) -> None:
+    as_torch_file(folder, {"state": {"x": torch.zeros(1)}})
+
+    with pytest.raises(CheckpointError, match="must hold a dictionary of tensors"):
+        load_pretrained(folder, BACKEND)
+
+
+def test_split_weights_are_refused(folder: Path) -> None:
+    (folder / "model.safetensors").rename(folder / "model.safetensors.index.json")
+
+    with pytest.raises(CheckpointError, match="several files are not supported"):
+        load_pretrained(folder, BACKEND)
+
+
+def test_missing_files_are_named(folder: Path) -> None:
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(CheckpointError, match=r"neither model.safetensors nor pytorch_model.bin"):
+        load_pretrained(folder, BACKEND)
+    (folder / "config.json").unlink()
+    with pytest.raises(CheckpointError, match=r"config.json: no such file"):
+        read_config(folder)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"), [("{", "cannot be read as JSON"), ("[]", "holds list")]
+)
+def test_broken_config_is_refused(folder: Path, text: str, message: str) -> None:
+    (folder / "config.json").write_text(text)
+
+    with pytest.raises(CheckpointError, match=message):
+        read_config(folder)
+
+
+def test_config_is_that_of_the_state_spaces(folder: Path) -> None:
+    raw = json.loads((folder / "config.json").read_text())
+
+    assert raw["ssm_cfg"] == {"layer": "Mamba2", "d_state": 8, "headdim": 8, "ngroups": 2}
+    assert raw["vocab_size"] == 37
+
+
+def test_digest_is_that_of_the_weights(folder: Path) -> None:
+    expected = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
+
+    assert weights_digest(folder) == expected
+
+
+def test_build_without_checkpoint_is_fresh(tiny_config: Mamba2Config) -> None:
+    model = build_model(tiny_config, BACKEND)
+
+    assert (model.backbone.norm_f.weight == 1).all()
+    assert model.backbone.layers[0].mixer.backend is BACKEND
+
+
+def test_build_loads_the_checkpoint(
+    folder: Path, tiny_config: Mamba2Config, tiny_model: Mamba2LM, random_ids: Draw
+) -> None:
+    ids = random_ids(1, 5)
+
+    assert torch.equal(build_model(tiny_config, BACKEND, str(folder))(ids), tiny_model(ids))
+
+
+def test_build_refuses_another_architecture(folder: Path, tiny_config: Mamba2Config) -> None:
+    other = Mamba2Config(**{**vars(tiny_config), "d_model": 32, "n_layer": 3})
+
+    with pytest.raises(CheckpointError) as error:
+        build_model(other, BACKEND, str(folder))
+
+    assert "d_model: config 32, checkpoint 16; n_layer: config 3, checkpoint 2" in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["/no/such/folder", "no_such_folder", "a/b/c", "./x/y"])
+def test_missing_folder_is_not_looked_up_on_the_hub(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checkpoint, "snapshot_download", lambda *_, **__: pytest.fail("network"))
+
+    with pytest.raises(CheckpointError, match=f"{name}: no such folder, and not a hub id"):
+        load_pretrained(name, BACKEND)
+
+
+def test_unreachable_hub_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unreachable(*_: Any, **__: Any) -> str:
+        raise ConnectionError("no route")
+
+    monkeypatch.setattr(checkpoint, "snapshot_download", unreachable)
+    with pytest.raises(CheckpointError, match=r"owner/name: .*no route.*HF_HUB_OFFLINE=1"):
+        load_pretrained("owner/name", BACKEND)
+
+
+@pytest.mark.parametrize("stored", ["model.safetensors", "pytorch_model.bin"])
+def test_hub_id_fetches_config_and_one_file_of_weights(
+    folder: Path, stored: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if stored == "pytorch_model.bin":
+        as_torch_file(folder)
+    calls = []
+
+    def download(repo: str, *, revision: str | None, allow_patterns: list[str]) -> str:
+        calls.append((repo, revision, *allow_patterns))
+        return str(folder)
+
+    monkeypatch.setattr(checkpoint, "snapshot_download", download)
+    load_pretrained("owner/name@v1.0", BACKEND)
+
+    assert calls[0] == ("owner/name", "v1.0", "config.json", "model.safetensors")
+    assert calls[1:] == [("owner/name", "v1.0", "config.json", stored)] * (len(calls) - 1)
+    assert len(calls) == (1 if stored == "model.safetensors" else 2)
+
+
+@pytest.mark.network
+def test_published_checkpoint_loads() -> None:
+    model = load_pretrained("state-spaces/mamba2-130m", BACKEND)
+
+    assert sum(parameter.numel() for parameter in model.parameters()) == 128_989_632
