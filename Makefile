@@ -1,0 +1,59 @@
+# Everything runs in .venv, which is made from pyproject.toml and the pinned versions when needed.
+
+PYTHON ?= python3
+CONSTRAINTS ?= constraints/cpu.txt
+PIP_ARGS ?=
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test test-slow test-all check format clean
+
+help: ## show this list
+	@echo "usage: make <target> [PYTHON=python3.12] [CONSTRAINTS=constraints/cuda.txt] [PIP_ARGS=...]"
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+
+install: $(INSTALLED) ## make .venv with the package and its tools, at pinned versions
+
+$(INSTALLED): pyproject.toml $(wildcard constraints/*.txt)
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+		echo "error: Python >= 3.11 is needed, but '$(PYTHON)' is $$($(PYTHON) --version 2>&1);" \
+			"name another one: make PYTHON=python3.12 ..."; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { \
+		echo "error: '$(PYTHON) -m venv' failed; on Debian and Ubuntu: apt install python3-venv"; exit 1; }
+	@echo "Installing into $(VENV) from $(CONSTRAINTS): 2 to 10 minutes the first time ..."
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) \
+		--editable '.[dev]' --constraint $(CONSTRAINTS)
+	@touch $@
+
+demo: $(INSTALLED) ## train, adapt and evaluate a tiny model on the embedded text (CPU, minutes)
+	$(BIN)/python -m biomamba.prepare
+	$(BIN)/python -m biomamba.train +experiment=demo/pretrain
+	$(BIN)/python -m biomamba.train +experiment=demo/adapt
+	$(BIN)/python -m biomamba.evaluate +experiment=demo/evaluate
+	@echo "curves: $(BIN)/tensorboard --logdir runs"
+
+# One thread per process: tests are many small computations, some with several processes.
+test test-slow: export OMP_NUM_THREADS = 1
+
+test: $(INSTALLED) ## run the fast tests (offline, CPU)
+	$(BIN)/python -m pytest -q
+
+test-slow: $(INSTALLED) ## run the tests that take more than 10 s each
+	$(BIN)/python -m pytest -q -m "slow and not gpu and not network"
+
+test-all: test test-slow ## run both; what needs a GPU is listed in docs/gpu-checks.md
+
+check: $(INSTALLED) ## check format, lint and types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+format: $(INSTALLED) ## format the code and mend what the linter can mend
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean: ## remove .venv, caches and build products (data/ and runs/ stay)
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache
+	find biomamba tests -name __pycache__ -type d -prune -exec rm -rf {} +
