@@ -1,0 +1,262 @@
+"""The data of a pretraining run: token stores in, an exact stream of steps out."""
+
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from lightning import LightningDataModule
+from torch.utils.data import DataLoader
+
+from biomamba.data.batches import Batch, PlannedSource
+from biomamba.data.budget import TokenBudget
+from biomamba.data.evaluation_rows import EvaluationRows
+from biomamba.data.mixture import MixedRows, Mixture, SourceSize
+from biomamba.data.packing import PackedRows, Packing
+from biomamba.data.store_reader import (
+    VERIFY_MODES,
+    OpenStore,
+    check_compatible,
+    content_fingerprint,
+    open_stores,
+    verify_stores,
+)
+from biomamba.data.token_split import TokenSplit
+from biomamba.data.tokenizer_folder import load_tokenizer
+from biomamba.data.training_rows import TrainingSteps, training_loader
+from biomamba.runtime.errors import ConfigError, DataError
+
+
+@dataclass(frozen=True)
+class _Ready:
+    """What `setup` builds."""
+
+    sources: list[PlannedSource]
+    rows: MixedRows
+    validation: list[EvaluationRows]
+
+
+class PretrainDataModule(LightningDataModule):
+    """Mix token stores into steps; validate on every source.
+
+    Args:
+        sources: Name of each source and the stores pooled in it; the order numbers the sources.
+        mixture: Shares of the sources; its keys are those of `sources`.
+        packing: Layout of the training rows.
+        budget: Size of the run.
+        seed: Selects the order of the rows.
+        max_val_documents: Documents per source to validate on, those with the smallest keys; None
+            for all.
+        num_workers: Processes that build batches; 0 builds them in the main one.
+        verify: `full` compares the hash of every file before the run, `size` only its size.
+    """
+
+    def __init__(  # noqa: PLR0913 - one keyword per line of a data config
+        self,
+        *,
+        sources: dict[str, list[str]],
+        mixture: Mixture,
+        packing: Packing,
+        budget: TokenBudget,
+        seed: int,
+        max_val_documents: int | None = None,
+        num_workers: int = 0,
+        verify: str = "full",
+    ) -> None:
+        super().__init__()
+        if set(sources) != set(mixture.weights):
+            raise ConfigError(
+                f"the keys of weights {sorted(mixture.weights)} must be those of sources "
+                f"{sorted(sources)}; give weight 0 to a source that is only validated"
+            )
+        if verify not in VERIFY_MODES:
+            raise ConfigError(f"verify is {verify!r}; allowed: {', '.join(VERIFY_MODES)}")
+        if max_val_documents is not None and max_val_documents < 1:
+            raise ConfigError(f"max_val_documents is {max_val_documents}; use 1 or more, or null")
+        self.source_names = list(sources)
+        self.mixture = mixture
+        self.packing = packing
+        self.budget = budget
+        self._folders = sources
+        self._seed = seed
+        self._max_val_documents = max_val_documents
+        self._num_workers = num_workers
+        self._verify = verify
+        self._is_verified = False
+        self._start_step = 0
+        self._ready: _Ready | None = None
+
+    @cached_property
+    def stores(self) -> dict[str, list[OpenStore]]:
+        """The stores of each source; opening them checks that all belong together."""
+        stores = {name: open_stores(folders) for name, folders in self._folders.items()}
+        check_compatible([store for pool in stores.values() for store in pool])
+        return stores
+
+    @property
+    def tokenizer_fingerprint(self) -> str:
+        """Fingerprint of the tokenizer of all stores."""
+        return self._any_store.manifest.tokenizer
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of ids that the stores may hold."""
+        return self._any_store.manifest.vocab_size
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Identify the stream of rows: equal fingerprints give equal steps."""
+        return content_fingerprint(
+            {
+                "stores": {
+                    name: [store.fingerprint for store in pool]
+                    for name, pool in self.stores.items()
+                },
+                "order": self.source_names,
+                "mixture": asdict(self.mixture),
+                "packing": [type(self.packing).__name__, vars(self.packing)],
+                "seed": self._seed,
+                "seq_len": self.budget.seq_len,
+                "tokens_per_step": self.budget.tokens_per_step,
+            }
+        )
+
+    @property
+    def consumed_steps(self) -> int:
+        """Steps of the run that the training has seen."""
+        if self.trainer is None:
+            return self._start_step
+        # `processed` counts a step as soon as its weights are updated, also before the callbacks
+        # that save a checkpoint; on resume Lightning restores it before the first step.
+        progress: Any = self.trainer.fit_loop.epoch_loop.batch_progress.total
+        return max(int(progress.processed), self._start_step)
+
+    def prepare_data(self) -> None:
+        """Verify the stores once; Lightning calls this on one process of each node."""
+        if not self._is_verified:
+            verify_stores([store for pool in self.stores.values() for store in pool], self._verify)
+            self._is_verified = True
+
+    def setup(self, stage: str = "fit") -> None:  # noqa: ARG002 - all stages need the same
+        """Plan the rows of all sources; a second call does nothing."""
+        if self._ready is not None:
+            return
+        sources = [self._plan(index, name) for index, name in enumerate(self.source_names)]
+        sizes = {
+            name: SourceSize(
+                num_rows=source.plan.num_rows,
+                num_tokens=int(source.plan.piece_length.sum()),
+                num_documents=len(np.unique(source.plan.piece_document)),
+            )
+            for name, source in zip(self.source_names, sources, strict=True)
+        }
+        validation = [
+            EvaluationRows(
+                self.stores[name],
+                "val",
+                seq_len=self.budget.seq_len,
+                batch_size=self.budget.micro_batch_size,
+                max_documents=self._max_val_documents,
+                source_index=index,
+            )
+            for index, name in enumerate(self.source_names)
+        ]
+        self._ready = _Ready(sources, MixedRows(self.mixture, sizes, self._seed), validation)
+
+    def train_dataloader(self) -> DataLoader[list[Batch]]:
+        """Load the steps of this rank behind those that a checkpoint has consumed."""
+        rank, world_size = self._place()
+        steps = self.steps(rank=rank, world_size=world_size)
+        return training_loader(steps, self._start_step, self._num_workers)
+
+    def val_dataloader(self) -> list[DataLoader[Batch]]:
+        """Load the validation documents of this rank, one loader per source in their order."""
+        rank, world_size = self._place()
+        return [
+            rows.loader(rank=rank, world_size=world_size, num_workers=self._num_workers)
+            for rows in self._built.validation
+        ]
+
+    def steps(self, *, rank: int, world_size: int) -> TrainingSteps:
+        """Return the steps of any rank."""
+        ready = self._built
+        return TrainingSteps(
+            ready.sources, ready.rows, self.budget, rank=rank, world_size=world_size
+        )
+
+    def save_tokenizer(self, path: Path) -> None:
+        """Write the tokenizer of the stores beside a model.
+
+        Raises:
+            DataError: If the tokenizer beside the stores is missing or another one.
+        """
+        folder = self._any_store.folder.parent
+        tokenizer = load_tokenizer(folder)
+        if tokenizer.fingerprint != self.tokenizer_fingerprint:
+            raise DataError(
+                f"the tokenizer in {folder} is not the one that its stores were made with"
+            )
+        tokenizer.save(path)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the position in the stream; equal on all ranks."""
+        return {"consumed_steps": self.consumed_steps, "fingerprint": self.fingerprint}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Continue behind the steps of a checkpoint.
+
+        Raises:
+            DataError: If the checkpoint saw another stream or lies beyond the budget.
+        """
+        if state_dict["fingerprint"] != self.fingerprint:
+            raise DataError(
+                "the checkpoint was trained on another stream of rows: stores, mixture, packing, "
+                "seed, seq_len and tokens_per_step must be those of the run it continues "
+                f"(fingerprint {state_dict['fingerprint'][:12]}, now {self.fingerprint[:12]})"
+            )
+        consumed = state_dict["consumed_steps"]
+        if consumed > self.budget.num_steps:
+            raise DataError(
+                f"the checkpoint has seen {consumed} steps, the budget has "
+                f"{self.budget.num_steps}; raise max_tokens"
+            )
+        self._start_step = consumed
+
+    @property
+    def _any_store(self) -> OpenStore:
+        return self.stores[self.source_names[0]][0]
+
+    @property
+    def _built(self) -> _Ready:
+        if self._ready is None:
+            self.setup()
+        assert self._ready is not None
+        return self._ready
+
+    def _plan(self, index: int, name: str) -> PlannedSource:
+        split = TokenSplit.open(self.stores[name], "train")
+        if self.mixture.weights[name] > 0:
+            return PlannedSource(
+                index, split, self.packing.plan(split.lengths, self.budget.seq_len)
+            )
+        none = np.empty(0, dtype=np.int64)
+        return PlannedSource(
+            index, split, PackedRows(np.zeros(1, dtype=np.int64), none, none, none)
+        )
+
+    def _place(self) -> tuple[int, int]:
+        """Return rank and world size.
+
+        Raises:
+            ConfigError: If Lightning would put a sampler of its own over the loaders.
+        """
+        if self.trainer is None:
+            return 0, 1
+        connector = self.trainer._accelerator_connector
+        if self.trainer.world_size > 1 and connector.use_distributed_sampler:
+            raise ConfigError(
+                "trainer.use_distributed_sampler must be false: the data is already dealt out to "
+                "the ranks"
+            )
+        return self.trainer.global_rank, self.trainer.world_size

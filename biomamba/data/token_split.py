@@ -1,0 +1,149 @@
+"""The documents of one split over many shards and stores, read from memory-mapped files."""
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from biomamba.data.document import SPLITS
+from biomamba.data.shard_writer import read_index
+from biomamba.data.store_reader import OpenStore
+
+Ints = NDArray[np.int64]
+# Each map holds a file descriptor; a corpus can have more shards than a process may open files.
+_MAX_MAPS = 256
+
+
+@dataclass(frozen=True)
+class DocumentTable:
+    """Where each document lies; all arrays are (documents,).
+
+    Attributes:
+        file: Index of its token file.
+        start: First token in that file.
+        length: Tokens, EOD included.
+        num_bytes: UTF-8 bytes of the text.
+        key: Document key.
+    """
+
+    file: Ints
+    start: Ints
+    length: Ints
+    num_bytes: Ints
+    key: NDArray[np.uint64]
+
+    def select(self, documents: Ints) -> "DocumentTable":
+        """Return the rows of some documents, in that order."""
+        return DocumentTable(
+            self.file[documents],
+            self.start[documents],
+            self.length[documents],
+            self.num_bytes[documents],
+            self.key[documents],
+        )
+
+
+class TokenSplit:
+    """Random access to the tokens of the documents of one split.
+
+    Documents are numbered in the order of the stores, their shards and the raw rows.
+
+    Attributes:
+        eod_id: Id that ends every document.
+        table: Where the documents lie.
+    """
+
+    def __init__(
+        self, files: Sequence[Path], dtype: np.dtype[Any], eod_id: int, table: DocumentTable
+    ) -> None:
+        self.eod_id = eod_id
+        self.table = table
+        self._files = list(files)
+        self._dtype = dtype
+        self._maps: OrderedDict[int, NDArray[Any]] = OrderedDict()
+
+    @classmethod
+    def open(cls, stores: Sequence[OpenStore], split: str) -> "TokenSplit":
+        """Open one split of compatible stores."""
+        if split not in SPLITS:
+            raise ValueError(f"split must be one of {SPLITS}, got {split!r}")
+        files: list[Path] = []
+        tables: list[DocumentTable] = []
+        for store in stores:
+            for shard in store.manifest.shards:
+                name = f"{shard}.{split}.bin"
+                if name in store.manifest.files:
+                    index = read_index((store.folder / name).with_suffix(".idx"))
+                    tables.append(_table(index, len(files)))
+                    files.append(store.folder / name)
+        manifest = stores[0].manifest
+        return cls(files, np.dtype(manifest.dtype), manifest.eod_id, _concatenate(tables))
+
+    def __len__(self) -> int:
+        return len(self.table.length)
+
+    @property
+    def lengths(self) -> Ints:
+        """Tokens of each document, EOD included."""
+        return self.table.length
+
+    @property
+    def num_bytes(self) -> Ints:
+        """UTF-8 bytes of the text of each document."""
+        return self.table.num_bytes
+
+    @property
+    def keys(self) -> NDArray[np.uint64]:
+        """Key of each document."""
+        return self.table.key
+
+    def tokens(self, document: int, start: int = 0, stop: int | None = None) -> NDArray[Any]:
+        """Return tokens `start` to `stop` of a document as a view of the file."""
+        offset = int(self.table.start[document])
+        end = int(self.table.length[document]) if stop is None else stop
+        return self._map(int(self.table.file[document]))[offset + start : offset + end]
+
+    def first_by_key(self, max_documents: int | None) -> "TokenSplit":
+        """Return the documents with the smallest keys: a sample that is stable and unbiased."""
+        if max_documents is None or max_documents >= len(self):
+            return self
+        chosen = np.sort(np.argsort(self.keys, kind="stable")[:max_documents])
+        return TokenSplit(self._files, self._dtype, self.eod_id, self.table.select(chosen))
+
+    def _map(self, file: int) -> NDArray[Any]:
+        tokens = self._maps.get(file)
+        if tokens is None:
+            tokens = np.memmap(self._files[file], dtype=self._dtype, mode="r")
+            self._maps[file] = tokens
+            if len(self._maps) > _MAX_MAPS:
+                self._maps.popitem(last=False)
+        else:
+            self._maps.move_to_end(file)
+        return tokens
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A pickled memory map would be a copy of the whole file.
+        return {**self.__dict__, "_maps": OrderedDict()}
+
+
+def _table(index: NDArray[Any], file: int) -> DocumentTable:
+    end = index["end"].astype(np.int64)
+    start = np.concatenate([np.zeros(1, dtype=np.int64), end[:-1]])
+    num_bytes = index["num_bytes"].astype(np.int64)
+    return DocumentTable(np.full_like(end, file), start, end - start, num_bytes, index["key"])
+
+
+def _concatenate(tables: Sequence[DocumentTable]) -> DocumentTable:
+    empty = np.empty(0, dtype=np.int64)
+    tables = [*tables, DocumentTable(empty, empty, empty, empty, empty.astype(np.uint64))]
+    return DocumentTable(
+        np.concatenate([table.file for table in tables]),
+        np.concatenate([table.start for table in tables]),
+        np.concatenate([table.length for table in tables]),
+        np.concatenate([table.num_bytes for table in tables]),
+        np.concatenate([table.key for table in tables]),
+    )

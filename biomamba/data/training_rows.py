@@ -1,0 +1,92 @@
+"""The steps of a run: one item is one optimizer step of one rank.
+
+Step t is the rows [t G, (t + 1) G) of the global stream, G rows to a step. Rank r of W takes the
+r-th part of G / W rows, cut into micro-batches. The stream therefore depends neither on the ranks
+nor on the workers nor on the micro-batch size, and a run resumes at any step at no cost.
+"""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from biomamba.data.batches import Batch, PlannedSource, RowRequest, build_batch
+from biomamba.data.budget import TokenBudget
+from biomamba.data.mixture import MixedRows
+
+
+class TrainingSteps(Dataset[list[Batch]]):
+    """Map a step to the micro-batches of one rank.
+
+    Args:
+        sources: The sources in their order; those without a share may lack rows.
+        rows: The stream.
+        budget: Sizes of the run.
+        rank: This rank.
+        world_size: Number of ranks.
+    """
+
+    def __init__(
+        self,
+        sources: Sequence[PlannedSource],
+        rows: MixedRows,
+        budget: TokenBudget,
+        *,
+        rank: int,
+        world_size: int,
+    ) -> None:
+        self._sources = list(sources)
+        self._rows = rows
+        self._budget = budget
+        self._accumulation = budget.accumulation(world_size)
+        self._first = rank * self._accumulation * budget.micro_batch_size
+
+    def __len__(self) -> int:
+        return self._budget.num_steps
+
+    def __getitem__(self, step: int) -> list[Batch]:
+        """Return the micro-batches of this rank at a step, in order."""
+        size = self._budget.micro_batch_size
+        begin = step * self._budget.sequences_per_step + self._first
+        samples = np.arange(begin, begin + self._accumulation * size, dtype=np.int64)
+        source, row, _ = self._rows.locate_many(samples)
+        requests = [
+            RowRequest(self._sources[int(s)], int(r), int(i))
+            for s, r, i in zip(source, row, samples, strict=True)
+        ]
+        return [
+            build_batch(requests[start : start + size], self._budget.seq_len)
+            for start in range(0, len(requests), size)
+        ]
+
+
+class StepSampler(Sampler[int]):
+    """The steps from `start` on; its length is that of the whole run.
+
+    Lightning adds the steps that a checkpoint has consumed to those it fetches and compares the
+    sum with the length of the loader.
+    """
+
+    def __init__(self, start: int, num_steps: int) -> None:
+        self._start = start
+        self._num_steps = num_steps
+
+    def __len__(self) -> int:
+        return self._num_steps
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(range(self._start, self._num_steps))
+
+
+def training_loader(
+    steps: TrainingSteps, start_step: int, num_workers: int
+) -> DataLoader[list[Batch]]:
+    """Load the steps of a rank from `start_step` on."""
+    return DataLoader(
+        steps,
+        batch_size=None,
+        sampler=StepSampler(start_step, len(steps)),
+        num_workers=num_workers,
+        pin_memory=torch.cuda.is_available(),
+    )
