@@ -144,7 +144,7 @@ def _continue(
         ids = choice.sampling.choose(logits[:, : choice.vocab_size], choice.generator)
         if choice.eos_id is not None:
             ids = ids.masked_fill(finished, choice.eos_id)
-            finished |= ids == choice.eos_id
+            finished = ids == choice.eos_id
         new_ids.append(ids)
         if len(new_ids) == max_new_tokens or bool(finished.all()):
             return torch.stack(new_ids, dim=1)
