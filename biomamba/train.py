@@ -18,13 +18,19 @@ from biomamba.data.datamodule import PretrainDataModule
 from biomamba.runtime.provenance import provenance
 from biomamba.runtime.ranks import is_rank_zero
 from biomamba.runtime.seeding import seed_everything
-from biomamba.training.launch import check_launch, check_precision, check_run_folder
+from biomamba.training.launch import (
+    check_launch,
+    check_precision,
+    check_run_folder,
+    quiet_lightning,
+)
 from biomamba.training.module import LanguageModelingModule, check_vocabulary
 from biomamba.training.run_record import RunRecord, save_model
 
 
 def main(cfg: DictConfig) -> None:
     """Build the objects of the run from data to trainer, fit, and save the model."""
+    quiet_lightning()
     check_launch(cfg.trainer.devices, cfg.trainer.num_nodes)
     check_precision(cfg.trainer.precision)
     check_run_folder(HydraConfig.get().overrides.task)

@@ -32,6 +32,7 @@ class TrainSchema:
     max_tokens: int = MISSING
     tokens_per_step: int = MISSING
     paths: Paths = field(default_factory=Paths)
+    sources: Any = MISSING
     data: Any = MISSING
     model: Any = MISSING
     optimizer: Any = MISSING
@@ -54,12 +55,8 @@ class EvaluateSchema:
     checkpoint: str = MISSING
     baseline: str | None = None
     sources: Any = MISSING
-    split: str = MISSING
-    model: Any = None
-    packing: Any = None
-    batch: Any = None
-    bootstrap: Any = None
-    tasks: Any = None
+    model: Any = MISSING
+    evaluation: Any = MISSING
 
 
 @dataclass

@@ -1,6 +1,8 @@
 """Refuse a launch that would hang, waste GPUs or damage the weights."""
 
+import logging
 import os
+import warnings
 from collections.abc import Sequence
 
 from biomamba.runtime.errors import ConfigError
@@ -9,6 +11,21 @@ from biomamba.runtime.ranks import require_launcher, world_size
 # fp32 master weights always: the true half precisions train Mamba2 into divergence
 # (state-spaces/mamba README, "Precision").
 _PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
+
+# Hints that a user of this package can do nothing about, or that it answers in its own words.
+_IRRELEVANT_WARNINGS = (
+    "The .srun. command is available on your system",
+    ".isinstance.treespec, LeafSpec.. is deprecated",
+    "The '.*_dataloader' does not have many workers",
+    "The number of training batches .* is smaller than the logging interval",
+)
+
+
+def quiet_lightning() -> None:
+    """Keep Lightning's advertisements and inapplicable hints out of the output."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    for message in _IRRELEVANT_WARNINGS:
+        warnings.filterwarnings("ignore", message=message)
 
 
 def check_precision(precision: str) -> None:

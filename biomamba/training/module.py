@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import lightning
 import torch
+from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.strategies import ParallelStrategy
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -80,6 +81,7 @@ class LanguageModelingModule(lightning.LightningModule):
         self.source_tokens += self._global_sum(self._count_targets(batch))
         step_tokens = self._global_sum(sum_of_targets(batch))
         optimizer = self.optimizers()
+        assert isinstance(optimizer, LightningOptimizer)
         self._set_learning_rates(optimizer.optimizer)
         nll_sum = torch.zeros((), device=self.device)
 
@@ -106,18 +108,24 @@ class LanguageModelingModule(lightning.LightningModule):
         """Add the batch to the totals of its source (one loader per source)."""
         with torch.no_grad():
             nll_sum = self._nll_sum(batch)
-        totals = self.val_nll[dataloader_idx]
+        totals = self._val_totals(dataloader_idx)
         totals.update(nll_sum, (batch.targets >= 0).sum(), batch.num_bytes.sum())
 
     def on_validation_epoch_end(self) -> None:
         """Log nll, perplexity and bits per byte of each source, and val/loss."""
         loss = 0.0
-        for totals, (name, weight) in zip(self.val_nll, self.source_weights.items(), strict=True):
+        for index, (name, weight) in enumerate(self.source_weights.items()):
+            totals = self._val_totals(index)
             values = totals.compute()
             totals.reset()
             loss += weight * values["nll"] if weight else 0.0
             self.log_dict({f"val/{name}/{key}": value for key, value in values.items()})
         self.log("val/loss", loss, prog_bar=True)
+
+    def _val_totals(self, source: int) -> TokenNll:
+        totals = self.val_nll[source]
+        assert isinstance(totals, TokenNll)
+        return totals
 
     def _backward(self, batch: Sequence[Batch], step_tokens: Tensor) -> Tensor:
         """Accumulate gradients of the mean nll over all ranks; return the sum of this rank."""

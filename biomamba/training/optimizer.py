@@ -1,5 +1,6 @@
 """AdamW with weight decay on matrices only."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -18,7 +19,7 @@ class AdamW:
 
     lr: float
     weight_decay: float
-    betas: tuple[float, float] = (0.9, 0.95)
+    betas: Sequence[float] = (0.9, 0.95)
     eps: float = 1e-8
 
     def __post_init__(self) -> None:
@@ -52,4 +53,5 @@ class AdamW:
                 "weight_decay": 0.0,
             },
         ]
-        return torch.optim.AdamW(groups, lr=self.lr, betas=tuple(self.betas), eps=self.eps)
+        first, second = self.betas
+        return torch.optim.AdamW(groups, lr=self.lr, betas=(first, second), eps=self.eps)

@@ -1,9 +1,17 @@
 """Launch and precision checks."""
 
+import logging
+import warnings
+
 import pytest
 
 from biomamba.runtime.errors import ConfigError
-from biomamba.training.launch import check_launch, check_precision, check_run_folder
+from biomamba.training.launch import (
+    check_launch,
+    check_precision,
+    check_run_folder,
+    quiet_lightning,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -28,7 +36,7 @@ def test_missing_launcher_is_named_with_its_command() -> None:
 
 def test_slurm_tasks_without_srun_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SLURM_NTASKS", "8")
-    with pytest.raises(ConfigError, match="SLURM_NTASKS is 8, but .* neither srun nor"):
+    with pytest.raises(ConfigError, match=r"SLURM_NTASKS is 8, but .* neither srun nor"):
         check_launch(8, 1)
     monkeypatch.setenv("SLURM_STEP_ID", "0")
     check_launch(8, 1)
@@ -58,3 +66,13 @@ def test_several_processes_need_a_named_run_folder(monkeypatch: pytest.MonkeyPat
     check_run_folder(["run_id=first"])
     monkeypatch.setenv("SLURM_JOB_ID", "17")
     check_run_folder([])
+
+
+def test_only_the_named_hints_are_silenced() -> None:
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        quiet_lightning()
+        warnings.warn("The 'train_dataloader' does not have many workers which", stacklevel=1)
+        warnings.warn("something else", stacklevel=1)
+    assert [str(warning.message) for warning in seen] == ["something else"]
+    assert not logging.getLogger("lightning.pytorch").isEnabledFor(logging.INFO)

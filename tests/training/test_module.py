@@ -21,7 +21,9 @@ from biomamba.training.optimizer import AdamW
 from biomamba.training.schedule import Constant
 
 VOCAB, LENGTH, ROWS = 32, 12, 4
-SETTINGS = AdamW(lr=1e-2, weight_decay=0.1)
+# With eps = 1 an update is about lr times the gradient: Adam's usual division would blow up the
+# rounding of gradients near zero.
+SETTINGS = AdamW(lr=0.1, weight_decay=0.1, eps=1.0)
 WEIGHTS = {"pubmed": 0.75, "web": 0.25}
 
 
@@ -84,8 +86,12 @@ def make_trainer(folder: Path, **settings: Any) -> lightning.Trainer:
 
 
 def fit(module: LanguageModelingModule, steps: Sequence[list[Batch]], folder: Path) -> None:
-    loader: DataLoader[Any] = DataLoader(steps, batch_size=None)  # type: ignore[arg-type]
-    make_trainer(folder).fit(module, loader)
+    trainer = make_trainer(folder, limit_val_batches=0)
+    trainer.fit(module, make_loader(steps), make_loader([]))
+
+
+def make_loader(items: Sequence[Any]) -> DataLoader[Any]:
+    return DataLoader(items, batch_size=None)  # type: ignore[arg-type]
 
 
 def test_a_step_equals_plain_pytorch(tmp_path: Path) -> None:
@@ -102,7 +108,7 @@ def test_a_step_equals_plain_pytorch(tmp_path: Path) -> None:
     for (name, found), wanted in zip(
         trained.named_parameters(), expected.parameters(), strict=True
     ):
-        torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-6, msg=name)
+        torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-7, msg=name)
 
 
 @pytest.mark.parametrize("micro_batch_size", [1, 2])
@@ -114,8 +120,8 @@ def test_weights_do_not_depend_on_the_micro_batch_size(
     fit(make_module(whole), [[rows] for rows in steps], tmp_path)
     fit(make_module(parts), [cut(rows, micro_batch_size) for rows in steps], tmp_path)
     for (name, found), wanted in zip(parts.named_parameters(), whole.parameters(), strict=True):
-        # Sums in another order: a few units of the last place of float32, times Adam's 1/sqrt(v).
-        torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5, msg=name)
+        # Sums in another order: a few units of the last place of float32.
+        torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-7, msg=name)
 
 
 def test_source_tokens_count_scored_targets(tmp_path: Path) -> None:
@@ -129,20 +135,20 @@ def test_learning_rate_follows_the_schedule(tmp_path: Path) -> None:
     module = make_module(
         make_model(), schedule=Constant(total_tokens=ROWS * LENGTH * 4, warmup_ratio=1.0)
     )
-    trainer = make_trainer(tmp_path)
-    loader: DataLoader[Any] = DataLoader([[make_rows(ROWS)]] * 2, batch_size=None)  # type: ignore[arg-type]
-    trainer.fit(module, loader)
+    trainer = make_trainer(tmp_path, limit_val_batches=0)
+    trainer.fit(module, make_loader([[make_rows(ROWS)]] * 2), make_loader([]))
     # Two of the four warm-up steps are done: half of the peak, in both groups.
     rates = [group["lr"] for group in trainer.optimizers[0].param_groups]
-    assert rates == [pytest.approx(0.5e-2)] * 2
+    assert rates == [pytest.approx(0.05)] * 2
 
 
 def test_validation_weighs_tokens_and_sources(tmp_path: Path) -> None:
     model = make_model()
     module = make_module(model)
     rows = make_rows(ROWS)
-    loaders = [DataLoader(cut(rows, 1), batch_size=None), DataLoader([rows], batch_size=None)]  # type: ignore[arg-type,list-item]
-    (found,) = make_trainer(tmp_path).validate(module, loaders, verbose=False)
+    loaders = [make_loader(cut(rows, 1)), make_loader([rows])]
+    results = make_trainer(tmp_path).validate(module, loaders, verbose=False)
+    found = {key: value for result in results for key, value in result.items()}
     with torch.no_grad():
         nll = F.cross_entropy(
             model(rows.input_ids, rows.seq_idx).flatten(0, 1), rows.targets.flatten()
@@ -171,5 +177,5 @@ def test_objective_refuses_a_threshold_of_zero() -> None:
 
 def test_a_vocabulary_larger_than_the_model_is_refused() -> None:
     check_vocabulary(50_277, 50_277)
-    with pytest.raises(ConfigError, match="vocab_size is 257, but .* 8192 ids"):
+    with pytest.raises(ConfigError, match=r"vocab_size is 257, but .* 8192 ids"):
         check_vocabulary(257, 8_192)

@@ -46,7 +46,7 @@ def test_frozen_parameters_are_left_out() -> None:
 
 
 def test_half_precision_master_weights_are_refused() -> None:
-    with pytest.raises(TypeError, match="must be float32, got .*bfloat16"):
+    with pytest.raises(TypeError, match=r"must be float32, got .*bfloat16"):
         SETTINGS.build(_model().bfloat16())
 
 

@@ -72,9 +72,10 @@ class Throughput(lightning.Callback):
         if self._num_steps < self.every_n_steps:
             return
         seconds = self._step_seconds + self._wait_seconds
+        rate = self._tokens * trainer.world_size / seconds
+        pl_module.log("throughput/tokens_per_second", rate, prog_bar=True)
         pl_module.log_dict(
             {
-                "throughput/tokens_per_second": self._tokens * trainer.world_size / seconds,
                 "throughput/data_wait_ratio": self._wait_seconds / seconds,
                 "system/peak_memory_gib": peak_memory_gib(),
             }

@@ -1,0 +1,147 @@
+"""The programs end to end on the embedded corpora, and what they say to a mistaken user."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from biomamba.evaluation.records import read_records
+
+pytestmark = pytest.mark.slow
+
+STEPS = ("max_tokens=8_192", "tokens_per_step=1_024", "trainer.val_check_interval=4")
+SMALL = ("data.max_val_documents=4", "data.budget.seq_len=128", "data.budget.micro_batch_size=4")
+
+
+def run(folder: Path, program: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    return subprocess.run(
+        [sys.executable, "-m", f"biomamba.{program}", *arguments],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+
+
+def succeed(folder: Path, program: str, *arguments: str) -> str:
+    done = run(folder, program, *arguments)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def refusal(folder: Path, program: str, *arguments: str) -> str:
+    """Return the message of a refused run: one error, no traceback."""
+    done = run(folder, program, *arguments)
+    assert done.returncode == 2, done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stderr.count("error:") == 1
+    return done.stderr
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with prepared embedded corpora and a trained tiny model."""
+    folder = tmp_path_factory.mktemp("workspace")
+    succeed(folder, "prepare")
+    succeed(folder, "train", "run_id=base", "name=t", *STEPS, *SMALL)
+    return folder
+
+
+def test_training_leaves_a_model_curves_and_a_record(workspace: Path) -> None:
+    run_dir = workspace / "runs" / "t" / "base"
+    record = json.loads((run_dir / "run.json").read_text())
+    assert {"config.json", "model.safetensors", "tokenizer.json"} <= {
+        path.name for path in (run_dir / "model").iterdir()
+    }
+    assert list((run_dir / "tensorboard").glob("events.*"))
+    assert record["after"]["val/loss"] < record["before"]["val/loss"]
+    assert record["provenance"]["config_sha256"]
+
+
+def test_a_resumed_run_ends_with_the_weights_of_an_uninterrupted_one(workspace: Path) -> None:
+    arguments = ("name=t", *STEPS, *SMALL)
+    checkpoints = workspace / "runs" / "t" / "base" / "checkpoints"
+    (half,) = checkpoints.glob("step_*4.ckpt")
+    succeed(workspace, "train", "run_id=resumed", f"resume={half}", *arguments)
+    whole, resumed = (
+        (workspace / "runs" / "t" / run_id / "model" / "model.safetensors").read_bytes()
+        for run_id in ("base", "resumed")
+    )
+    assert resumed == whole
+
+
+def test_evaluation_sets_two_models_side_by_side(workspace: Path) -> None:
+    succeed(
+        workspace,
+        "train",
+        "run_id=adapted",
+        "name=t",
+        "model.checkpoint=runs/t/base/model",
+        *STEPS,
+        *SMALL,
+    )
+    table = succeed(
+        workspace,
+        "evaluate",
+        "checkpoint=runs/t/adapted/model",
+        "baseline=runs/t/base/model",
+        "evaluation.max_documents=6",
+        "paths.run_dir=scores",
+    )
+    records = read_records(workspace / "scores" / "results.jsonl")
+    # Two metrics of the base; two and their two changes of the adapted; three sources.
+    assert len(records) == 3 * (2 + 4)
+    assert {record.num_documents for record in records} == {6}
+    assert all(record.low <= record.value <= record.high for record in records)
+    for word in ("biomedical", "perplexity base", "perplexity adapted", "bits/byte"):
+        assert word in table
+
+
+def test_every_misspelled_key_is_reported_at_once(workspace: Path) -> None:
+    message = refusal(workspace, "train", "optimizer.lrr=1", "traner.devices=2", "data.sed=3")
+    for part in ("optimizer.lrr", "lr", "traner", "trainer", "data.sed", "seed"):
+        assert part in message
+
+
+def test_a_missing_store_is_named_with_the_command_that_makes_it(workspace: Path) -> None:
+    message = refusal(workspace, "train", "paths.data_dir=nowhere")
+    assert "nowhere/embedded/" in message
+    assert "biomamba.prepare" in message
+
+
+def test_weights_that_do_not_sum_to_one_are_refused(workspace: Path) -> None:
+    message = refusal(workspace, "train", "data.mixture.weights.biomedical=0.7")
+    assert "data.mixture" in message
+    assert "0.9" in message
+
+
+def test_a_step_that_cannot_be_divided_is_refused(workspace: Path) -> None:
+    message = refusal(workspace, "train", "tokens_per_step=5_000")
+    assert "5000" in message.replace(",", "").replace("_", "")
+
+
+def test_a_corrupt_store_is_refused(workspace: Path) -> None:
+    damaged = workspace / "damaged"
+    subprocess.run(["cp", "-r", workspace / "data", damaged], check=True)
+    victim = next((damaged / "embedded" / "biomedical").glob("*.train.bin"))
+    content = bytearray(victim.read_bytes())
+    content[1000] ^= 1
+    victim.write_bytes(content)
+    assert victim.name in refusal(workspace, "train", "paths.data_dir=damaged")
+
+
+def test_a_missing_checkpoint_is_refused(workspace: Path) -> None:
+    message = refusal(workspace, "train", "model.checkpoint=./no/such/model", *STEPS, *SMALL)
+    assert "no/such/model" in message
+
+
+def test_a_model_of_too_small_a_vocabulary_is_refused(workspace: Path) -> None:
+    message = refusal(workspace, "train", "model.config.vocab_size=100", *STEPS, *SMALL)
+    assert "model.config.vocab_size is 100" in message
+    assert "257" in message
