@@ -18,7 +18,7 @@ install: $(INSTALLED) ## make .venv with the package and its tools, at pinned ve
 
 $(INSTALLED): pyproject.toml $(wildcard constraints/*.txt)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
-		echo "error: Python >= 3.11 is needed, but '$(PYTHON)' is $$($(PYTHON) --version 2>&1);" \
+		echo "error: Python >= 3.11 is needed, but '$(PYTHON)' is $$($(PYTHON) --version 2>&1 | head -n 1);" \
 			"name another one: make PYTHON=python3.12 ..."; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { \
 		echo "error: '$(PYTHON) -m venv' failed; on Debian and Ubuntu: apt install python3-venv"; exit 1; }
