@@ -69,7 +69,7 @@ class BestFit:
         row = np.empty(len(order), dtype=np.int64)
         rows = _OpenRows(seq_len)
         sizes, first = np.unique(-length[order], return_index=True)
-        for size, group in zip(-sizes, np.split(order, first[1:]), strict=True):
+        for size, group in zip(-sizes, np.split(order, first)[1:], strict=True):
             row[group] = rows.place(int(size), len(group))
         by_row = order[np.argsort(row[order], kind="stable")]
         return _rows(row[by_row], document[by_row], start[by_row], length[by_row])

@@ -6,6 +6,7 @@ nor on the workers nor on the micro-batch size, and a run resumes at any step at
 """
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -79,11 +80,24 @@ class StepSampler(Sampler[int]):
         return iter(range(self._start, self._num_steps))
 
 
-def training_loader(
-    steps: TrainingSteps, start_step: int, num_workers: int
-) -> DataLoader[list[Batch]]:
+class StepLoader(DataLoader[list[Batch]]):
+    """The loader of a run.
+
+    The position in the run is kept by the datamodule, with the fingerprint of the stream and equal
+    on all ranks. The two methods tell Lightning that nothing is lost on resume.
+    """
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return nothing: the datamodule keeps the position."""
+        return {}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Do nothing: the loader was built at the position."""
+
+
+def training_loader(steps: TrainingSteps, start_step: int, num_workers: int) -> StepLoader:
     """Load the steps of a rank from `start_step` on."""
-    return DataLoader(
+    return StepLoader(
         steps,
         batch_size=None,
         sampler=StepSampler(start_step, len(steps)),

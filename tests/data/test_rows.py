@@ -1,0 +1,157 @@
+"""Local files of every kind, whole and damaged."""
+
+import csv
+import gzip
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from biomamba.data.document import Reject
+from biomamba.data.rows import LocalRows, Row
+from biomamba.runtime.errors import ConfigError, DataError
+
+ROWS: list[Row] = [{"id": "1", "text": "caf\u00e9\nline"}, {"id": "2", "text": "b, c"}]
+
+
+def write_jsonl(path: Path) -> None:
+    content = "".join(json.dumps(row) + "\n" for row in ROWS).encode()
+    path.write_bytes(gzip.compress(content) if path.suffix == ".gz" else content)
+
+
+def write_csv(path: Path) -> None:
+    opener = gzip.open if path.suffix == ".gz" else open
+    with opener(path, "wt", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, ["id", "text"])
+        writer.writeheader()
+        writer.writerows(ROWS)
+
+
+def write_parquet(path: Path) -> None:
+    pq.write_table(pa.Table.from_pylist(ROWS), path, write_page_checksum=True)
+
+
+KINDS = {
+    "a.jsonl": write_jsonl,
+    "a.jsonl.gz": write_jsonl,
+    "a.json.gz": write_jsonl,
+    "a.csv": write_csv,
+    "a.csv.gz": write_csv,
+    "a.parquet": write_parquet,
+}
+
+
+def read(path: Path) -> list[Row | Reject]:
+    (shard,) = LocalRows([str(path)]).shards()
+    return list(shard.rows())
+
+
+@pytest.mark.parametrize(("name", "write"), KINDS.items())
+def test_every_kind_gives_the_same_rows(
+    name: str, write: Callable[[Path], None], tmp_path: Path
+) -> None:
+    write(tmp_path / name)
+    assert read(tmp_path / name) == ROWS
+
+
+def test_a_text_file_gives_a_row_per_line(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_bytes(b"one\n\xff\ntwo")
+    first, damaged, last = read(tmp_path / "a.txt")
+    assert (first, last) == ({"text": "one\n"}, {"text": "two"})
+    assert damaged == Reject("row is not UTF-8", "a.txt:2", is_damaged=True)
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        (b'{"text": "cut', "row is not JSON"),
+        (b'{"text": "\xff"}', "row is not JSON"),
+        (b"[1]", "row is not an object"),
+    ],
+)
+def test_an_undecodable_row_is_handed_on_as_damaged(
+    line: bytes, reason: str, tmp_path: Path
+) -> None:
+    (tmp_path / "a.jsonl").write_bytes(b'{"text": "x"}\n\n' + line + b'\n{"text": "y"}\n')
+    assert read(tmp_path / "a.jsonl") == [
+        {"text": "x"},
+        Reject(reason, "a.jsonl:3", is_damaged=True),
+        {"text": "y"},
+    ]
+
+
+def test_a_csv_row_with_a_field_too_few_is_damaged(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("id,text\n1\n2,b\n")
+    assert read(tmp_path / "a.csv") == [
+        Reject("row has the wrong number of fields", "a.csv:2", is_damaged=True),
+        {"id": "2", "text": "b"},
+    ]
+
+
+@pytest.mark.parametrize("name", [name for name in KINDS if name.endswith((".gz", ".parquet"))])
+def test_a_cut_file_stops_and_is_named(name: str, tmp_path: Path) -> None:
+    path = tmp_path / name
+    KINDS[name](path)
+    path.write_bytes(path.read_bytes()[:-9])
+    with pytest.raises(DataError, match=name):
+        read(path)
+
+
+def test_a_gz_name_on_a_plain_file_stops_and_is_named(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl.gz").write_text('{"text": "x"}\n')
+    with pytest.raises(DataError, match=r"a\.jsonl\.gz"):
+        read(tmp_path / "a.jsonl.gz")
+
+
+def test_a_flipped_bit_in_a_checked_parquet_page_stops(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    table = pa.table({"text": ["abcdefgh" * 50]})
+    options = {"compression": "none", "use_dictionary": False, "write_statistics": False}
+    pq.write_table(table, path, write_page_checksum=True, **options)
+    content = bytearray(path.read_bytes())
+    content[content.index(b"abcdefghabcdefgh") + 100] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=r"a\.parquet"):
+        read(path)
+
+
+def test_a_pattern_stands_for_sorted_files(tmp_path: Path) -> None:
+    for name in ("b-2.jsonl", "b-1.jsonl", "c.jsonl"):
+        (tmp_path / name).write_text("")
+    shards = LocalRows([str(tmp_path / "c.jsonl"), str(tmp_path / "b-*.jsonl")]).shards()
+    assert [shard.name for shard in shards] == ["c.jsonl", "b-1.jsonl", "b-2.jsonl"]
+
+
+def test_fingerprint_changes_with_one_byte(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    path.write_bytes(b"abc")
+    (shard,) = LocalRows([str(path)]).shards()
+    before = shard.fingerprint()
+    path.write_bytes(b"abd")
+    assert shard.fingerprint() != before
+
+
+@pytest.mark.parametrize(
+    ("name", "match"),
+    [("gone.jsonl", "does not exist"), ("x-*.jsonl", "no raw file matches"), ("a.doc", "kind")],
+)
+def test_an_unusable_file_is_named(name: str, match: str, tmp_path: Path) -> None:
+    (tmp_path / "a.doc").write_text("")
+    with pytest.raises(DataError, match=match):
+        LocalRows([str(tmp_path / name)]).shards()
+
+
+def test_two_files_of_one_name_are_refused(tmp_path: Path) -> None:
+    for folder in ("one", "two"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "a.txt").write_text("")
+    with pytest.raises(DataError, match=r"share a name: a\.txt"):
+        LocalRows([str(tmp_path / "one/a.txt"), str(tmp_path / "two/a.txt")]).shards()
+
+
+def test_no_files_are_refused() -> None:
+    with pytest.raises(ConfigError, match="files is empty"):
+        LocalRows([])

@@ -1,0 +1,310 @@
+"""Writing a store: continuation, crashes, locks, refusals."""
+
+import os
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from biomamba.data import store as store_module
+from biomamba.data.document import Document, Reject
+from biomamba.data.manifest import Manifest, ShardRecord, verify_store
+from biomamba.data.shard_writer import read_index
+from biomamba.data.store import StorePolicy
+from biomamba.data.tokenizer import Tokenizer
+from biomamba.runtime.errors import ConfigError, DataError
+
+POLICY = StorePolicy(val_permille=200, test_permille=200)
+SHARDS = [[f"shard {number} text {i}" for i in range(15)] for number in range(4)]
+Content = Callable[[Path], dict[str, bytes]]
+
+
+@pytest.fixture
+def corpus(make_corpus: Callable[..., Any]) -> Any:
+    return make_corpus(SHARDS)
+
+
+@pytest.fixture
+def write(write_corpus: Callable[..., Manifest], byte_tokenizer: Tokenizer) -> Callable[..., Any]:
+    """Return write(folder, corpus, policy=..., overwrite=False)."""
+
+    def _write(folder: Path, corpus: Any, policy: StorePolicy = POLICY, **options: bool) -> Any:
+        return write_corpus(folder, corpus, byte_tokenizer, policy, **options)
+
+    return _write
+
+
+def interrupted(corpus: Any, shard: int) -> Any:
+    """Return the corpus with an interruption in the middle of one shard."""
+    raw = list(corpus.raw)
+    raw[shard] = replace(raw[shard], fail_at=7)
+    return replace(corpus, raw=raw)
+
+
+def test_two_writes_give_identical_bytes(
+    tmp_path: Path, corpus: Any, write: Callable[..., Any], content_of: Content
+) -> None:
+    write(tmp_path / "a", corpus)
+    (tmp_path / "b").mkdir()
+    write(tmp_path / "b" / "a", corpus)
+    assert content_of(tmp_path / "a") == content_of(tmp_path / "b" / "a")
+
+
+def test_a_rerun_reads_no_document_again(
+    tmp_path: Path, corpus: Any, write: Callable[..., Any], content_of: Content
+) -> None:
+    write(tmp_path / "a", corpus)
+    before = content_of(tmp_path / "a")
+    fails_if_read = replace(corpus, raw=[replace(shard, fail_at=0) for shard in corpus.raw])
+    write(tmp_path / "a", fails_if_read)
+    assert content_of(tmp_path / "a") == before
+
+
+@pytest.mark.parametrize("shard", range(4))
+def test_an_interrupted_write_continues_to_identical_bytes(
+    shard: int, tmp_path: Path, corpus: Any, write: Callable[..., Any], content_of: Content
+) -> None:
+    write(tmp_path / "whole", corpus)
+    with pytest.raises(KeyboardInterrupt):
+        write(tmp_path / "cut" / "whole", interrupted(corpus, shard))
+    assert not (tmp_path / "cut" / "whole" / "MANIFEST.json").exists()
+    write(tmp_path / "cut" / "whole", corpus)
+    assert content_of(tmp_path / "cut" / "whole") == content_of(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("calls", [1, 3, 8, 14])
+def test_a_killed_write_continues_to_identical_bytes(
+    calls: int,
+    tmp_path: Path,
+    corpus: Any,
+    write: Callable[..., Any],
+    content_of: Content,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    folder = tmp_path / "killed" / "whole"
+    write(tmp_path / "whole", corpus)
+    child = os.fork()
+    if child == 0:
+        _die_at_replace(calls, monkeypatch)
+        with suppress(BaseException):
+            write(folder, corpus)
+        os._exit(0)
+    _, status = os.waitpid(child, 0)
+    assert os.WTERMSIG(status) == signal.SIGKILL
+    write(folder, corpus)
+    assert content_of(folder) == content_of(tmp_path / "whole")
+
+
+def _die_at_replace(calls: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Kill this process at its n-th rename: between two files of a shard, or before its record."""
+    left = iter(range(calls))
+    replace_file = Path.replace
+
+    def replace_or_die(self: Path, target: Path) -> Path:
+        if next(left, None) is None:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return replace_file(self, target)
+
+    monkeypatch.setattr(Path, "replace", replace_or_die)
+
+
+def test_a_full_disk_keeps_the_committed_shards(
+    tmp_path: Path,
+    corpus: Any,
+    write: Callable[..., Any],
+    content_of: Content,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    write(tmp_path / "whole", corpus)
+    folder = tmp_path / "full" / "whole"
+    with monkeypatch.context() as patch:
+        left = iter(range(20))  # a shard takes 14
+
+        def full(descriptor: int) -> None:
+            if next(left, None) is None:
+                raise OSError(28, "No space left on device")
+
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(DataError, match=r"No space left on device.*make room"):
+            write(folder, corpus)
+    committed = set(content_of(folder))
+    assert "00000.json" in committed
+    assert not [name for name in committed if name.endswith(".tmp")]
+    write(folder, corpus)
+    assert content_of(folder) == content_of(tmp_path / "whole")
+
+
+def test_a_second_writer_is_refused(tmp_path: Path, corpus: Any, write: Callable[..., Any]) -> None:
+    class Nested(type(corpus)):  # type: ignore[misc]
+        def documents(self, shard: Any) -> Iterator[Document | Reject]:
+            write(tmp_path / "a", corpus)
+            return super().documents(shard)
+
+    with pytest.raises(DataError, match="another process is writing"):
+        write(tmp_path / "a", Nested(**vars(corpus)))
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        ({"policy": StorePolicy(200, 201)}, "split.test_permille is 200, asked for 201"),
+        ({"domain": "other"}, "domain is 'test', asked for 'other'"),
+        ({"options": {"min_chars": 3}}, "corpus.min_chars is None, asked for 3"),
+    ],
+)
+def test_other_settings_are_refused_by_name(
+    change: dict[str, Any], match: str, tmp_path: Path, corpus: Any, write: Callable[..., Any]
+) -> None:
+    write(tmp_path / "a", corpus)
+    policy = change.pop("policy", POLICY)
+    with pytest.raises(DataError, match=match):
+        write(tmp_path / "a", replace(corpus, **change), policy)
+
+
+def test_another_tokenizer_is_refused(
+    tmp_path: Path, corpus: Any, write: Callable[..., Any], write_corpus: Callable[..., Any]
+) -> None:
+    write(tmp_path / "a", corpus)
+    with pytest.raises(DataError, match="tokenizer is"):
+        write_corpus(tmp_path / "a", corpus, Tokenizer.train_bpe(["ab ab"], 258), POLICY)
+
+
+def test_changed_raw_content_is_refused(
+    tmp_path: Path, corpus: Any, make_corpus: Callable[..., Any], write: Callable[..., Any]
+) -> None:
+    write(tmp_path / "a", corpus)
+    with pytest.raises(DataError, match=r"00001.json was made from"):
+        write(tmp_path / "a", make_corpus([SHARDS[0], ["changed"], *SHARDS[2:]]))
+
+
+def test_fewer_raw_shards_are_refused(
+    tmp_path: Path, corpus: Any, make_corpus: Callable[..., Any], write: Callable[..., Any]
+) -> None:
+    write(tmp_path / "a", corpus)
+    with pytest.raises(DataError, match="no such raw shard"):
+        write(tmp_path / "a", make_corpus(SHARDS[:2]))
+
+
+def test_more_raw_shards_extend_the_store(
+    tmp_path: Path,
+    corpus: Any,
+    make_corpus: Callable[..., Any],
+    write: Callable[..., Any],
+    content_of: Content,
+) -> None:
+    write(tmp_path / "a", make_corpus(SHARDS[:2]))
+    write(tmp_path / "a", corpus)
+    (tmp_path / "b").mkdir()
+    write(tmp_path / "b" / "a", corpus)
+    assert content_of(tmp_path / "a") == content_of(tmp_path / "b" / "a")
+
+
+def test_overwrite_rebuilds_with_other_settings(
+    tmp_path: Path, corpus: Any, write: Callable[..., Any]
+) -> None:
+    write(tmp_path / "a", corpus)
+    write(tmp_path / "a", corpus, StorePolicy(0, 0), overwrite=True)
+    assert {path.name for path in (tmp_path / "a").glob("*.bin")} == {
+        f"0000{number}.train.bin" for number in range(4)
+    }
+
+
+def test_a_damaged_committed_shard_is_refused_on_a_rerun(
+    tmp_path: Path, corpus: Any, write: Callable[..., Any]
+) -> None:
+    write(tmp_path / "a", corpus)
+    path = tmp_path / "a" / "00002.train.bin"
+    path.write_bytes(path.read_bytes()[:-2])
+    with pytest.raises(DataError, match=r"00002\.train\.bin has"):
+        write(tmp_path / "a", corpus)
+
+
+def test_a_document_repeated_in_a_later_shard_is_left_out_also_after_a_restart(
+    tmp_path: Path, make_corpus: Callable[..., Any], write: Callable[..., Any]
+) -> None:
+    shards = [[Document("a", "same", "x")], [Document("b", "same", "x"), Document("c", "2", "x")]]
+    corpus = make_corpus(shards)
+    raw = [corpus.raw[0], replace(corpus.raw[1], fail_at=0)]
+    with pytest.raises(KeyboardInterrupt):
+        write(tmp_path / "a", replace(corpus, raw=raw))
+    manifest = write(tmp_path / "a", corpus)
+    assert manifest.rejects == {"duplicate id": 1}
+    assert sum(totals.documents for totals in manifest.totals.values()) == 2
+
+
+def test_no_document_is_in_two_splits_and_resharding_moves_none(
+    tmp_path: Path, make_corpus: Callable[..., Any], write: Callable[..., Any]
+) -> None:
+    documents = [Document(f"text {i}", str(i), "x") for i in range(90)]
+    for name, num_shards in (("two", 2), ("five", 5)):
+        write(tmp_path / name, make_corpus([documents[n::num_shards] for n in range(num_shards)]))
+    splits = {}
+    for name in ("two", "five"):
+        for split in ("train", "val", "test"):
+            files = (tmp_path / name).glob(f"*.{split}.idx")
+            splits[name, split] = set(np.concatenate([read_index(f)["key"] for f in files]))
+    for split in ("train", "val", "test"):
+        assert splits["two", split] == splits["five", split]
+    assert sum(len(splits["two", split]) for split in ("train", "val", "test")) == 90
+
+
+@pytest.mark.parametrize(("num_damaged", "is_refused"), [(2, False), (3, True)])
+def test_too_many_damaged_rows_stop_the_stage(
+    num_damaged: int,
+    is_refused: bool,
+    tmp_path: Path,
+    make_corpus: Callable[..., Any],
+    write: Callable[..., Any],
+) -> None:
+    damaged = [Reject("row is not JSON", f"row {i}", is_damaged=True) for i in range(num_damaged)]
+    rows = [*damaged, *(f"text {i}" for i in range(20 - num_damaged))]
+    policy = StorePolicy(0, 0, max_bad_fraction=0.1)
+    if is_refused:
+        with pytest.raises(DataError, match=r"3 of 20 rows of raw shard raw-0.*row is not JSON at"):
+            write(tmp_path / "a", make_corpus([rows]), policy)
+        assert not list((tmp_path / "a").glob("0*"))
+    else:
+        assert write(tmp_path / "a", make_corpus([rows]), policy).rejects == {"row is not JSON": 2}
+
+
+def test_rows_left_out_by_policy_never_stop_the_stage(
+    tmp_path: Path, make_corpus: Callable[..., Any], write: Callable[..., Any]
+) -> None:
+    rows = [Reject("too short", None), Reject("too short", None), "text"]
+    manifest = write(tmp_path / "a", make_corpus([rows]), StorePolicy(0, 0))
+    assert manifest.rejects == {"too short": 2}
+
+
+def test_a_finished_store_verifies_and_names_its_raw_shards(
+    tmp_path: Path, corpus: Any, write: Callable[..., Any]
+) -> None:
+    manifest = write(tmp_path / "a", corpus)
+    assert verify_store(tmp_path / "a", "full") == manifest
+    record = ShardRecord.read(tmp_path / "a" / "00003.json")
+    assert record.raw_name == "raw-3"
+
+
+def test_impossible_tolerance_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"max_bad_fraction is 1.5"):
+        StorePolicy(0, 0, max_bad_fraction=1.5)
+
+
+def test_the_manifest_goes_before_anything_else_when_overwriting(
+    tmp_path: Path, corpus: Any, write: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path / "a", corpus)
+    removed: list[str] = []
+    unlink = Path.unlink
+
+    def record(self: Path, missing_ok: bool = False) -> None:
+        removed.append(self.name)
+        unlink(self, missing_ok=missing_ok)
+
+    monkeypatch.setattr(Path, "unlink", record)
+    store_module._clear(tmp_path / "a")
+    assert removed[0] == "MANIFEST.json"

@@ -1,0 +1,89 @@
+"""Random access to the documents of pooled stores."""
+
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from biomamba.data import token_split as token_split_module
+from biomamba.data.document import document_key
+from biomamba.data.store import StorePolicy
+from biomamba.data.store_reader import open_stores
+from biomamba.data.token_split import TokenSplit
+from biomamba.data.tokenizer import Tokenizer
+
+TEXTS = [f"text number {i} " + "x" * i for i in range(11)]
+
+
+@pytest.fixture
+def pooled(write_store: Callable[..., Path]) -> TokenSplit:
+    folders = [write_store("a", TEXTS, num_shards=3), write_store("b", ["only"])]
+    return TokenSplit.open(open_stores([str(folder) for folder in folders]), "train")
+
+
+def order() -> list[str]:
+    """Texts in the order of the stores and their three shards."""
+    return [*TEXTS[0::3], *TEXTS[1::3], *TEXTS[2::3], "only"]
+
+
+def test_documents_come_back_in_the_order_of_stores_and_shards(
+    pooled: TokenSplit, byte_tokenizer: Tokenizer
+) -> None:
+    stored = [pooled.tokens(i).tolist() for i in range(len(pooled))]
+    assert stored == [[*byte_tokenizer.encode(text), 0] for text in order()]
+
+
+def test_lengths_bytes_and_keys_belong_to_the_documents(pooled: TokenSplit) -> None:
+    assert pooled.lengths.tolist() == [len(text) + 1 for text in order()]
+    assert pooled.num_bytes.tolist() == [len(text) for text in order()]
+    assert pooled.keys[-1] == document_key("b-0")
+
+
+def test_a_part_of_a_document_is_a_slice(pooled: TokenSplit) -> None:
+    assert pooled.tokens(2, 3, 7).tolist() == pooled.tokens(2).tolist()[3:7]
+
+
+def test_tokens_are_views_of_the_file(pooled: TokenSplit) -> None:
+    assert isinstance(pooled.tokens(0), np.memmap)
+
+
+def test_a_pickled_split_carries_no_tokens(pooled: TokenSplit) -> None:
+    pooled.tokens(0)
+    copy = pickle.loads(pickle.dumps(pooled))
+    assert not copy._maps
+    assert copy.tokens(5).tolist() == pooled.tokens(5).tolist()
+
+
+def test_few_files_are_open_at_a_time(pooled: TokenSplit, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(token_split_module, "_MAX_MAPS", 2)
+    for document in range(len(pooled)):
+        pooled.tokens(document)
+        assert len(pooled._maps) <= 2
+
+
+def test_first_by_key_takes_the_smallest_keys_in_place(pooled: TokenSplit) -> None:
+    sample = pooled.first_by_key(4)
+    smallest = set(np.sort(pooled.keys)[:4].tolist())
+    expected = [i for i in range(len(pooled)) if int(pooled.keys[i]) in smallest]
+    assert [sample.tokens(i).tolist() for i in range(4)] == [
+        pooled.tokens(i).tolist() for i in expected
+    ]
+
+
+@pytest.mark.parametrize("limit", [None, 12, 99])
+def test_first_by_key_without_a_limit_takes_all(limit: int | None, pooled: TokenSplit) -> None:
+    assert len(pooled.first_by_key(limit)) == 12
+
+
+def test_splits_are_disjoint_and_complete(write_store: Callable[..., Path]) -> None:
+    texts = [f"t{i}" for i in range(50)]
+    stores = open_stores([str(write_store("a", texts, policy=StorePolicy(300, 300)))])
+    keys = [set(TokenSplit.open(stores, split).keys.tolist()) for split in ("train", "val", "test")]
+    assert sum(map(len, keys)) == len(set().union(*keys)) == 50
+
+
+def test_an_unknown_split_is_refused() -> None:
+    with pytest.raises(ValueError, match="'dev'"):
+        TokenSplit.open([], "dev")
