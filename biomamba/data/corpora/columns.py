@@ -89,7 +89,7 @@ class ColumnCorpus:
     def _text(self, row: Row, where: str) -> str | Reject:
         parts = []
         for column in self.text_columns:
-            part = _part(row, column, where)
+            part = column_text(row, column, where)
             if isinstance(part, Reject):
                 return part
             if part.strip():
@@ -102,7 +102,8 @@ class ColumnCorpus:
         return text
 
 
-def _part(row: Row, column: str, where: str) -> str | Reject:
+def column_text(row: Row, column: str, where: str) -> str | Reject:
+    """Return the text of a column, empty for null, or why there is none."""
     if column not in row:
         return Reject(f"no column {column!r}", where, is_damaged=True)
     value = row[column]

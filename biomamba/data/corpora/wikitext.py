@@ -3,8 +3,10 @@
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
+from biomamba.data.corpora.columns import column_text
 from biomamba.data.document import Document, Reject
 from biomamba.data.rows import RawShard, Row, RowSource
 
@@ -40,8 +42,8 @@ class WikiText:
     def documents(self, shard: RawShard) -> Iterator[Document | Reject]:
         """Group the lines of one raw shard into articles, in order."""
         lines: list[str] = []
-        for row in shard.rows():
-            line = _line(row)
+        for number, row in enumerate(shard.rows(), start=1):
+            line = _line(row, f"{shard.name} row {number}")
             if isinstance(line, Reject):
                 yield line
             else:
@@ -50,7 +52,7 @@ class WikiText:
         preface = "".join(lines[: starts[0]] if starts else lines).strip()
         if preface:
             yield Reject("text before the first heading", f"{shard.name} row 1")
-        for start, stop in zip(starts, [*starts[1:], len(lines)], strict=True):
+        for start, stop in pairwise([*starts, len(lines)]):
             yield self._article(lines[start:stop])
 
     def _article(self, lines: list[str]) -> Document | Reject:
@@ -60,13 +62,13 @@ class WikiText:
         return Document("".join(lines).strip(), title, self.domain)
 
 
-def _line(row: Row | Reject) -> str | Reject:
+def _line(row: Row | Reject, where: str) -> str | Reject:
     if isinstance(row, Reject):
         return row
-    line = row.get("text")
-    if not isinstance(line, str):
-        return Reject("no text in column 'text'", None, is_damaged=True)
-    return line if line.endswith("\n") or not line else line + "\n"
+    line = column_text(row, "text", where)
+    if isinstance(line, Reject) or not line or line.endswith("\n"):
+        return line
+    return line + "\n"
 
 
 def _is_title(lines: list[str], index: int) -> bool:

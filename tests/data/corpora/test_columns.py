@@ -1,0 +1,117 @@
+"""The general column layout: joins, rejects, ids."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from biomamba.data.corpora.columns import ColumnCorpus
+from biomamba.data.document import Document, Reject, text_id
+from biomamba.data.rows import LocalRows
+from biomamba.runtime.errors import ConfigError
+
+Read = Callable[..., list[Document | Reject]]
+
+
+@pytest.fixture
+def read(tmp_path: Path) -> Read:
+    """Return read(rows, **options): the documents of a column corpus over these rows."""
+
+    def _read(rows: list[dict[str, Any]], **options: Any) -> list[Document | Reject]:
+        path = tmp_path / "rows.jsonl"
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        options = {"text_columns": ["a", "b"], "domain": "x", "licence": "none"} | options
+        corpus = ColumnCorpus(rows=LocalRows([str(path)]), **options)
+        return [row for shard in corpus.shards() for row in corpus.documents(shard)]
+
+    return _read
+
+
+def test_columns_are_joined_in_order(read: Read) -> None:
+    (document,) = read([{"a": "one ", "b": "two\n", "id": 7}], id_column="id")
+    assert document == Document("one \n\ntwo", "7", "x")
+
+
+def test_an_empty_separator_joins_without_a_seam(read: Read) -> None:
+    (document,) = read([{"a": "bi ", "b": " olog"}], separator="")
+    assert isinstance(document, Document)
+    assert document.text == "bi  olog"
+
+
+def test_without_an_id_column_the_text_names_the_document(read: Read) -> None:
+    first, second, third = read([{"a": "x", "b": "y"}, {"a": "x", "b": "y"}, {"a": "x", "b": "z"}])
+    assert isinstance(first, Document)
+    assert isinstance(third, Document)
+    assert first == second
+    assert (first.id, third.id) == (text_id("x\n\ny"), text_id("x\n\nz"))
+
+
+@pytest.mark.parametrize("empty", [None, "", "  \n"])
+def test_an_empty_column_is_left_out_by_policy(empty: str | None, read: Read) -> None:
+    assert read([{"a": "x", "b": empty}]) == [Reject("empty b", "rows.jsonl row 1")]
+
+
+@pytest.mark.parametrize("empty", [None, ""])
+def test_an_optional_column_may_be_empty(empty: str | None, read: Read) -> None:
+    (document,) = read([{"a": empty, "b": "y"}], optional_columns=["a"])
+    assert isinstance(document, Document)
+    assert document.text == "y"
+
+
+def test_a_short_text_is_left_out_by_policy(read: Read) -> None:
+    (reject, document) = read([{"a": "ab", "b": "c"}, {"a": "ab", "b": "cd"}], min_chars=6)
+    assert reject == Reject("shorter than 6 characters", "rows.jsonl row 1")
+    assert isinstance(document, Document)
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        ({"a": "x"}, "no column 'b'"),
+        ({"a": "x", "b": 3}, "column 'b' is not text"),
+        ({"a": "x", "b": ["y"]}, "column 'b' is not text"),
+        ({"a": "x", "b": "\ud800"}, "column 'b' is not valid Unicode"),
+        ({"a": "x", "b": "y"}, "no id in column 'id'"),
+        ({"a": "x", "b": "y", "id": " "}, "no id in column 'id'"),
+    ],
+)
+def test_a_technical_fault_is_damage(row: dict[str, Any], reason: str, read: Read) -> None:
+    options = {"id_column": "id"} if "no id" in reason else {}
+    assert read([row], **options) == [Reject(reason, "rows.jsonl row 1", is_damaged=True)]
+
+
+def test_an_undecodable_row_is_handed_on(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text("{\n")
+    rows = LocalRows([str(tmp_path / "a.jsonl")])
+    corpus = ColumnCorpus(rows, domain="x", licence="none", text_columns=["a"])
+    (reject,) = corpus.documents(corpus.shards()[0])
+    assert isinstance(reject, Reject)
+    assert reject.is_damaged
+
+
+def test_settings_name_everything_that_decides_the_text(read: Read) -> None:
+    corpus = ColumnCorpus(LocalRows(["gone.jsonl"]), "x", "none", ["a", "b"], separator=" ")
+    assert corpus.settings() == {
+        "layout": "ColumnCorpus",
+        "text_columns": ["a", "b"],
+        "optional_columns": [],
+        "id_column": None,
+        "separator": " ",
+        "min_chars": 1,
+        "rows": {},
+    }
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        ({"text_columns": []}, "text_columns of corpus 'x' is empty"),
+        ({"optional_columns": ["c"]}, r"optional_columns \['c'\]"),
+        ({"min_chars": 0}, "min_chars is 0"),
+    ],
+)
+def test_impossible_layouts_are_refused(options: dict[str, Any], match: str, read: Read) -> None:
+    with pytest.raises(ConfigError, match=match):
+        read([], **options)
