@@ -3,6 +3,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from biomamba.model import conv as conv_module
 from biomamba.model.conv import CausalConv1d
 
 CHANNELS, TAPS = 3, 4
@@ -52,6 +53,25 @@ def test_documents_are_convolved_as_if_alone(conv: CausalConv1d, lengths: tuple[
         torch.autograd.grad((actual * factor).sum(), parameters),
         torch.autograd.grad((expected * factor).sum(), parameters),
     )
+
+
+@pytest.mark.parametrize("starts", [(), (63,), (64,), (65,), (66, 67), (127, 128)])
+def test_tiles_do_not_change_results(
+    conv: CausalConv1d, starts: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x = inputs(130).requires_grad_()
+    state = torch.randn(2, CHANNELS, TAPS, dtype=torch.float64, requires_grad=True)
+    numbers = torch.zeros(2, 130, dtype=torch.int32)
+    numbers[:, list(starts)] = 1
+    factor = torch.randn(2, 130, CHANNELS, dtype=torch.float64)
+    leaves = (x, state, conv.weight, conv.bias)
+    results = []
+    for elements in (10**9, 1):  # one tile; tiles of 64 positions
+        monkeypatch.setattr(conv_module, "_TILE_ELEMENTS", elements)
+        y, _ = conv(x, numbers.cumsum(1), state)
+        results.append((y, *torch.autograd.grad((y * factor).sum(), leaves)))
+
+    torch.testing.assert_close(results[1], results[0])
 
 
 def test_gradients_match_finite_differences(conv: CausalConv1d) -> None:

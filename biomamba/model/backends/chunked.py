@@ -2,12 +2,14 @@
 
 Source: arXiv 2405.21060, section 6 and Listing 1. B and C are never copied per head: products that
 involve only them and the state run once per group of heads. Memory grows linearly with the length.
+Here are the decays between positions and chunks; the products are in `biomamba.model.chunk_scan`.
 """
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from biomamba.model.chunk_scan import Decays, scan_chunks
 from biomamba.model.ssd import document_numbers, state_dtype
 
 
@@ -61,62 +63,32 @@ def _scan(
 ) -> tuple[Tensor, Tensor]:
     """Scan a length that is a multiple of the chunk; `setting` = chunk, documents, first state.
 
-    Chunks are stacked with the batch: k = batch * chunks below, q = chunk size.
+    Chunks are stacked with the batch: k = batch * chunks, q = chunk size.
     """
     q, documents, initial_state = setting
     batch, length, heads, headdim = x.shape
-    groups, d_state = B.shape[2:]
-    k = batch * (length // q)
     wide = state_dtype(x)
     boundaries = None if documents is None else documents.view(batch, -1, q)
 
-    dt = dt.to(wide).reshape(k, q, heads)
+    dt = dt.to(wide).reshape(-1, q, heads)
     sums = (dt * A.to(wide)).transpose(1, 2).cumsum(-1)  # (k, h, q)
-    x = x.reshape(k, q, heads, headdim)
-    B, C = _by_group(B, q), _by_group(C, q)  # (k * g, q, n)
-
-    # 1. What the positions of a chunk add to each other.
-    scores = torch.bmm(C, B.transpose(1, 2)).view(k, groups, 1, q, q)
-    decays = _decays_within(sums, boundaries).to(x.dtype).view(k, groups, -1, q, q)
-    inputs = (x * dt.to(x.dtype).unsqueeze(-1)).transpose(1, 2).reshape(-1, q, headdim)
-    within = torch.bmm((scores * decays).view(-1, q, q), inputs)  # (k * h, q, p)
-
-    # 2. The state that each chunk alone would end with.
-    to_end = _decays_to_end(sums, boundaries).transpose(1, 2)  # (k, q, h)
-    weighted = x * (dt * to_end).to(x.dtype).unsqueeze(-1)
-    weighted = _by_group(weighted.view(k, q, groups, -1), q)  # (k * g, q, h / g * p)
-    ends = torch.bmm(weighted.transpose(1, 2), B).view(batch, -1, heads, headdim, d_state)
-
-    # 3. The recurrence over chunks.
-    through = _decays_through(sums, boundaries).view(batch, -1, heads)
-    entering, final_state = _recur(ends.to(wide), through, initial_state)
-
-    # 4. What the entering state adds to each position.
-    states = entering.to(x.dtype).view(k * groups, -1, d_state)
-    outside = torch.bmm(C, states.transpose(1, 2))  # (k * g, q, h / g * p)
-    outside = outside.view(k, groups, q, -1).transpose(1, 2).reshape(k, q, heads, headdim)
-    from_start = _decays_from_start(sums, boundaries).transpose(1, 2).to(x.dtype)
-    within = within.view(k, heads, q, headdim).transpose(1, 2)
-    y = torch.addcmul(within, outside, from_start.unsqueeze(-1))
-    return y.reshape(batch, length, heads, headdim), final_state
-
-
-def _by_group(tensor: Tensor, chunk_size: int) -> Tensor:
-    """Turn (..., groups, size) into (chunks * groups, chunk_size, size); one group: no copy."""
-    groups, size = tensor.shape[-2:]
-    tensor = tensor.reshape(-1, chunk_size, groups, size).transpose(1, 2)
-    return tensor.reshape(-1, chunk_size, size)
-
-
-def _decays_within(sums: Tensor, boundaries: Tensor | None) -> Tensor:
-    """Return L (k, h, l, s): the decay from s to l, zero for s > l and across documents."""
-    q = sums.shape[-1]
-    mask = torch.ones(q, q, dtype=torch.bool, device=sums.device).tril()
-    if boundaries is not None:
-        numbers = boundaries.reshape(-1, 1, q)
-        mask = mask & (numbers.unsqueeze(-1) == numbers.unsqueeze(-2))
-    # Masked before exp: above the diagonal the differences are positive and could overflow.
-    return (sums.unsqueeze(-1) - sums.unsqueeze(-2)).masked_fill(~mask, -torch.inf).exp()
+    decays = Decays(
+        dt=dt,
+        sums=sums,
+        to_end=dt * _decays_to_end(sums, boundaries).transpose(1, 2),
+        from_start=_decays_from_start(sums, boundaries).transpose(1, 2),
+        through=_decays_through(sums, boundaries).view(batch, -1, heads),
+    )
+    maps = (
+        x.reshape(-1, q, heads, headdim),
+        B.to(x.dtype).reshape(-1, q, *B.shape[2:]),
+        C.to(x.dtype).reshape(-1, q, *C.shape[2:]),
+    )
+    if initial_state is None:
+        initial_state = x.new_zeros(batch, heads, headdim, B.shape[-1], dtype=wide)
+    numbers = None if boundaries is None else boundaries.reshape(-1, q)
+    y, final_state = scan_chunks(maps, decays, initial_state.to(wide), numbers)
+    return y.view(batch, length, heads, headdim), final_state
 
 
 def _decays_to_end(sums: Tensor, boundaries: Tensor | None) -> Tensor:
@@ -149,16 +121,3 @@ def _entering_documents(boundaries: Tensor) -> Tensor:
     """Return (batch, chunks): the document of the state that enters each chunk."""
     ends = boundaries[..., -1]
     return torch.cat([boundaries[:, :1, 0], ends[:, :-1]], dim=1)
-
-
-def _recur(ends: Tensor, through: Tensor, initial_state: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Return the state that enters each chunk (b, c, h, p, n) and the one after the last.
-
-    Chunks are unbound rather than indexed: the backward of indexing is quadratic in their number.
-    """
-    state = torch.zeros_like(ends[:, 0]) if initial_state is None else initial_state.to(ends.dtype)
-    entering = []
-    for decay, end in zip(through[..., None, None].unbind(1), ends.unbind(1), strict=True):
-        entering.append(state)
-        state = torch.addcmul(end, state, decay)
-    return torch.stack(entering, dim=1), state
