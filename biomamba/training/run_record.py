@@ -1,5 +1,6 @@
 """What a run leaves behind besides curves: run.json and the model folder."""
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,8 +27,14 @@ class RunRecord:
         self._write()
 
     def add(self, stage: str, results: Sequence[Mapping[str, float]]) -> None:
-        """Add the validation figures of a stage, as Trainer.validate returns them."""
-        self._record[stage] = {key: value for result in results for key, value in result.items()}
+        """Add the validation figures of a stage, as Trainer.validate returns them.
+
+        JSON has no infinity and no nan: they become the words.
+        """
+        figures = {key: value for result in results for key, value in result.items()}
+        self._record[stage] = {
+            key: value if math.isfinite(value) else str(value) for key, value in figures.items()
+        }
         self._write()
 
     def _write(self) -> None:

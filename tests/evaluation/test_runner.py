@@ -1,0 +1,101 @@
+"""Models scored on the splits of real token stores."""
+
+from pathlib import Path
+
+import pytest
+
+from biomamba.data.corpora.embedded import EmbeddedCorpus
+from biomamba.data.store import StorePolicy, StoreWriter
+from biomamba.data.tokenizer import Tokenizer
+from biomamba.evaluation.runner import EvaluationSettings, evaluate_perplexity
+from biomamba.metrics.interval import Bootstrap
+from biomamba.model.backends.chunked import ChunkedSSD
+from biomamba.model.config import Mamba2Config
+from biomamba.model.mamba2 import Mamba2LM
+from biomamba.runtime.errors import CheckpointError
+
+
+def make_model(vocab_size: int = 257) -> Mamba2LM:
+    config = Mamba2Config(d_model=16, n_layer=1, vocab_size=vocab_size, d_state=4, headdim=8)
+    return Mamba2LM(config, ChunkedSSD())
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("set") / "biomedical"
+    corpus = EmbeddedCorpus("biomedical", num_documents=40)
+    policy = StorePolicy(val_permille=300, test_permille=300)
+    writer = StoreWriter(folder, corpus, Tokenizer.byte_tokenizer(), policy)
+    writer.write(corpus.shards(), lambda shards, rows: None, overwrite=False)
+    return folder
+
+
+def make_settings(store: Path, **changes: object) -> EvaluationSettings:
+    settings = {
+        "sources": {"biomedical": [str(store)]},
+        "split": "test",
+        "seq_len": 256,
+        "batch_size": 4,
+        "max_documents": 3,
+        "bootstrap": Bootstrap(num_resamples=20),
+    }
+    return EvaluationSettings(**(settings | changes))  # type: ignore[arg-type]
+
+
+def test_a_model_against_itself_has_changed_by_nothing(store: Path) -> None:
+    model = make_model()
+    records = list(
+        evaluate_perplexity({"base": model, "same": model}, make_settings(store), {"seed": 1})
+    )
+    assert [(r.model, r.metric) for r in records] == [
+        ("base", "perplexity"),
+        ("base", "bits_per_byte"),
+        ("same", "perplexity"),
+        ("same", "bits_per_byte"),
+        ("same", "perplexity_change"),
+        ("same", "bits_per_byte_change"),
+    ]
+    assert [(r.value, r.low, r.high) for r in records[4:]] == [(0.0, 0.0, 0.0)] * 2
+    assert {r.num_documents for r in records} == {3}
+    assert records[0].provenance["seed"] == 1
+    assert records[0].provenance["data_fingerprint"]
+
+
+def test_figures_do_not_depend_on_the_batch_size(store: Path) -> None:
+    model = make_model()
+    few, many = (
+        next(evaluate_perplexity({"base": model}, make_settings(store, batch_size=size), {}))
+        for size in (1, 8)
+    )
+    assert few.value == pytest.approx(many.value, rel=1e-6)
+    assert few.num_tokens == many.num_tokens
+
+
+def test_splits_are_different_documents(store: Path) -> None:
+    model = make_model()
+    records = [
+        next(evaluate_perplexity({"base": model}, make_settings(store, split=split), {}))
+        for split in ("val", "test")
+    ]
+    assert records[0].provenance != records[1].provenance
+    assert records[0].value != records[1].value
+
+
+def test_a_model_of_too_small_a_vocabulary_is_refused(store: Path) -> None:
+    models = {"base": make_model(vocab_size=100)}
+    with pytest.raises(CheckpointError, match="knows 100 tokens, the stores of biomedical use 257"):
+        list(evaluate_perplexity(models, make_settings(store), {}))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"split": "train"}, "split must be val or test, got 'train'"),
+        ({"seq_len": 0}, "seq_len must be at least 1, got 0"),
+        ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
+        ({"max_documents": 0}, "max_documents must be at least 1, got 0"),
+    ],
+)
+def test_bad_settings_are_refused(changes: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make_settings(Path("store"), **changes)

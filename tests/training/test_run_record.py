@@ -1,0 +1,69 @@
+"""run.json and the model folder."""
+
+import json
+import math
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from biomamba.model.backends.chunked import ChunkedSSD
+from biomamba.model.checkpoint import load_pretrained
+from biomamba.model.config import Mamba2Config
+from biomamba.model.mamba2 import Mamba2LM
+from biomamba.training.run_record import RunRecord, save_model
+
+
+class StubData:
+    fingerprint = "data"
+    tokenizer_fingerprint = "tokens"
+
+    def save_tokenizer(self, path: Path) -> None:
+        path.write_text("{}")
+
+
+def make_record(path: Path) -> RunRecord:
+    data: Any = StubData()
+    return RunRecord(path, {"argv": ["seed=1"]}, data)
+
+
+def test_the_record_is_there_from_the_start_and_grows(tmp_path: Path) -> None:
+    path = tmp_path / "run" / "run.json"
+    record = make_record(path)
+    assert json.loads(path.read_text()) == {
+        "provenance": {"argv": ["seed=1"]},
+        "data_fingerprint": "data",
+        "tokenizer_fingerprint": "tokens",
+    }
+    record.add("before", [{"val/loss": 2.0}, {"val/loss": 2.0, "val/web/nll": 1.0}])
+    record.add("after", [{"val/loss": 1.0}])
+    written = json.loads(path.read_text())
+    assert written["before"] == {"val/loss": 2.0, "val/web/nll": 1.0}
+    assert written["after"] == {"val/loss": 1.0}
+
+
+def test_figures_that_json_has_no_number_for_are_written_as_words(tmp_path: Path) -> None:
+    record = make_record(tmp_path / "run.json")
+    record.add("before", [{"val/perplexity": math.inf, "val/nll": math.nan}])
+    written = json.loads((tmp_path / "run.json").read_text())
+    assert written["before"] == {"val/perplexity": "inf", "val/nll": "nan"}
+
+
+def test_other_ranks_write_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    make_record(tmp_path / "run.json").add("after", [{"val/loss": 1.0}])
+    assert not (tmp_path / "run.json").exists()
+
+
+def test_a_saved_model_comes_back_with_its_tokenizer(tmp_path: Path) -> None:
+    config = Mamba2Config(d_model=16, n_layer=1, vocab_size=32, d_state=4, headdim=8)
+    model = Mamba2LM(config, ChunkedSSD())
+    data: Any = SimpleNamespace(save_tokenizer=StubData().save_tokenizer)
+    folder = save_model(model, data, tmp_path / "model")
+    loaded = load_pretrained(str(folder), ChunkedSSD())
+    for (name, found), wanted in zip(loaded.named_parameters(), model.parameters(), strict=True):
+        assert torch.equal(found, wanted), name
+    assert (folder / "tokenizer.json").is_file()
