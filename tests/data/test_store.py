@@ -204,6 +204,29 @@ def test_more_raw_shards_extend_the_store(
     assert content_of(tmp_path / "a") == content_of(tmp_path / "b" / "a")
 
 
+def test_an_interrupted_extension_leaves_no_manifest(
+    tmp_path: Path, corpus: Any, make_corpus: Callable[..., Any], write: Callable[..., Any]
+) -> None:
+    write(tmp_path / "a", make_corpus(SHARDS[:2]))
+    with pytest.raises(KeyboardInterrupt):
+        write(tmp_path / "a", interrupted(corpus, 3))
+    with pytest.raises(DataError, match="is not finished"):
+        Manifest.read(tmp_path / "a")
+
+
+@pytest.mark.parametrize("name", ["00000.val.bin", "00003.test.idx", ".00000.json.1f.tmp"])
+def test_what_a_crash_left_is_removed(
+    name: str, tmp_path: Path, corpus: Any, write: Callable[..., Any], content_of: Content
+) -> None:
+    only_train = StorePolicy(0, 0)
+    write(tmp_path / "whole", corpus, only_train)
+    folder = tmp_path / "crashed" / "whole"
+    folder.mkdir(parents=True)
+    (folder / name).write_bytes(b"left")
+    write(folder, corpus, only_train)
+    assert content_of(folder) == content_of(tmp_path / "whole")
+
+
 def test_overwrite_rebuilds_with_other_settings(
     tmp_path: Path, corpus: Any, write: Callable[..., Any]
 ) -> None:
