@@ -46,9 +46,11 @@ class TokenNll(Metric):
 
     def update(self, nll_sum: Tensor, num_tokens: Tensor, num_bytes: Tensor) -> None:
         """Add one batch's totals."""
-        self.nll_sum += nll_sum.double()
-        self.num_tokens += num_tokens
-        self.num_bytes += num_bytes
+        # Not in place: after a reset in inference mode the states are inference tensors, which
+        # refuse changes outside of it.
+        self.nll_sum = self.nll_sum + nll_sum.double()
+        self.num_tokens = self.num_tokens + num_tokens
+        self.num_bytes = self.num_bytes + num_bytes
 
     def compute(self) -> dict[str, float]:
         """Return nll (nats per token), perplexity and bits_per_byte."""

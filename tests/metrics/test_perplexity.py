@@ -40,3 +40,13 @@ def test_totals_keep_what_float32_would_lose() -> None:
     totals.update(torch.tensor(2.0**24), torch.tensor(1), torch.tensor(1))
     totals.update(torch.tensor(1.0), torch.tensor(1), torch.tensor(1))
     assert totals.compute()["nll"] == (2**24 + 1) / 2
+
+
+def test_totals_that_were_reset_in_inference_mode_take_further_batches() -> None:
+    totals = TokenNll()
+    one = torch.tensor(1)
+    with torch.inference_mode():
+        totals.update(one.float(), one, one)
+        totals.reset()
+    totals.update(one.float(), one, one)
+    assert totals.compute()["nll"] == 1.0
