@@ -65,7 +65,7 @@ class Mixture:
             raise ConfigError(f"weights must not be negative, got {negative}")
         total = sum(self.weights.values())
         if abs(total - 1) > _WEIGHT_TOLERANCE:
-            raise ConfigError(f"weights sum to {total}, not to 1: {self.weights}")
+            raise ConfigError(f"weights sum to {total:.10g}, not to 1: {self.weights}")
 
     def counts(self, sizes: Mapping[str, SourceSize]) -> dict[str, int]:
         """Return the rows of each source in a block.
