@@ -28,11 +28,13 @@ $(INSTALLED): pyproject.toml $(wildcard constraints/*.txt)
 	@touch $@
 
 demo: $(INSTALLED) ## train, adapt and evaluate a tiny model on the embedded text (CPU, minutes)
+	rm -rf runs/demo
 	$(BIN)/python -m biomamba.prepare
 	$(BIN)/python -m biomamba.train +experiment=demo/pretrain
 	$(BIN)/python -m biomamba.train +experiment=demo/adapt
 	$(BIN)/python -m biomamba.evaluate +experiment=demo/evaluate
-	@echo "curves: $(BIN)/tensorboard --logdir runs"
+	@echo "run folder: runs/demo"
+	@echo "curves:     $(BIN)/tensorboard --logdir runs/demo   (then open the address it prints)"
 
 # One thread per process: tests are many small computations, some with several processes.
 test test-slow: export OMP_NUM_THREADS = 1

@@ -4,11 +4,17 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from omegaconf import DictConfig
 
+from biomamba.config.build import build
 from biomamba.evaluation.records import read_records
+from biomamba.model.backends.chunked import ChunkedSSD
+from biomamba.model.checkpoint import load_pretrained, save_pretrained
+from biomamba.model.mamba2 import Mamba2LM
 
 pytestmark = pytest.mark.slow
 
@@ -29,7 +35,7 @@ def run(folder: Path, program: str, *arguments: str) -> subprocess.CompletedProc
         env=environment,
         capture_output=True,
         text=True,
-        timeout=240,
+        timeout=600,
         check=False,
     )
 
@@ -150,3 +156,41 @@ def test_a_model_of_too_small_a_vocabulary_is_refused(workspace: Path) -> None:
     message = refusal(workspace, "train", "model.config.vocab_size=100", *STEPS, *SMALL)
     assert "model.config.vocab_size is 100" in message
     assert "257" in message
+
+
+@pytest.mark.timeout(900)
+def test_the_published_130m_shape_trains_from_a_checkpoint_with_its_tokenizer(
+    tmp_path: Path, real_data: Path, compose: Callable[..., DictConfig]
+) -> None:
+    """The real path: the NeoX vocabulary, real text, the layout of the published weights."""
+    config = build(compose("train", "model=mamba2_130m").model.config)
+    save_pretrained(Mamba2LM(config, ChunkedSSD()), tmp_path / "random")
+    succeed(
+        tmp_path,
+        "prepare",
+        "corpus=[local_wikipedia,local_c4,local_pubmed]",
+        "tokenizer=neox",
+        f"tokenizer.path={real_data}/gpt-neox-20b-tokenizer/20B_tokenizer.json",
+        f"paths.raw_dir={real_data}",
+        "name=corpora",
+    )
+    succeed(
+        tmp_path,
+        "train",
+        "+experiment=cpt/mamba2_130m",
+        "run_id=short",
+        "trainer=cpu",
+        f"model.checkpoint={tmp_path}/random",
+        "max_tokens=4_096",
+        "tokens_per_step=2_048",
+        "optimizer.lr=1e-3",
+        "data.budget.seq_len=512",
+        "data.budget.micro_batch_size=2",
+        "data.max_val_documents=1",
+        "data.num_workers=0",
+    )
+    run_dir = tmp_path / "runs" / "cpt" / "mamba2_130m" / "short"
+    record = json.loads((run_dir / "run.json").read_text())
+    assert record["after"]["val/loss"] < record["before"]["val/loss"]
+    trained = load_pretrained(str(run_dir / "model"), ChunkedSSD())
+    assert sum(p.numel() for p in trained.parameters()) == 128_989_632

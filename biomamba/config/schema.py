@@ -70,7 +70,6 @@ class PrepareSchema:
     tokenizer: Any = MISSING
     split: Any = MISSING
     overwrite: bool = False
-    num_workers: int = 0
 
 
 SCHEMAS = {
