@@ -53,7 +53,7 @@ class Mixture:
 
     weights: dict[str, float]
     unit: str = "tokens"
-    block_size: int = 100
+    block_size: int = 1_000
 
     def __post_init__(self) -> None:
         if self.unit not in UNITS:
@@ -138,9 +138,10 @@ class MixedRows:
         self._names = list(sizes)
         self._num_rows = [sizes[name].num_rows for name in self._names]
         self.counts = mixture.counts(sizes)
-        self._layout = np.repeat(
-            np.arange(len(self._names)), [self.counts[name] for name in self._names]
-        )
+        counts = np.array([self.counts[name] for name in self._names], dtype=np.int64)
+        self._layout = np.repeat(np.arange(len(counts), dtype=np.int64), counts)
+        self._row_counts = counts[self._layout]
+        self._occurrence = np.concatenate([np.arange(count, dtype=np.int64) for count in counts])
         self._block = lru_cache(maxsize=256)(self._make_block)
         self._order = lru_cache(maxsize=64)(self._make_order)
 
@@ -183,15 +184,16 @@ class MixedRows:
         return FeistelPermutation(self._num_rows[index], *key)
 
     def _make_block(self, number: int) -> tuple[Ints, Ints]:
-        """Return the source at each position of a block and how often it came before there."""
-        # Raw bits of Philox are stable over numpy versions, unlike Generator.permutation.
+        """Return the source at each position of a block and how often it came before there.
+
+        The k-th of the n rows of a source falls at random into the k-th n-th of the block, so
+        that every part of a block, not only the whole, holds the shares to about a row.
+        """
+        # Raw bits of Philox are stable over numpy versions, unlike its distributions.
         bits = np.random.Philox(key=[self._seed, number]).random_raw(self._block_size)
-        sources = self._layout[np.argsort(bits, kind="stable")]
-        occurrences = np.empty(self._block_size, dtype=np.int64)
-        for index in range(len(self._names)):
-            mine = sources == index
-            occurrences[mine] = np.arange(np.count_nonzero(mine))
-        return sources.astype(np.int64), occurrences
+        places = (self._occurrence + bits / 2.0**64) / self._row_counts
+        order = np.argsort(places, kind="stable")
+        return self._layout[order], self._occurrence[order]
 
 
 def _largest_remainder(weights: Mapping[str, float], total: int) -> dict[str, int]:

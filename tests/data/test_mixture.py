@@ -30,6 +30,16 @@ def test_sequences_are_shared_exactly_in_every_block() -> None:
         assert ((blocks == index).sum(axis=1) == count).all()
 
 
+def test_any_prefix_holds_the_shares_to_about_a_row() -> None:
+    rows = rows_of(Mixture(WEIGHTS, unit="sequences", block_size=1_000))
+    source, _, _ = rows.locate_many(np.arange(3_000))
+    length = np.arange(1, 3_001)
+    for index, weight in enumerate(WEIGHTS.values()):
+        drawn = np.cumsum(source == index)
+        # Each source is at most one row off its place, which moves the others by their share.
+        assert (np.abs(drawn - weight * length) <= 1 + len(WEIGHTS) * weight).all()
+
+
 @pytest.mark.parametrize("unit", ["tokens", "documents"])
 def test_shares_in_the_unit_are_within_half_a_percent(unit: str) -> None:
     mixture = Mixture(WEIGHTS, unit=unit, block_size=200)
@@ -54,7 +64,7 @@ def test_a_block_too_small_for_the_shares_is_refused_with_one_that_works() -> No
 def test_a_small_weight_without_a_row_is_refused() -> None:
     weights = {"pubmed": 0.998, "c4": 0.002, "wikipedia": 0.0}
     with pytest.raises(ConfigError, match="works"):
-        Mixture(weights, unit="sequences").counts(SIZES)
+        Mixture(weights, unit="sequences", block_size=100).counts(SIZES)
 
 
 def test_locate_equals_a_sequential_pass() -> None:
