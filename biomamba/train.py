@@ -25,7 +25,7 @@ from biomamba.training.launch import (
     quiet_lightning,
 )
 from biomamba.training.module import LanguageModelingModule, check_vocabulary
-from biomamba.training.run_record import RunRecord, save_model
+from biomamba.training.run_record import RunRecord, final_figures, save_model
 
 
 def main(cfg: DictConfig) -> None:
@@ -61,7 +61,7 @@ def main(cfg: DictConfig) -> None:
     if cfg.resume is None:
         record.add("before", trainer.validate(module, datamodule, verbose=False))
     trainer.fit(module, datamodule, ckpt_path=cfg.resume, weights_only=True)
-    record.add("after", trainer.validate(module, datamodule, verbose=False))
+    record.add("after", final_figures(trainer, module, datamodule))
     if is_rank_zero():
         folder = save_model(model, datamodule, run_dir / "model")
         print(f"model: {folder}\ncurves: tensorboard --logdir {run_dir}")

@@ -5,11 +5,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import lightning
+
 from biomamba.data.datamodule import PretrainDataModule
 from biomamba.model.checkpoint import save_pretrained
 from biomamba.model.mamba2 import Mamba2LM
 from biomamba.runtime.atomic import write_json
 from biomamba.runtime.ranks import is_rank_zero
+from biomamba.training.module import LanguageModelingModule
 
 
 class RunRecord:
@@ -41,6 +44,17 @@ class RunRecord:
         if is_rank_zero():
             self._path.parent.mkdir(parents=True, exist_ok=True)
             write_json(self._path, self._record)
+
+
+def final_figures(
+    trainer: lightning.Trainer, module: LanguageModelingModule, datamodule: PretrainDataModule
+) -> Sequence[Mapping[str, float]]:
+    """Validate after the fit, unless its last step was followed by a validation already."""
+    interval = trainer.val_check_batch
+    if not isinstance(interval, int) or trainer.global_step % interval:
+        return trainer.validate(module, datamodule, verbose=False)
+    metrics = trainer.callback_metrics.items()
+    return [{name: float(value) for name, value in metrics if name.startswith("val/")}]
 
 
 def save_model(model: Mamba2LM, datamodule: PretrainDataModule, folder: Path) -> Path:

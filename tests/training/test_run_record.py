@@ -13,7 +13,7 @@ from biomamba.model.backends.chunked import ChunkedSSD
 from biomamba.model.checkpoint import load_pretrained
 from biomamba.model.config import Mamba2Config
 from biomamba.model.mamba2 import Mamba2LM
-from biomamba.training.run_record import RunRecord, save_model
+from biomamba.training.run_record import RunRecord, final_figures, save_model
 
 
 class StubData:
@@ -56,6 +56,18 @@ def test_other_ranks_write_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("WORLD_SIZE", "2")
     make_record(tmp_path / "run.json").add("after", [{"val/loss": 1.0}])
     assert not (tmp_path / "run.json").exists()
+
+
+@pytest.mark.parametrize(("step", "source"), [(8, "fit"), (9, "validate")])
+def test_a_validation_at_the_last_step_is_not_made_twice(step: int, source: str) -> None:
+    trainer: Any = SimpleNamespace(
+        global_step=step,
+        val_check_batch=4,
+        callback_metrics={"val/from": torch.tensor(0.0), "train/loss": torch.tensor(1.0)},
+        validate=lambda *_, verbose: [{"val/from": 1.0}],
+    )
+    (figures,) = final_figures(trainer, Any, Any)  # type: ignore[arg-type]
+    assert figures == {"val/from": {"fit": 0.0, "validate": 1.0}[source]}
 
 
 def test_a_saved_model_comes_back_with_its_tokenizer(tmp_path: Path) -> None:
