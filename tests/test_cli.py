@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from omegaconf import DictConfig
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from biomamba.config.build import build
 from biomamba.evaluation.records import read_records
@@ -23,6 +24,7 @@ STEPS = (
     "tokens_per_step=1_024",
     "trainer.val_check_interval=4",
     "callbacks.checkpoint.save_top_k=-1",
+    "trainer.log_every_n_steps=2",
 )
 SMALL = ("data.max_val_documents=4", "data.budget.seq_len=128", "data.budget.micro_batch_size=4")
 
@@ -73,6 +75,31 @@ def test_training_leaves_a_model_curves_and_a_record(workspace: Path) -> None:
     assert list((run_dir / "tensorboard").glob("events.*"))
     assert record["after"]["val/loss"] < record["before"]["val/loss"]
     assert record["provenance"]["config_sha256"]
+
+
+def test_the_curves_hold_every_figure_and_end_with_the_record(workspace: Path) -> None:
+    run_dir = workspace / "runs" / "t" / "base"
+    curves = EventAccumulator(str(run_dir / "tensorboard")).Reload()
+    assert set(curves.Tags()["scalars"]) >= {
+        "train/loss",
+        "train/grad_norm",
+        "train/lr/decay",
+        "train/lr/no_decay",
+        "data/tokens",
+        "data/token_share/biomedical",
+        "throughput/tokens_per_second",
+        "throughput/data_wait_ratio",
+        "system/peak_memory_gib",
+        "val/loss",
+        "val/web/perplexity",
+        "val/encyclopaedic/bits_per_byte",
+    }
+    points = curves.Scalars("val/loss")
+    record = json.loads((run_dir / "run.json").read_text())
+    # Before the first step, and after steps 4 and 8.
+    assert [point.step for point in points] == [0, 4, 8]
+    assert points[0].value == pytest.approx(record["before"]["val/loss"])
+    assert points[-1].value == pytest.approx(record["after"]["val/loss"])
 
 
 def test_a_resumed_run_ends_with_the_weights_of_an_uninterrupted_one(workspace: Path) -> None:

@@ -121,6 +121,7 @@ class LanguageModelingModule(lightning.LightningModule):
             loss += weight * values["nll"] if weight else 0.0
             self.log_dict({f"val/{name}/{key}": value for key, value in values.items()})
         self.log("val/loss", loss, prog_bar=True)
+        self._log_position()
 
     def _val_totals(self, source: int) -> TokenNll:
         totals = self.val_nll[source]
@@ -179,6 +180,11 @@ class LanguageModelingModule(lightning.LightningModule):
         self.log("data/tokens", total.double())
         for name, tokens in zip(self.source_weights, self.source_tokens, strict=True):
             self.log(f"data/token_share/{name}", tokens / total)
+        self._log_position()
+
+    def _log_position(self) -> None:
+        """Put the other figures at the number of finished steps; Lightning would count from 0."""
+        self.log("step", float(self.global_step))
 
 
 def sum_of_targets(batch: Sequence[Batch]) -> Tensor:

@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from biomamba.model.backends.chunked import ChunkedSSD
+from biomamba.model.backends.reference import ReferenceSSD
 
 
 def scan_inputs(length: int) -> list[torch.Tensor]:
@@ -47,3 +48,20 @@ def test_huge_values_of_another_document_do_not_leak() -> None:
 def test_chunk_size_must_be_positive() -> None:
     with pytest.raises(ValueError, match="chunk_size=0: must be at least 1"):
         ChunkedSSD(0)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_the_gpu_gives_the_numbers_of_the_cpu() -> None:
+    inputs = [t.requires_grad_() for t in scan_inputs(130)]
+    on_gpu = [t.detach().cuda().requires_grad_() for t in inputs]
+    seq_idx = (torch.arange(130) >= 64).int().expand(2, -1)
+    expected = ReferenceSSD().scan(*inputs, seq_idx=seq_idx)
+    actual = ChunkedSSD(32).scan(*on_gpu, seq_idx=seq_idx.cuda())
+    for found, wanted in zip(actual, expected, strict=True):
+        torch.testing.assert_close(found.cpu(), wanted)
+    (expected[0].sum() + expected[1].sum()).backward()
+    (actual[0].sum() + actual[1].sum()).backward()
+    for found, wanted in zip(on_gpu, inputs, strict=True):
+        assert found.grad is not None
+        torch.testing.assert_close(found.grad.cpu(), wanted.grad)
