@@ -4,11 +4,13 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
+import torch
 from omegaconf import DictConfig
+from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from biomamba.config.build import build
@@ -29,10 +31,12 @@ STEPS = (
 SMALL = ("data.max_val_documents=4", "data.budget.seq_len=128", "data.budget.micro_batch_size=4")
 
 
-def run(folder: Path, program: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+def run(
+    folder: Path, program: str, *arguments: str, launcher: Sequence[str] = ()
+) -> subprocess.CompletedProcess[str]:
     environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     return subprocess.run(
-        [sys.executable, "-m", f"biomamba.{program}", *arguments],
+        [sys.executable, *launcher, "-m", f"biomamba.{program}", *arguments],
         cwd=folder,
         env=environment,
         capture_output=True,
@@ -112,6 +116,26 @@ def test_a_resumed_run_ends_with_the_weights_of_an_uninterrupted_one(workspace: 
         for run_id in ("base", "resumed")
     )
     assert resumed == whole
+
+
+def test_two_ranks_end_with_the_weights_of_one_process(workspace: Path) -> None:
+    torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
+    arguments = ("trainer=cpu_2", "run_id=ranks", "name=t", *STEPS, *SMALL)
+    done = run(workspace, "train", *arguments, launcher=torchrun)
+    assert done.returncode == 0, done.stderr
+    one, two = (
+        load_file(workspace / "runs" / "t" / run_id / "model" / "model.safetensors")
+        for run_id in ("base", "ranks")
+    )
+    for name, weights in one.items():
+        # Sums in another order, through eight steps of Adam.
+        torch.testing.assert_close(two[name], weights, rtol=1e-3, atol=1e-4, msg=name)
+    records = [
+        json.loads((workspace / "runs" / "t" / run_id / "run.json").read_text())
+        for run_id in ("base", "ranks")
+    ]
+    assert records[0]["after"] == pytest.approx(records[1]["after"], rel=1e-5)
+    assert records[0]["data_fingerprint"] == records[1]["data_fingerprint"]
 
 
 def test_evaluation_sets_two_models_side_by_side(workspace: Path) -> None:
