@@ -27,13 +27,20 @@ from biomamba.training.schedule import Schedule
 
 @dataclass(frozen=True)
 class Objective:
-    """What a step optimises: the clip threshold of the global gradient norm."""
+    """Limits of a step.
+
+    max_grad_norm clips the global gradient norm. A loss scaler (16-mixed) skips a step whose
+    gradients overflow and halves its scale; after max_skipped_steps of them in a row the run stops.
+    """
 
     max_grad_norm: float = 1.0
+    max_skipped_steps: int = 20
 
     def __post_init__(self) -> None:
         if self.max_grad_norm <= 0:
             raise ValueError(f"max_grad_norm must be positive, got {self.max_grad_norm}")
+        if self.max_skipped_steps < 1:
+            raise ValueError(f"max_skipped_steps must be at least 1, got {self.max_skipped_steps}")
 
 
 class LanguageModelingModule(lightning.LightningModule):
@@ -44,6 +51,7 @@ class LanguageModelingModule(lightning.LightningModule):
     """
 
     source_tokens: Tensor
+    skipped_steps: Tensor
 
     def __init__(
         self,
@@ -60,8 +68,10 @@ class LanguageModelingModule(lightning.LightningModule):
         self.model = model
         self.source_weights = dict(source_weights)
         self.val_nll = nn.ModuleList(TokenNll() for _ in source_weights)
-        # In the state dict, so that realised shares go on counting after a resume.
+        # In the state dict, so that both go on counting after a resume.
         self.register_buffer("source_tokens", torch.zeros(len(source_weights), dtype=torch.int64))
+        self.register_buffer("skipped_steps", torch.zeros((), dtype=torch.int64))
+        self._skipped_in_a_row = 0
         self._optimizer = optimizer
         self._schedule = schedule
         self._objective = objective
@@ -76,7 +86,8 @@ class LanguageModelingModule(lightning.LightningModule):
         """Take one optimiser step over the micro-batches of this rank.
 
         Raises:
-            TrainingError: when the gradient norm is not finite; the weights are left as they were.
+            TrainingError: when the gradient norm is not finite and no loss scaler is there to skip
+                the step, or it has skipped too many; the weights are left as they were.
         """
         self.source_tokens += self._global_sum(self._count_targets(batch))
         step_tokens = self._global_sum(sum_of_targets(batch))
@@ -95,13 +106,23 @@ class LanguageModelingModule(lightning.LightningModule):
         self._log_step(optimizer.optimizer, self._global_sum(nll_sum) / step_tokens)
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
-        """Clip the global gradient norm: runs after a loss scaler has unscaled the gradients."""
+        """Clip the global gradient norm: runs after a loss scaler has unscaled the gradients.
+
+        The norm is that of the gradients averaged over ranks, so all ranks decide alike.
+        """
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
         self._grad_norm = nn.utils.clip_grad_norm_(parameters, self._objective.max_grad_norm)
-        if not torch.isfinite(self._grad_norm):
+        if torch.isfinite(self._grad_norm):
+            self._skipped_in_a_row = 0
+            return
+        self._skipped_in_a_row += 1
+        self.skipped_steps += 1
+        has_scaler = getattr(self.trainer.precision_plugin, "scaler", None) is not None
+        if not has_scaler or self._skipped_in_a_row >= self._objective.max_skipped_steps:
             raise TrainingError(
-                f"the gradient norm of step {self.global_step} is {float(self._grad_norm)}: "
-                "lower optimizer.lr, lengthen schedule.warmup_ratio, or train in 32-true"
+                f"the gradient norm of step {self.global_step} is {float(self._grad_norm)} "
+                f"({self._skipped_in_a_row} such steps in a row): lower optimizer.lr, lengthen "
+                "schedule.warmup_ratio, or train in 32-true"
             )
 
     def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
@@ -174,6 +195,7 @@ class LanguageModelingModule(lightning.LightningModule):
     def _log_step(self, optimizer: Optimizer, loss: Tensor) -> None:
         self.log("train/loss", loss, prog_bar=True)
         self.log("train/grad_norm", self._grad_norm)
+        self.log("train/skipped_steps", self.skipped_steps.float())
         for group in optimizer.param_groups:
             self.log(f"train/lr/{group['name']}", group["lr"])
         total = self.source_tokens.sum()

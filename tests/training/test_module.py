@@ -8,6 +8,7 @@ from typing import Any
 import lightning
 import pytest
 import torch
+from lightning.pytorch.plugins.precision import MixedPrecision
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
@@ -170,9 +171,44 @@ def test_a_gradient_that_is_not_finite_stops_the_run_before_the_update(tmp_path:
     torch.testing.assert_close(model.backbone.embedding.weight.detach(), before)
 
 
-def test_objective_refuses_a_threshold_of_zero() -> None:
-    with pytest.raises(ValueError, match=r"max_grad_norm must be positive, got 0\.0"):
-        Objective(max_grad_norm=0.0)
+def scaled_trainer(folder: Path, scale: float) -> lightning.Trainer:
+    """A trainer whose loss is scaled as with fp16; on a CPU, where bf16 stands in for it."""
+    scaler = torch.amp.GradScaler("cpu", init_scale=scale, growth_interval=10_000)
+    plugin = MixedPrecision("16-mixed", "cpu", scaler)
+    plugin.precision = "bf16-mixed"
+    return make_trainer(folder, limit_val_batches=0, plugins=[plugin])
+
+
+def test_a_loss_scaler_skips_what_overflows_and_goes_on(tmp_path: Path) -> None:
+    module = make_module(make_model())
+    before = module.model.backbone.embedding.weight.detach().clone()
+    # Gradients times 2**127 exceed float32; the scaler halves until they fit.
+    trainer = scaled_trainer(tmp_path, scale=2.0**127)
+    trainer.fit(module, make_loader([[make_rows(ROWS)]] * 8), make_loader([]))
+    assert 0 < int(module.skipped_steps) < 8
+    assert trainer.global_step == 8
+    assert torch.isfinite(module.model.backbone.embedding.weight).all()
+    assert not torch.equal(module.model.backbone.embedding.weight, before)
+
+
+def test_too_many_skipped_steps_in_a_row_stop_the_run(tmp_path: Path) -> None:
+    model = make_model()
+    with torch.no_grad():
+        model.backbone.norm_f.weight[0] = math.inf
+    module = make_module(model, objective=Objective(max_skipped_steps=3))
+    with pytest.raises(TrainingError, match=r"step 2 is nan \(3 such steps in a row\)"):
+        scaled_trainer(tmp_path, scale=1.0).fit(
+            module, make_loader([[make_rows(ROWS)]] * 8), make_loader([])
+        )
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [({"max_grad_norm": 0.0}, "positive, got 0.0"), ({"max_skipped_steps": 0}, "least 1, got 0")],
+)
+def test_impossible_objectives_are_refused(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Objective(**settings)
 
 
 def test_a_vocabulary_larger_than_the_model_is_refused() -> None:
