@@ -140,9 +140,11 @@ class LanguageModelingModule(lightning.LightningModule):
             values = totals.compute()
             totals.reset()
             loss += weight * values["nll"] if weight else 0.0
-            self.log_dict({f"val/{name}/{key}": value for key, value in values.items()})
-        self.log("val/loss", loss, prog_bar=True)
-        self._log_position()
+            figures = {f"val/{name}/{key}": value for key, value in values.items()}
+            # The totals are synchronised already; Lightning warns unless it may average again.
+            self.log_dict(figures, sync_dist=True)
+        self.log("val/loss", loss, prog_bar=True, sync_dist=True)
+        self.log("step", float(self.global_step), sync_dist=True)
 
     def _val_totals(self, source: int) -> TokenNll:
         totals = self.val_nll[source]
@@ -202,10 +204,7 @@ class LanguageModelingModule(lightning.LightningModule):
         self.log("data/tokens", total.double())
         for name, tokens in zip(self.source_weights, self.source_tokens, strict=True):
             self.log(f"data/token_share/{name}", tokens / total)
-        self._log_position()
-
-    def _log_position(self) -> None:
-        """Put the other figures at the number of finished steps; Lightning would count from 0."""
+        # Curves count finished steps; Lightning would count from 0.
         self.log("step", float(self.global_step))
 
 
