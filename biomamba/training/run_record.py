@@ -54,7 +54,8 @@ def final_figures(
     if not isinstance(interval, int) or trainer.global_step % interval:
         return trainer.validate(module, datamodule, verbose=False)
     metrics = trainer.callback_metrics.items()
-    return [{name: float(value) for name, value in metrics if name.startswith("val/")}]
+    wanted = {name: value for name, value in metrics if name == "step" or name.startswith("val/")}
+    return [{name: float(value) for name, value in wanted.items()}]
 
 
 def save_model(model: Mamba2LM, datamodule: PretrainDataModule, folder: Path) -> Path:
