@@ -46,7 +46,7 @@ def main(cfg: DictConfig) -> None:
         model,
         build(cfg.optimizer),
         build(cfg.schedule),
-        datamodule.mixture.weights,
+        datamodule.source_weights,
         build(cfg.objective),
         tokens_per_step=cfg.tokens_per_step,
     )

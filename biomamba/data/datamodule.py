@@ -123,6 +123,11 @@ class PretrainDataModule(LightningDataModule):
         )
 
     @property
+    def source_weights(self) -> dict[str, float]:
+        """Share of each source, in the order that numbers them (Batch.source)."""
+        return {name: self.mixture.weights[name] for name in self.source_names}
+
+    @property
     def consumed_steps(self) -> int:
         """Steps of the run that the training has seen."""
         if self.trainer is None:

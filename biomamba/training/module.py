@@ -89,8 +89,9 @@ class LanguageModelingModule(lightning.LightningModule):
             TrainingError: when the gradient norm is not finite and no loss scaler is there to skip
                 the step, or it has skipped too many; the weights are left as they were.
         """
-        self.source_tokens += self._global_sum(self._count_targets(batch))
-        step_tokens = self._global_sum(sum_of_targets(batch))
+        counts = self._global_sum(self._count_targets(batch))
+        self.source_tokens += counts
+        step_tokens = counts.sum()
         optimizer = self.optimizers()
         assert isinstance(optimizer, LightningOptimizer)
         self._set_learning_rates(optimizer.optimizer)
@@ -206,11 +207,6 @@ class LanguageModelingModule(lightning.LightningModule):
             self.log(f"data/token_share/{name}", tokens / total)
         # Curves count finished steps; Lightning would count from 0.
         self.log("step", float(self.global_step))
-
-
-def sum_of_targets(batch: Sequence[Batch]) -> Tensor:
-    """Return the number of scored targets of all micro-batches, as a scalar tensor."""
-    return torch.stack([(micro_batch.targets >= 0).sum() for micro_batch in batch]).sum()
 
 
 def check_vocabulary(model_vocab_size: int, data_vocab_size: int) -> None:

@@ -83,6 +83,11 @@ def test_the_source_names_are_in_the_order_of_the_sources(make: Make) -> None:
     assert make().source_names == ["short", "long", "mixed"]
 
 
+def test_the_weights_follow_the_order_of_the_sources(make: Make) -> None:
+    shuffled = Mixture(dict(reversed(WEIGHTS.items())), block_size=200)
+    assert list(make(mixture=shuffled).source_weights.items()) == list(WEIGHTS.items())
+
+
 def test_tokenizer_and_vocabulary_come_from_the_stores(
     make: Make, byte_tokenizer: Tokenizer
 ) -> None:
