@@ -1,0 +1,122 @@
+"""The fields of one PubMed citation, as text without markup."""
+
+import re
+from dataclasses import dataclass
+from xml.etree.ElementTree import Element
+
+_YEAR = re.compile(r"(?<!\d)(?:1[5-9]|2[01])\d\d(?!\d)")
+_NO_LABELS = ("UNLABELLED", "UNLABELED", "UNASSIGNED")
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """One AbstractText.
+
+    Attributes:
+        label: Heading as the journal gives it; empty without one and for UNLABELLED.
+        text: Never empty.
+    """
+
+    label: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Citation:
+    """What one PubMed record says about an article.
+
+    Attributes:
+        title: Empty if there is none; in brackets if NLM translated it.
+        sections: The abstract; none if the record has none.
+        year: Of the journal issue; the first one of a range; None if unknown.
+        languages: Of the article, not of the abstract, as ISO 639-2 codes.
+        mesh: Names of the MeSH descriptors.
+        publication_types: For example `Journal Article`, `Retracted Publication`.
+        journal: Title of the journal.
+        is_retracted: By publication type, or by a link to the retraction notice, which often
+            comes first.
+    """
+
+    title: str
+    sections: tuple[Section, ...]
+    year: int | None
+    languages: tuple[str, ...]
+    mesh: tuple[str, ...]
+    publication_types: tuple[str, ...]
+    journal: str
+    is_retracted: bool
+
+    def abstract(self, *, keep_labels: bool) -> str:
+        """Join the sections by blanks, as `LABEL: text` or as text alone.
+
+        Source: field AB of the MEDLINE format of PubMed.
+        """
+        return " ".join(
+            f"{section.label}: {section.text}" if keep_labels and section.label else section.text
+            for section in self.sections
+        )
+
+
+_EMPTY = Element("Empty")
+
+
+def read_citation(element: Element) -> Citation:
+    """Read a MedlineCitation.
+
+    Inline markup and formulas give their text. OtherAbstract, which may be of another language,
+    and CopyrightInformation are no part of the abstract.
+    """
+    article = _child(element, "Article")
+    journal = _child(article, "Journal")
+    types = _texts(_child(article, "PublicationTypeList"), "PublicationType")
+    return Citation(
+        title=_text(_child(article, "ArticleTitle")),
+        sections=_sections(_child(article, "Abstract")),
+        year=_year(_child(_child(journal, "JournalIssue"), "PubDate")),
+        languages=_texts(article, "Language"),
+        mesh=tuple(
+            _text(_child(heading, "DescriptorName"))
+            for heading in _child(element, "MeshHeadingList")
+        ),
+        publication_types=types,
+        journal=_text(_child(journal, "Title")),
+        is_retracted="Retracted Publication" in types or _has_retraction(element),
+    )
+
+
+def _child(element: Element, tag: str) -> Element:
+    found = element.find(tag)
+    return _EMPTY if found is None else found
+
+
+def _text(element: Element) -> str:
+    # split() knows every Unicode space: no-break, thin and hair spaces, line separators.
+    return " ".join("".join(element.itertext()).split())
+
+
+def _texts(element: Element, tag: str) -> tuple[str, ...]:
+    return tuple(text for child in element.findall(tag) if (text := _text(child)))
+
+
+def _sections(abstract: Element) -> tuple[Section, ...]:
+    return tuple(
+        Section(_label(part.get("Label", "")), text)
+        for part in abstract.findall("AbstractText")
+        if (text := _text(part))
+    )
+
+
+def _label(label: str) -> str:
+    label = " ".join(label.split()).rstrip(": ")
+    return "" if label.upper() in _NO_LABELS else label
+
+
+def _year(date: Element) -> int | None:
+    found = _YEAR.search(date.findtext("Year") or date.findtext("MedlineDate") or "")
+    return int(found.group()) if found else None
+
+
+def _has_retraction(element: Element) -> bool:
+    return any(
+        link.get("RefType") == "RetractionIn" for link in _child(element, "CommentsCorrectionsList")
+    )

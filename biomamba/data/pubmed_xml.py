@@ -1,0 +1,160 @@
+"""Stream the records of PubMed baseline and update files in flat memory.
+
+The document type is never fetched and no entity is ever declared: a first parser reads the start of
+the file up to its root element, with handlers that refuse every declaration, before the same bytes
+reach the parser that builds elements. An entity bomb or a reference to another file thus stops the
+stage and is never expanded.
+"""
+
+import gzip
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO
+from xml.etree.ElementTree import Element, ParseError, TreeBuilder, XMLParser
+from xml.parsers import expat
+
+import numpy as np
+from numpy.typing import NDArray
+
+from biomamba.runtime.errors import DataError
+
+ROOTS = ("PubmedArticleSet", "MedlineCitationSet")
+# PMIDs have up to 8 digits; the bound keeps arrays that are indexed by PMID below 100 MB.
+MAX_PMID = 99_999_999
+MAX_VERSION = 65_535
+_RECORDS = ("PubmedArticle", "MedlineCitation", "PubmedBookArticle")
+_DELETIONS = ("DeleteCitation", "DeleteDocument")
+# Few living elements keep the garbage collector idle: 16 KiB parse twice as fast as 256 KiB.
+_BLOCK_BYTES = 1 << 14
+
+
+def elements(path: Path) -> Iterator[Element]:
+    """Iterate over the elements under the root, each dropped from memory after its turn.
+
+    Raises:
+        DataError: If the file is not PubMed XML, declares an entity, or is cut short or damaged.
+    """
+    try:
+        with _open(path) as file:
+            yield from _stream(file, path)
+    except (OSError, EOFError, zlib.error, ParseError, expat.ExpatError) as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise DataError(
+            f"cannot read {path} to its end ({reason}); fetch the file again"
+        ) from error
+
+
+def is_record(element: Element, path: Path) -> bool:
+    """Say whether an element under the root is a record; otherwise it is a list of deletions.
+
+    Raises:
+        DataError: If it is neither.
+    """
+    if element.tag in _RECORDS:
+        return True
+    if element.tag in _DELETIONS:
+        return False
+    known = ", ".join((*_RECORDS, *_DELETIONS))
+    raise DataError(f"{path} has <{element.tag}> under its root; known: {known}")
+
+
+def citation_of(record: Element) -> Element | None:
+    """Return the element of a record that holds its PMID and fields."""
+    if record.tag == "PubmedArticle":
+        return record.find("MedlineCitation")
+    return record if record.tag == "MedlineCitation" else record.find("BookDocument")
+
+
+def read_key(record: Element) -> tuple[int, int] | None:
+    """Return PMID and version of a record; None if either is missing or no number in range."""
+    citation = citation_of(record)
+    element = None if citation is None else citation.find("PMID")
+    if element is None:
+        return None
+    pmid = _number(element.text, MAX_PMID)
+    version = _number(element.get("Version", "1"), MAX_VERSION)
+    return None if pmid is None or version is None else (pmid, version)
+
+
+def read_deletions(element: Element, path: Path) -> NDArray[np.uint32]:
+    """Return the PMIDs that a DeleteCitation names.
+
+    Raises:
+        DataError: If one of them is no PMID; a lost deletion could not be counted.
+    """
+    pmids = []
+    for child in element:
+        pmid = _number(child.text, MAX_PMID) if child.tag == "PMID" else None
+        if pmid is None:
+            raise DataError(
+                f"{path} deletes {child.text!r} (<{child.tag}>), which is no PMID; "
+                "a PMID has 1 to 8 digits, fetch the file again"
+            )
+        pmids.append(pmid)
+    return np.array(pmids, dtype=np.uint32)
+
+
+def _open(path: Path) -> IO[bytes] | gzip.GzipFile:
+    return gzip.open(path, "rb") if path.name.endswith(".gz") else path.open("rb")
+
+
+def _stream(file: IO[bytes] | gzip.GzipFile, path: Path) -> Iterator[Element]:
+    # The builder gets an element around the document, so that the growing root can be seen without
+    # an event per element, which would halve the speed.
+    builder = TreeBuilder()
+    around = builder.start("file", {})
+    parser = XMLParser(target=builder)
+    guard = _PrologGuard(path)
+    while block := file.read(_BLOCK_BYTES):
+        guard.feed(block)
+        parser.feed(block)
+        if len(around):
+            root = around[0]
+            # The last child may still grow.
+            yield from root[:-1]
+            del root[:-1]
+    builder.end("file")
+    parser.close()
+    yield from around[0]
+
+
+class _PrologGuard:
+    """Reads up to the root element and refuses entities and documents of another kind."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._is_done = False
+        self._parser = expat.ParserCreate()
+        self._parser.EntityDeclHandler = self._refuse_entity
+        self._parser.SkippedEntityHandler = self._refuse_entity
+        self._parser.StartElementHandler = self._check_root
+
+    def feed(self, block: bytes) -> None:
+        """Read on until the root element has begun."""
+        if not self._is_done:
+            self._parser.Parse(block, False)
+
+    def _refuse_entity(self, name: str, *_: object) -> None:
+        raise DataError(
+            f"{self._path} declares or uses the entity {name!r} in its document type; PubMed files "
+            "declare none, and such a file is refused unread"
+        )
+
+    def _check_root(self, name: str, _: object) -> None:
+        if name not in ROOTS:
+            raise DataError(
+                f"{self._path} is not PubMed XML: its root is <{name}>; known: {', '.join(ROOTS)}"
+            )
+        # No declaration can follow; the rest of the block belongs to the other parser.
+        self._is_done = True
+        self._parser.StartElementHandler = None
+        self._parser.SkippedEntityHandler = None
+
+
+def _number(text: str | None, maximum: int) -> int | None:
+    text = (text or "").strip()
+    if not (text.isascii() and text.isdigit() and len(text) <= len(str(maximum))):
+        return None
+    number = int(text)
+    return number if 1 <= number <= maximum else None

@@ -1,0 +1,143 @@
+"""The fields of a citation: markup, labels, dates and what must stay out."""
+
+import gzip
+import re
+from pathlib import Path
+from xml.etree.ElementTree import fromstring
+
+import pytest
+
+from biomamba.data.citation import Citation, Section, read_citation
+from biomamba.data.pubmed_xml import citation_of, elements, is_record
+
+
+def read(inside: str = "", after: str = "") -> Citation:
+    """Read a citation with this inside its Article and this behind it."""
+    text = f"<MedlineCitation><PMID>1</PMID><Article>{inside}</Article>{after}</MedlineCitation>"
+    return read_citation(fromstring(text))
+
+
+def abstract_of(inside: str, *, keep_labels: bool = True) -> str:
+    return read(f"<Abstract>{inside}</Abstract>").abstract(keep_labels=keep_labels)
+
+
+def year_of(date: str) -> int | None:
+    issue = f"<JournalIssue><PubDate>{date}</PubDate></JournalIssue>"
+    return read(f"<Journal>{issue}</Journal>").year
+
+
+def test_a_stub_has_empty_fields() -> None:
+    element = fromstring("<MedlineCitation><PMID>1</PMID></MedlineCitation>")
+    assert read_citation(element) == Citation("", (), None, (), (), (), "", is_retracted=False)
+
+
+def test_text_behind_inline_markup_is_kept() -> None:
+    text = "<AbstractText>CO<sub>2</sub> and <i>E. <b>coli</b></i> grew &lt; 5%.</AbstractText>"
+    assert abstract_of(text) == "CO2 and E. coli grew < 5%."
+    assert read("<ArticleTitle>The <i>p53</i> gene.</ArticleTitle>").title == "The p53 gene."
+
+
+def test_formulas_are_kept_as_text() -> None:
+    formula = (
+        '<mml:math xmlns:mml="http://www.w3.org/1998/Math/MathML">\n <mml:mi>x</mml:mi>\n'
+        " <mml:mo>=</mml:mo> <mml:mn>2</mml:mn>\n</mml:math>"
+    )
+    assert abstract_of(f"<AbstractText>If {formula} then.</AbstractText>") == "If x = 2 then."
+
+
+def test_every_kind_of_space_becomes_a_blank() -> None:
+    spaces = "\u00a0 \u2009\u202f\u200a\u2003\n\t\u2028"
+    assert abstract_of(f"<AbstractText> a{spaces}b </AbstractText>") == "a b"
+
+
+SECTIONS = (
+    '<AbstractText Label="BACKGROUND &amp; AIMS" NlmCategory="BACKGROUND">One.</AbstractText>'
+    '<AbstractText Label="Results:">Two.</AbstractText>'
+    '<AbstractText Label="UNLABELLED">Three.</AbstractText>'
+    "<AbstractText/>"
+)
+
+
+def test_labels_are_kept_or_dropped() -> None:
+    assert abstract_of(SECTIONS) == "BACKGROUND & AIMS: One. Results: Two. Three."
+    assert abstract_of(SECTIONS, keep_labels=False) == "One. Two. Three."
+
+
+def test_empty_sections_are_none() -> None:
+    assert read("<Abstract><AbstractText> <i/> </AbstractText></Abstract>").sections == ()
+
+
+def test_other_abstracts_and_copyright_stay_out() -> None:
+    own = (
+        "<Abstract><AbstractText>Own.</AbstractText>"
+        "<CopyrightInformation>Copyright 1999 Nobody.</CopyrightInformation></Abstract>"
+    )
+    other = (
+        '<OtherAbstract Type="Publisher" Language="fre"><AbstractText>Autre.</AbstractText>'
+        "<CopyrightInformation>C</CopyrightInformation></OtherAbstract>"
+    )
+    assert read(own, other).sections == (Section("", "Own."),)
+    assert read("", other).sections == ()
+
+
+@pytest.mark.parametrize(
+    ("date", "year"),
+    [
+        ("<Year>1999</Year><Month>Jan</Month>", 1999),
+        ("<MedlineDate>1998 Dec-1999 Jan</MedlineDate>", 1998),
+        ("<MedlineDate>Winter 1976</MedlineDate>", 1976),
+        ("<MedlineDate>1976-1977</MedlineDate>", 1976),
+        ("<Season>Spring</Season>", None),
+        ("<MedlineDate>No. 12345</MedlineDate>", None),
+        ("", None),
+    ],
+)
+def test_year(date: str, year: int | None) -> None:
+    assert year_of(date) == year
+
+
+def test_lists_and_journal() -> None:
+    citation = read(
+        "<Journal><Title>Journal of  Examples</Title></Journal>"
+        "<Language>eng</Language><Language>fre</Language>"
+        "<PublicationTypeList><PublicationType>Review</PublicationType></PublicationTypeList>",
+        "<MeshHeadingList><MeshHeading><DescriptorName>Mice</DescriptorName>"
+        "<QualifierName>blood</QualifierName></MeshHeading></MeshHeadingList>",
+    )
+    assert citation.languages == ("eng", "fre")
+    assert citation.publication_types == ("Review",)
+    assert citation.mesh == ("Mice",)
+    assert citation.journal == "Journal of Examples"
+    assert not citation.is_retracted
+
+
+def test_retraction_is_seen_by_type_and_by_link() -> None:
+    kind = "<PublicationTypeList><PublicationType>{}</PublicationType></PublicationTypeList>"
+    link = '<CommentsCorrectionsList><CommentsCorrections RefType="{}"/></CommentsCorrectionsList>'
+
+    assert read(kind.format("Retracted Publication")).is_retracted
+    assert read("", link.format("RetractionIn")).is_retracted
+    assert not read(kind.format("Retraction Notice"), link.format("RetractionOf")).is_retracted
+
+
+def test_real_abstracts_are_those_a_search_of_the_text_finds(real_data: Path) -> None:
+    """The second way: regular expressions over the raw text, no parser."""
+    files = sorted((real_data / "pubmed-xml").glob("*.xml*"))
+    files = [path for path in files if path.suffix != ".md5" and "no_pubmed" not in path.name]
+    for path in files:
+        content = path.read_bytes()
+        text = (gzip.decompress(content) if path.suffix == ".gz" else content).decode()
+        bodies = re.findall(r"<MedlineCitation\b.*?</MedlineCitation>", text, re.DOTALL)
+        expected = [has_abstract(body) for body in bodies]
+        citations = [citation_of(element) for element in elements(path) if is_record(element, path)]
+        found = [bool(read_citation(item).sections) for item in citations if item is not None]
+
+        assert found == expected, path.name
+
+
+def has_abstract(body: str) -> bool:
+    own = re.search(r"<Abstract>(.*?)</Abstract>", body, re.DOTALL)
+    parts = (
+        re.findall(r"<AbstractText[^>/]*>(.*?)</AbstractText>", own[1], re.DOTALL) if own else []
+    )
+    return any(re.sub(r"<[^>]*>", "", part).strip() for part in parts)
