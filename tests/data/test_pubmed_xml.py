@@ -67,7 +67,14 @@ def test_the_pmid_of_a_linked_article_is_not_the_key(write_xml: WriteXml) -> Non
 
 
 @pytest.mark.parametrize(
-    "pmid", ['<PMID Version="x">1</PMID>', "<PMID>0</PMID>", "<PMID>123456789</PMID>", "<PMID/>"]
+    "pmid",
+    [
+        '<PMID Version="x">1</PMID>',
+        "<PMID>0</PMID>",
+        "<PMID>123456789</PMID>",
+        f"<PMID>{'9' * 5000}</PMID>",
+        "<PMID/>",
+    ],
 )
 def test_a_key_out_of_range_is_none(pmid: str) -> None:
     assert read_key(fromstring(f"<MedlineCitation>{pmid}</MedlineCitation>")) is None
@@ -139,12 +146,15 @@ def damaged(content: bytes, kind: str) -> bytes:
         "empty": b"",
         "cut": content[:middle],
         "flipped": content[:middle] + flipped + content[middle + 1 :],
+        "flipped block type": content[:10] + bytes([content[10] | 6]) + content[11:],
         "not gzip": b"<PubmedArticleSet/>",
         "junk behind": content + b"junk",
     }[kind]
 
 
-@pytest.mark.parametrize("kind", ["empty", "cut", "flipped", "not gzip", "junk behind"])
+@pytest.mark.parametrize(
+    "kind", ["empty", "cut", "flipped", "flipped block type", "not gzip", "junk behind"]
+)
 def test_a_damaged_compressed_file_is_named(kind: str, write_xml: WriteXml) -> None:
     path = write_xml("".join(record(pmid) for pmid in range(1, 2000)))
     path.write_bytes(damaged(path.read_bytes(), kind))

@@ -1,0 +1,143 @@
+"""Which record of a PMID stands after all files, found from the keys alone.
+
+PubMed is a series of files: a later file revises or deletes what earlier ones hold, and a file may
+hold several versions of one article. A first pass collects 6 bytes per record; then the files are
+walked from the last to the first with one byte per PMID, which says what happened to it later.
+Nothing depends on the number of workers.
+"""
+
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from enum import IntEnum
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.progress import track
+
+from biomamba.data.pubmed_xml import elements, is_record, read_deletions, read_key
+
+Fates = NDArray[np.uint8]
+
+
+class Fate(IntEnum):
+    """What becomes of one record."""
+
+    KEPT = 0
+    REVISED = 1
+    DELETED = 2
+    OLDER = 3
+    NO_PMID = 4
+
+    @property
+    def reason(self) -> str:
+        """How rejects of this kind are counted."""
+        return _REASONS[self]
+
+
+_REASONS = {
+    Fate.KEPT: "kept",
+    Fate.REVISED: "revised later",
+    Fate.DELETED: "deleted",
+    Fate.OLDER: "older version",
+    Fate.NO_PMID: "no PMID",
+}
+
+
+@dataclass(frozen=True, eq=False)
+class FileKeys:
+    """The keys of one file.
+
+    Attributes:
+        pmids: `(records,)` in file order; 0 for a record without a usable PMID and version.
+        versions: `(records,)`.
+        deleted: PMIDs that the file deletes.
+    """
+
+    pmids: NDArray[np.uint32]
+    versions: NDArray[np.uint16]
+    deleted: NDArray[np.uint32]
+
+
+def read_keys(path: Path) -> FileKeys:
+    """Read the keys of one file.
+
+    Raises:
+        DataError: If the file is not PubMed XML or is damaged.
+    """
+    keys: list[tuple[int, int]] = []
+    deleted = [np.empty(0, dtype=np.uint32)]
+    for element in elements(path):
+        if is_record(element, path):
+            keys.append(read_key(element) or (0, 0))
+        else:
+            deleted.append(read_deletions(element, path))
+    return FileKeys(
+        pmids=np.array([pmid for pmid, _ in keys], dtype=np.uint32),
+        versions=np.array([version for _, version in keys], dtype=np.uint16),
+        deleted=np.concatenate(deleted),
+    )
+
+
+def read_all_keys(paths: Sequence[Path], num_workers: int) -> list[FileKeys]:
+    """Read the keys of all files, in their order; progress goes to stderr.
+
+    Args:
+        paths: The files.
+        num_workers: Processes; 1 reads in this one.
+
+    Raises:
+        DataError: If a file is not PubMed XML or is damaged.
+    """
+    if num_workers == 1:
+        return list(_tracked(map(read_keys, paths), len(paths)))
+    with ProcessPoolExecutor(num_workers, mp_context=get_context("spawn")) as pool:
+        try:
+            return list(_tracked(pool.map(read_keys, paths), len(paths)))
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def decide(files: Sequence[FileKeys]) -> list[Fates]:
+    """Return the fate of every record of every file.
+
+    Within a file the highest version of a PMID stands, the last one of equals. A record of a later
+    file replaces all earlier ones, whatever their versions. A deletion takes the records of its
+    own and of earlier files; a later file may bring the PMID back. What happened first counts.
+
+    Args:
+        files: In the order in which NLM published them.
+    """
+    largest = max(
+        (int(pmids.max(initial=0)) for f in files for pmids in (f.pmids, f.deleted)), default=0
+    )
+    later = np.zeros(largest + 1, dtype=np.uint8)
+    fates: list[Fates] = []
+    for keys in reversed(files):
+        later[keys.deleted] = Fate.DELETED
+        fates.append(_file_fates(keys, later))
+        later[keys.pmids] = Fate.REVISED
+    return fates[::-1]
+
+
+def _file_fates(keys: FileKeys, later: Fates) -> Fates:
+    # Sorted by PMID, then version, then place in the file: the last of each run stands.
+    order = np.lexsort((keys.versions, keys.pmids))
+    pmids, versions = keys.pmids[order], keys.versions[order]
+    is_last = np.append(pmids[1:] != pmids[:-1], True)[: len(pmids)]
+    run = np.cumsum(is_last) - is_last
+    is_older = versions < versions[is_last][run]
+    sorted_fates = np.where(is_last, later[pmids], np.where(is_older, Fate.OLDER, Fate.REVISED))
+    sorted_fates[pmids == 0] = Fate.NO_PMID
+    fates = np.empty(len(order), dtype=np.uint8)
+    fates[order] = sorted_fates
+    return fates
+
+
+def _tracked(keys: Iterable[FileKeys], total: int) -> Iterable[FileKeys]:
+    console = Console(stderr=True)
+    return track(keys, "PubMed revisions", total=total, console=console, transient=True)
