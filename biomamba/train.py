@@ -22,6 +22,7 @@ from biomamba.training.launch import (
     check_launch,
     check_precision,
     check_run_folder,
+    check_trainer_keys,
     quiet_lightning,
 )
 from biomamba.training.module import LanguageModelingModule, check_vocabulary
@@ -33,6 +34,7 @@ def main(cfg: DictConfig) -> None:
     quiet_lightning()
     check_launch(cfg.trainer.devices, cfg.trainer.num_nodes)
     check_precision(cfg.trainer.precision)
+    check_trainer_keys(str(key) for key in cfg.trainer)
     check_run_folder(HydraConfig.get().overrides.task)
     config: Any = OmegaConf.to_container(cfg, resolve=True)
     seed_everything(cfg.seed)

@@ -3,7 +3,7 @@
 import logging
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from biomamba.runtime.errors import ConfigError
 from biomamba.runtime.ranks import require_launcher, world_size
@@ -20,12 +20,32 @@ _IRRELEVANT_WARNINGS = (
     "The number of training batches .* is smaller than the logging interval",
 )
 
+# Arguments of Lightning's Trainer that this package sets from a key of its own.
+_KEYS_INSTEAD = {
+    "max_steps": "max_tokens",
+    "accumulate_grad_batches": "tokens_per_step and data.budget.micro_batch_size",
+    "gradient_clip_val": "objective.max_grad_norm",
+    "gradient_clip_algorithm": "objective.max_grad_norm",
+    "default_root_dir": "paths.run_dir",
+    "logger": "the group logger",
+    "callbacks": "the group callbacks",
+}
+
 
 def quiet_lightning() -> None:
     """Keep Lightning's advertisements and inapplicable hints out of the output."""
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     for message in _IRRELEVANT_WARNINGS:
         warnings.filterwarnings("ignore", message=message)
+
+
+def check_trainer_keys(keys: Iterable[str]) -> None:
+    """Raise ConfigError for Trainer arguments that would be overruled or refused later."""
+    misplaced = [
+        f"trainer.{key} (use {_KEYS_INSTEAD[key]})" for key in keys if key in _KEYS_INSTEAD
+    ]
+    if misplaced:
+        raise ConfigError(f"these keys have no effect here: {', '.join(misplaced)}")
 
 
 def check_precision(precision: str) -> None:

@@ -10,6 +10,7 @@ from biomamba.training.launch import (
     check_launch,
     check_precision,
     check_run_folder,
+    check_trainer_keys,
     quiet_lightning,
 )
 
@@ -76,3 +77,10 @@ def test_only_the_named_hints_are_silenced() -> None:
         warnings.warn("something else", stacklevel=1)
     assert [str(warning.message) for warning in seen] == ["something else"]
     assert not logging.getLogger("lightning.pytorch").isEnabledFor(logging.INFO)
+
+
+def test_trainer_keys_that_are_set_elsewhere_are_all_named() -> None:
+    check_trainer_keys(["devices", "precision", "limit_val_batches"])
+    message = r"trainer\.max_steps \(use max_tokens\), trainer\.gradient_clip_val \(use objective"
+    with pytest.raises(ConfigError, match=message):
+        check_trainer_keys(["max_steps", "devices", "gradient_clip_val"])
