@@ -71,6 +71,7 @@ def test_the_pmid_of_a_linked_article_is_not_the_key(write_xml: WriteXml) -> Non
     [
         '<PMID Version="x">1</PMID>',
         "<PMID>0</PMID>",
+        '<PMID Version="70000">1</PMID>',
         "<PMID>123456789</PMID>",
         f"<PMID>{'9' * 5000}</PMID>",
         "<PMID/>",

@@ -65,20 +65,29 @@ def test_no_files_and_empty_files() -> None:
     assert fates(keys([])) == [[]]
 
 
+def best_records(file: FileKeys) -> dict[int, int]:
+    best: dict[int, int] = {}
+    for record, pmid in enumerate(map(int, file.pmids)):
+        if pmid not in best or file.versions[best[pmid]] <= file.versions[record]:
+            best[pmid] = record
+    return best
+
+
+def fates_within(file: FileKeys, best: dict[int, int]) -> list[Fate]:
+    result = []
+    for record, pmid in enumerate(map(int, file.pmids)):
+        is_older = file.versions[record] < file.versions[best[pmid]]
+        result.append(KEPT if record == best[pmid] else OLDER if is_older else REVISED)
+    return result
+
+
 def simulated(files: Sequence[FileKeys]) -> list[list[Fate]]:
     """Apply the files one after another to a dict, as a reader of the manual would."""
-    result = [[KEPT] * len(file.pmids) for file in files]
+    result: list[list[Fate]] = []
     standing: dict[int, tuple[int, int]] = {}  # PMID to (file, record)
     for number, file in enumerate(files):
-        best: dict[int, int] = {}
-        for record, pmid in enumerate(map(int, file.pmids)):
-            if pmid in best and file.versions[best[pmid]] > file.versions[record]:
-                continue
-            best[pmid] = record
-        for record, pmid in enumerate(map(int, file.pmids)):
-            if record != best[pmid]:
-                is_older = file.versions[record] < file.versions[best[pmid]]
-                result[number][record] = OLDER if is_older else REVISED
+        best = best_records(file)
+        result.append(fates_within(file, best))
         for pmid, record in best.items():
             if pmid in standing:
                 result[standing[pmid][0]][standing[pmid][1]] = REVISED
