@@ -1,8 +1,10 @@
-"""In-memory corpora and small token stores for the data tests."""
+"""In-memory corpora, small token stores and a server with faults for the data tests."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Event, Thread
 from typing import Any
 
 import pytest
@@ -128,3 +130,81 @@ def content_of() -> Callable[[Path], dict[str, bytes]]:
         }
 
     return _content
+
+
+@dataclass
+class FaultServer:
+    """Files on the loopback device, each with a list of faults that come before it is served.
+
+    Faults: a status such as `404`, `drop` (half of what is left, then the connection ends), `hang`
+    (half, then silence), `whole` (the range asked for is ignored), `refuse` (no answer), `other`
+    (other bytes of the same length).
+    """
+
+    url: str
+    files: dict[str, bytes] = field(default_factory=dict)
+    faults: dict[str, list[str]] = field(default_factory=dict)
+    requests: list[tuple[str, str | None]] = field(default_factory=list)
+    retry_after_seconds: int = 0
+    released: Event = field(default_factory=Event)
+
+    def answer(self, handler: BaseHTTPRequestHandler) -> None:
+        path, asked = handler.path.lstrip("/"), handler.headers.get("Range")
+        self.requests.append((path, asked))
+        faults = self.faults.get(path, [])
+        fault = faults.pop(0) if faults else ""
+        if fault.isdigit() or path not in self.files:
+            self._refuse(handler, int(fault or "404"))
+        elif fault != "refuse":
+            self._serve(handler, self.files[path], asked, fault)
+
+    def _refuse(self, handler: BaseHTTPRequestHandler, status: int) -> None:
+        handler.send_response(status)
+        handler.send_header("Content-Length", "0")
+        handler.send_header("Retry-After", str(self.retry_after_seconds))
+        handler.end_headers()
+
+    def _serve(
+        self, handler: BaseHTTPRequestHandler, content: bytes, asked: str | None, fault: str
+    ) -> None:
+        start = int(asked.removeprefix("bytes=").rstrip("-")) if asked and fault != "whole" else 0
+        if start and start >= len(content):
+            self._refuse(handler, 416)
+            return
+        body = content[start:] if fault != "other" else bytes(len(content) - start)
+        handler.send_response(206 if start else 200)
+        if start:
+            last = len(content) - 1
+            handler.send_header("Content-Range", f"bytes {start}-{last}/{len(content)}")
+        handler.send_header("Content-Length", str(len(body)))
+        handler.end_headers()
+        is_broken = fault in ("drop", "hang")
+        handler.wfile.write(body[: len(body) // 2] if is_broken else body)
+        if fault == "hang":
+            self.released.wait(120)
+
+
+@pytest.fixture
+def fault_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultServer]:
+    """Serve files on the loopback device while the test runs."""
+    monkeypatch.setenv("no_proxy", "*")
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            server.answer(self)
+
+        def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
+            pass
+
+    http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    http.daemon_threads = True
+    server = FaultServer(f"http://127.0.0.1:{http.server_port}/")
+    thread = Thread(target=http.serve_forever, kwargs={"poll_interval": 0.02})
+    thread.start()
+    try:
+        yield server
+    finally:
+        server.released.set()
+        http.shutdown()
+        http.server_close()
+        thread.join()
