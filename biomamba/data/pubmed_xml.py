@@ -24,6 +24,8 @@ ROOTS = ("PubmedArticleSet", "MedlineCitationSet")
 MAX_PMID = 99_999_999
 MAX_VERSION = 65_535
 _RECORDS = ("PubmedArticle", "MedlineCitation", "PubmedBookArticle")
+# The last two come from expat for encodings it does not know.
+_FAULTS = (OSError, EOFError, zlib.error, ParseError, expat.ExpatError, LookupError, ValueError)
 _DELETIONS = ("DeleteCitation", "DeleteDocument")
 # Few living elements keep the garbage collector idle: 16 KiB parse twice as fast as 256 KiB.
 _BLOCK_BYTES = 1 << 14
@@ -38,7 +40,7 @@ def elements(path: Path) -> Iterator[Element]:
     try:
         with _open(path) as file:
             yield from _stream(file, path)
-    except (OSError, EOFError, zlib.error, ParseError, expat.ExpatError) as error:
+    except _FAULTS as error:
         reason = f"{type(error).__name__}: {error}"
         raise DataError(
             f"cannot read {path} to its end ({reason}); fetch the file again"

@@ -178,6 +178,15 @@ def test_a_file_cut_between_two_records_is_named(tmp_path: Path) -> None:
         list(elements(path))
 
 
+@pytest.mark.parametrize("encoding", ["klingon", "shift_jis", "utf-16", "ascii"])
+def test_a_file_in_another_encoding_than_it_says_is_named(encoding: str, tmp_path: Path) -> None:
+    path = tmp_path / "a.xml"
+    head = f'<?xml version="1.0" encoding="{encoding}"?>'
+    path.write_bytes(f"{head}<PubmedArticleSet>\u00e9</PubmedArticleSet>".encode())
+    with pytest.raises(DataError, match=r"a\.xml to its end"):
+        list(elements(path))
+
+
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"none\.xml"):
         list(elements(tmp_path / "none.xml"))
