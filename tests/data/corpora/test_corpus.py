@@ -21,6 +21,7 @@ COUNTS = {
     "local_openwebtext": (1_000, 0),
     "local_wikipedia": (1_053, 44),
     "local_wikitext": (120, 0),
+    "local_medline": (1_276, 206),
 }
 Compose = Callable[..., DictConfig]
 
@@ -33,7 +34,7 @@ def make(name: str, compose: Compose, raw_dir: Path) -> Corpus:
 
 
 def test_the_corpora_are_found() -> None:
-    assert len(NAMES) >= 12
+    assert len(NAMES) >= 14
     assert set(LOCAL) == set(COUNTS)
 
 
