@@ -15,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from biomamba.config.build import build
 from biomamba.config.cli import run_cli
 from biomamba.data.datamodule import PretrainDataModule
+from biomamba.reporting.tables import exposure_table
 from biomamba.runtime.provenance import provenance
 from biomamba.runtime.ranks import is_rank_zero
 from biomamba.runtime.seeding import seed_everything
@@ -59,6 +60,8 @@ def main(cfg: DictConfig) -> None:
         logger=build_all(cfg.logger),
         callbacks=build_all(cfg.callbacks),
     )
+    if is_rank_zero():
+        print(f"\nTraining split of each source:\n\n{exposure_table(datamodule.exposures)}\n")
     record = RunRecord(run_dir / "run.json", provenance(config), datamodule)
     if cfg.resume is None:
         record.add("before", trainer.validate(module, datamodule, verbose=False))

@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader
 from biomamba.data.batches import Batch, PlannedSource
 from biomamba.data.budget import TokenBudget
 from biomamba.data.evaluation_rows import EvaluationRows
+from biomamba.data.exposure import Exposure, check_repetition, exposures
 from biomamba.data.mixture import MixedRows, Mixture, SourceSize
 from biomamba.data.packing import PackedRows, Packing
 from biomamba.data.store_reader import (
@@ -35,6 +36,7 @@ class _Ready:
     sources: list[PlannedSource]
     rows: MixedRows
     validation: list[EvaluationRows]
+    exposures: dict[str, Exposure]
 
 
 class PretrainDataModule(LightningDataModule):
@@ -48,6 +50,7 @@ class PretrainDataModule(LightningDataModule):
         seed: Selects the order of the rows.
         max_val_documents: Documents per source to validate on, those with the smallest keys; None
             for all.
+        max_repetition: Refuse a run that passes over a source more often; None for no limit.
         num_workers: Processes that build batches; 0 builds them in the main one.
         verify: `full` compares the hash of every file before the run, `size` only its size.
     """
@@ -61,6 +64,7 @@ class PretrainDataModule(LightningDataModule):
         budget: TokenBudget,
         seed: int,
         max_val_documents: int | None = None,
+        max_repetition: float | None = None,
         num_workers: int = 0,
         verify: str = "full",
     ) -> None:
@@ -81,6 +85,7 @@ class PretrainDataModule(LightningDataModule):
         self._folders = sources
         self._seed = seed
         self._max_val_documents = max_val_documents
+        self._max_repetition = max_repetition
         self._num_workers = num_workers
         self._verify = verify
         self._is_verified = False
@@ -128,6 +133,11 @@ class PretrainDataModule(LightningDataModule):
         return {name: self.mixture.weights[name] for name in self.source_names}
 
     @property
+    def exposures(self) -> dict[str, Exposure]:
+        """How each source is packed and repeated in this run."""
+        return self._built.exposures
+
+    @property
     def consumed_steps(self) -> int:
         """Steps of the run that the training has seen."""
         if self.trainer is None:
@@ -167,7 +177,11 @@ class PretrainDataModule(LightningDataModule):
             )
             for index, name in enumerate(self.source_names)
         ]
-        self._ready = _Ready(sources, MixedRows(self.mixture, sizes, self._seed), validation)
+        rows = MixedRows(self.mixture, sizes, self._seed)
+        by_name = dict(zip(self.source_names, sources, strict=True))
+        found = exposures(by_name, rows, self.budget)
+        check_repetition(found, self._max_repetition)
+        self._ready = _Ready(sources, rows, validation, found)
 
     def train_dataloader(self) -> DataLoader[list[Batch]]:
         """Load the steps of this rank behind those that a checkpoint has consumed."""

@@ -172,6 +172,16 @@ class MixedRows:
             row[mine] = self._shuffled(int(index), epoch[mine], within)
         return source, row, epoch
 
+    def rows_drawn(self, num_samples: int) -> dict[str, int]:
+        """Count the rows of each source among the first samples."""
+        blocks, rest = divmod(num_samples, self._block_size)
+        sources, _ = self._block(blocks)
+        in_rest = np.bincount(sources[:rest], minlength=len(self._names))
+        return {
+            name: blocks * self.counts[name] + int(in_rest[index])
+            for index, name in enumerate(self._names)
+        }
+
     def _shuffled(self, index: int, epochs: Ints, within: Ints) -> Ints:
         rows = np.empty_like(within)
         for epoch in np.unique(epochs):

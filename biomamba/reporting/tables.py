@@ -1,7 +1,8 @@
 """Result records as Markdown tables."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
+from biomamba.data.exposure import Exposure
 from biomamba.evaluation.records import ResultRecord
 
 
@@ -19,6 +20,24 @@ def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
         ["-" * (widths[0] + 2), *("-" * (width + 1) + ":" for width in widths[1:])]
     )
     return "\n".join([render(lines[0]), rule + "|", *(render(line) for line in lines[1:])])
+
+
+def exposure_table(exposures: Mapping[str, Exposure]) -> str:
+    """Return one line per source of a run: its size, packing and repetition."""
+    header = ["source", "documents", "tokens", "cut documents", "padding", "rows drawn", "epochs"]
+    rows = [
+        [
+            name,
+            f"{found.num_documents:,}",
+            f"{found.num_tokens:,}",
+            f"{found.num_cut_documents:,}",
+            f"{found.padding_ratio:.1%}",
+            f"{found.num_rows_drawn:,}",
+            f"{found.epochs:.2f}",
+        ]
+        for name, found in exposures.items()
+    ]
+    return markdown_table(header, rows)
 
 
 def perplexity_table(records: Sequence[ResultRecord]) -> str:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ class RunRecord:
             "provenance": dict(provenance),
             "data_fingerprint": datamodule.fingerprint,
             "tokenizer_fingerprint": datamodule.tokenizer_fingerprint,
+            "sources": {name: asdict(found) for name, found in datamodule.exposures.items()},
         }
         self._write()
 

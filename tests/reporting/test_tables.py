@@ -1,7 +1,8 @@
 """Tables of records."""
 
+from biomamba.data.exposure import Exposure
 from biomamba.evaluation.records import ResultRecord
-from biomamba.reporting.tables import markdown_table, perplexity_table
+from biomamba.reporting.tables import exposure_table, markdown_table, perplexity_table
 
 
 def _record(model: str, metric: str, value: float) -> ResultRecord:
@@ -28,6 +29,12 @@ def test_markdown_table_is_aligned() -> None:
         "|------|-----:|",
         "| xyz1 |    2 |",
     ]
+
+
+def test_exposure_table_tells_of_packing_and_repetition() -> None:
+    _, _, row = exposure_table({"web": Exposure(1_200, 34_567, 8, 0.0951, 400, 1.5)}).splitlines()
+    cells = [cell.strip() for cell in row.strip("|").split("|")]
+    assert cells == ["web", "1,200", "34,567", "8", "9.5%", "400", "1.50"]
 
 
 def test_perplexity_table_puts_models_side_by_side() -> None:

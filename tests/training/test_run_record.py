@@ -4,11 +4,12 @@ import json
 import math
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
 
+from biomamba.data.exposure import Exposure
 from biomamba.model.backends.chunked import ChunkedSSD
 from biomamba.model.checkpoint import load_pretrained
 from biomamba.model.config import Mamba2Config
@@ -19,6 +20,7 @@ from biomamba.training.run_record import RunRecord, final_figures, save_model
 class StubData:
     fingerprint = "data"
     tokenizer_fingerprint = "tokens"
+    exposures: ClassVar = {"web": Exposure(3, 30, 1, 0.25, 8, 2.0)}
 
     def save_tokenizer(self, path: Path) -> None:
         path.write_text("{}")
@@ -36,6 +38,16 @@ def test_the_record_is_there_from_the_start_and_grows(tmp_path: Path) -> None:
         "provenance": {"argv": ["seed=1"]},
         "data_fingerprint": "data",
         "tokenizer_fingerprint": "tokens",
+        "sources": {
+            "web": {
+                "num_documents": 3,
+                "num_tokens": 30,
+                "num_cut_documents": 1,
+                "padding_ratio": 0.25,
+                "num_rows_drawn": 8,
+                "epochs": 2.0,
+            }
+        },
     }
     record.add("before", [{"val/loss": 2.0}, {"val/loss": 2.0, "val/web/nll": 1.0}])
     record.add("after", [{"val/loss": 1.0}])

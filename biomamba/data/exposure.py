@@ -1,0 +1,73 @@
+"""What a run will make of each source: how it is packed, and how often it is repeated."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from biomamba.data.batches import PlannedSource
+from biomamba.data.budget import TokenBudget
+from biomamba.data.mixture import MixedRows
+from biomamba.runtime.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Exposure:
+    """One source in one run.
+
+    Attributes:
+        num_documents: Documents of the training split.
+        num_tokens: Their tokens, end-of-document tokens included: one epoch.
+        num_cut_documents: Documents that continue in a further row with a fresh state.
+        padding_ratio: Share of the positions of its rows that hold no token.
+        num_rows_drawn: Rows that the run takes from it.
+        epochs: How often the run passes over it.
+    """
+
+    num_documents: int
+    num_tokens: int
+    num_cut_documents: int
+    padding_ratio: float
+    num_rows_drawn: int
+    epochs: float
+
+
+def exposures(
+    sources: Mapping[str, PlannedSource], rows: MixedRows, budget: TokenBudget
+) -> dict[str, Exposure]:
+    """Return the exposure of every source; one without a share has neither rows nor epochs."""
+    drawn = rows.rows_drawn(budget.num_steps * budget.sequences_per_step)
+    return {
+        name: _exposure(source, drawn[name], budget.seq_len) for name, source in sources.items()
+    }
+
+
+def check_repetition(found: Mapping[str, Exposure], max_repetition: float | None) -> None:
+    """Raise ConfigError naming every source that the run would pass over too often."""
+    if max_repetition is None:
+        return
+    repeated = {
+        name: round(exposure.epochs, 2)
+        for name, exposure in found.items()
+        if exposure.epochs > max_repetition
+    }
+    if repeated:
+        raise ConfigError(
+            f"max_repetition is {max_repetition}, but the run passes over its sources this often: "
+            f"{repeated}; lower max_tokens or their weights, add stores, or raise max_repetition"
+        )
+
+
+def _exposure(source: PlannedSource, num_rows_drawn: int, seq_len: int) -> Exposure:
+    plan = source.plan
+    num_tokens = int(source.split.lengths.sum())
+    _, pieces = np.unique(plan.piece_document, return_counts=True)
+    positions = plan.num_rows * seq_len
+    return Exposure(
+        num_documents=len(source.split),
+        num_tokens=num_tokens,
+        num_cut_documents=int((pieces > 1).sum()),
+        padding_ratio=1 - num_tokens / positions if positions else 0.0,
+        num_rows_drawn=num_rows_drawn,
+        epochs=num_rows_drawn / plan.num_rows if plan.num_rows else 0.0,
+    )
