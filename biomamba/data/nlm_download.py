@@ -1,10 +1,8 @@
 """Mirror the baseline and update files of PubMed, each checked against its MD5 file."""
 
-import fcntl
 import logging
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from hashlib import md5
 from pathlib import Path
@@ -14,6 +12,7 @@ from urllib.parse import urljoin
 from rich.console import Console
 from rich.progress import track
 
+from biomamba.data.folder_lock import folder_lock
 from biomamba.data.http_fetch import Patience, fetch_bytes, fetch_file
 from biomamba.data.sealed import move_into_place, write_file
 from biomamba.runtime.errors import ConfigError, DataError
@@ -23,7 +22,6 @@ _NAME = re.compile(r"pubmed\d\dn\d{4,5}\.xml\.gz")
 _LINK = re.compile(rf'href="(?:[^"]*/)?({_NAME.pattern})"', re.IGNORECASE)
 _MD5 = re.compile(r"MD5\s*\(([^)]*)\)\s*=\s*([0-9a-fA-F]{32})\s*")
 _HASH_BLOCK_BYTES = 1 << 20
-_LOCK_NAME = ".lock"
 _DOWNLOADS = 2
 
 
@@ -81,7 +79,7 @@ class NlmMirror:
         index = fetch_bytes(url, self.patience).decode("utf-8", "replace")
         names = self._chosen(_LINK.findall(index), url)
         folder = Path(self.folder) / part
-        with _locked(folder):
+        with folder_lock(folder, "fetching into"):
             return [
                 self._obtain(url + name, folder / name) for name in _tracked(names, f"fetch {part}")
             ]
@@ -169,16 +167,3 @@ def _agrees(path: Path, record: bytes) -> bool:
 
 def _tracked(names: list[str], description: str) -> Iterator[str]:
     yield from track(names, description, console=Console(stderr=True))
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / _LOCK_NAME).open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise DataError(
-                f"another process is fetching into {folder}; wait until it has ended"
-            ) from error
-        yield

@@ -4,16 +4,15 @@ The output is a pure function of the raw bytes and the settings: raw shard k bec
 whatever was interrupted in between. One writer at a time holds the lock of a store.
 """
 
-import fcntl
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from biomamba.data.corpora.corpus import Corpus
 from biomamba.data.document import SPLITS, SplitRule
+from biomamba.data.folder_lock import folder_lock
 from biomamba.data.key_set import KeySet
 from biomamba.data.manifest import (
     FORMAT_VERSION,
@@ -31,7 +30,6 @@ from biomamba.data.shard_writer import ShardCounts, ShardWriter, read_index, tok
 from biomamba.data.tokenizer import Tokenizer
 from biomamba.runtime.errors import ConfigError, DataError
 
-_LOCK_NAME = ".lock"
 Report = Callable[[int, int], None]  # (shards committed, rows done since the last call)
 
 
@@ -95,7 +93,7 @@ class StoreWriter:
             DataError: If another writer is at work, the stored shards have other settings or other
                 raw content, too many rows are damaged, or the disk is full.
         """
-        with _locked(self._folder):
+        with folder_lock(self._folder, "writing token store"):
             if overwrite:
                 _clear(self._folder)
             _remove_temporary(self._folder)
@@ -240,19 +238,6 @@ def _shard_name(number: int) -> str:
 
 def _identity(shard: RawShard) -> tuple[str, str]:
     return shard.name, shard.fingerprint()
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / _LOCK_NAME).open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise DataError(
-                f"another process is writing token store {folder}; wait until it has ended"
-            ) from error
-        yield
 
 
 def _clear(folder: Path) -> None:
