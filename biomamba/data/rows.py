@@ -20,6 +20,7 @@ import pyarrow
 import pyarrow.parquet
 
 from biomamba.data.document import Reject
+from biomamba.data.raw_files import expand_files
 from biomamba.runtime.errors import ConfigError, DataError
 
 Row = dict[str, Any]
@@ -76,7 +77,7 @@ class LocalRows:
         Raises:
             DataError: If a file is missing, of an unknown kind or named twice.
         """
-        paths = [path for entry in self.files for path in _expand(entry)]
+        paths = [path for entry in self.files for path in expand_files(entry, _SUFFIXES)]
         names = [path.name for path in paths]
         doubles = sorted({name for name in names if names.count(name) > 1})
         if doubles:
@@ -129,20 +130,6 @@ class LocalShard:
         if self.name.endswith(".txt"):
             return _text_rows(self.path)
         return _json_rows(self.path)
-
-
-def _expand(entry: str) -> list[Path]:
-    pattern = Path(entry)
-    is_pattern = "*" in pattern.name
-    paths = sorted(pattern.parent.glob(pattern.name)) if is_pattern else [pattern]
-    if not paths:
-        raise DataError(f"no raw file matches {entry}")
-    for path in paths:
-        if not path.is_file():
-            raise DataError(f"raw file {path} does not exist")
-        if not path.name.endswith(_SUFFIXES):
-            raise DataError(f"raw file {path} is of no known kind; known: {', '.join(_SUFFIXES)}")
-    return paths
 
 
 def _open(path: Path) -> IO[bytes] | gzip.GzipFile:

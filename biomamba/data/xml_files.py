@@ -4,7 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from biomamba.runtime.errors import ConfigError, DataError
+from biomamba.data.raw_files import expand_files
+from biomamba.runtime.errors import ConfigError
 
 SUFFIXES = (".xml", ".xml.gz")
 
@@ -39,21 +40,8 @@ class LocalFiles:
         Raises:
             DataError: If a file is missing or not named as XML.
         """
-        return [path for entry in self.paths for path in _expand(entry)]
+        return [path for entry in self.paths for path in expand_files(entry, SUFFIXES)]
 
     def settings(self) -> dict[str, Any]:
         """Return nothing: the files' names and hashes say all, wherever they lie."""
         return {}
-
-
-def _expand(entry: str) -> list[Path]:
-    pattern = Path(entry)
-    found = sorted(pattern.parent.glob(pattern.name)) if "*" in pattern.name else [pattern]
-    if not found:
-        raise DataError(f"no XML file matches {entry}")
-    for path in found:
-        if not path.is_file():
-            raise DataError(f"XML file {path} does not exist")
-        if not path.name.endswith(SUFFIXES):
-            raise DataError(f"{path} is not named as XML; known: {', '.join(SUFFIXES)}")
-    return found

@@ -1,17 +1,14 @@
-"""Rank and world size of this process as the launcher set them, and logging from rank zero.
+"""Rank and world size of this process as the launcher set them.
 
 Read from the environment, so that they are known before torch is imported and before the process
 group exists. torchrun sets RANK and WORLD_SIZE. srun sets SLURM_PROCID and SLURM_NTASKS for each
 task of a step; the batch script itself has them too, but no SLURM_STEP_ID.
 """
 
-import logging
 import os
-import sys
 
 from biomamba.runtime.errors import ConfigError
 
-_FORMAT = "[%(asctime)s] %(levelname)s %(name)s: %(message)s"
 # Lightning takes a process of a job with one of these names for a shell, not for a task.
 _SHELL_JOBS = ("bash", "interactive")
 
@@ -19,11 +16,6 @@ _SHELL_JOBS = ("bash", "interactive")
 def rank() -> int:
     """Return the index of this process among all of the run, 0 without a launcher."""
     return _launched_int("RANK", "SLURM_PROCID", 0)
-
-
-def local_rank() -> int:
-    """Return the index of this process on its node, 0 without a launcher."""
-    return _launched_int("LOCAL_RANK", "SLURM_LOCALID", 0)
 
 
 def world_size() -> int:
@@ -51,20 +43,6 @@ def require_launcher() -> None:
             f"SLURM_NTASKS is {num_tasks}, but this process was started by neither srun nor "
             "torchrun; start the program with srun (see slurm/train.sbatch) or reserve one task"
         )
-
-
-def rank_zero_logger(name: str) -> logging.Logger:
-    """Return a logger that writes to stderr from rank zero and nothing below an error elsewhere.
-
-    Handlers that the program installed on the root logger are left to do the writing.
-    """
-    logger = logging.getLogger(name)
-    logger.setLevel(logging.INFO if is_rank_zero() else logging.ERROR)
-    if not logging.getLogger().handlers and not logger.handlers:
-        handler = logging.StreamHandler(sys.stderr)
-        handler.setFormatter(logging.Formatter(_FORMAT))
-        logger.addHandler(handler)
-    return logger
 
 
 def _launched_int(torchrun_variable: str, slurm_variable: str, default: int) -> int:

@@ -17,7 +17,7 @@ def test_patterns_and_paths_are_found_in_order(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("entry", "message"),
-    [("*.xml", "no XML file matches"), ("no.xml", "does not exist"), ("a.txt", "not named as XML")],
+    [("*.xml", "no raw file matches"), ("no.xml", "does not exist"), ("a.txt", "no known kind")],
 )
 def test_what_cannot_be_read_is_named(entry: str, message: str, tmp_path: Path) -> None:
     (tmp_path / "a.txt").touch()

@@ -1,15 +1,11 @@
 """Ranks from the launcher's environment."""
 
-import logging
-
 import pytest
 
 from biomamba.runtime.errors import ConfigError
 from biomamba.runtime.ranks import (
     is_rank_zero,
-    local_rank,
     rank,
-    rank_zero_logger,
     require_launcher,
     world_size,
 )
@@ -31,21 +27,21 @@ def set_all(monkeypatch: pytest.MonkeyPatch, variables: dict[str, str]) -> None:
 
 
 def test_process_without_a_launcher_is_alone() -> None:
-    assert (rank(), local_rank(), world_size()) == (0, 0, 1)
+    assert (rank(), world_size()) == (0, 1)
     assert is_rank_zero()
 
 
 def test_torchrun_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
     set_all(monkeypatch, TORCHRUN)
 
-    assert (rank(), local_rank(), world_size()) == (9, 1, 16)
+    assert (rank(), world_size()) == (9, 16)
     assert not is_rank_zero()
 
 
 def test_srun_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
     set_all(monkeypatch, SRUN)
 
-    assert (rank(), local_rank(), world_size()) == (5, 1, 8)
+    assert (rank(), world_size()) == (5, 8)
 
 
 def test_torchrun_inside_a_slurm_step_wins(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -77,26 +73,3 @@ def test_launched_processes_and_shells_may_start(
     set_all(monkeypatch, variables)
 
     require_launcher()
-
-
-def test_other_ranks_log_errors_only(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert rank_zero_logger("biomamba.test_zero").level == logging.INFO
-
-    set_all(monkeypatch, TORCHRUN)
-
-    assert rank_zero_logger("biomamba.test_other").level == logging.ERROR
-
-
-def test_logger_writes_to_stderr_once(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(logging.getLogger(), "handlers", [])
-    for _ in range(2):
-        logger = rank_zero_logger("biomamba.test_stderr")
-    monkeypatch.setattr(logger, "propagate", False)
-
-    logger.info("read %d tokens", 3)
-
-    captured = capsys.readouterr()
-    assert captured.err.count("INFO biomamba.test_stderr: read 3 tokens") == 1
-    assert captured.out == ""
