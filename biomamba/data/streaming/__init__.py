@@ -1,0 +1,1 @@
+"""Train directly on raw corpora: documents are read, tokenised and mixed while the model trains."""
