@@ -22,11 +22,14 @@ class Document:
         text: The cleaned text.
         id: Stable key within the corpus: PMID, URL, page id, or a hash of the text.
         domain: Name of the kind of text, for example `pubmed`.
+        group: Documents of one group share a split, for example those of one patient; None stands
+            for the id: the document is a group of its own.
     """
 
     text: str
     id: str
     domain: str
+    group: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
