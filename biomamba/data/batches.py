@@ -9,16 +9,28 @@ Deviation: the released code of arXiv 2408.02600 appends no EOD and begins a tex
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from biomamba.data.packing import PackedRows
 from biomamba.data.token_split import TokenSplit
 
+Ints = NDArray[np.int64]
 IGNORED_TARGET = -100
+# One piece of a document: the row of the batch that holds it, the position of its source in the
+# order of the sources, the key of its document, its first token there and its tokens.
+PIECE_DTYPE = np.dtype(
+    [("row", "<u4"), ("source", "<u2"), ("key", "<u8"), ("start", "<u4"), ("tokens", "<u4")]
+)
+
+
+def _no_pieces() -> NDArray[Any]:
+    return np.empty(0, dtype=PIECE_DTYPE)
 
 
 @dataclass
@@ -35,6 +47,7 @@ class Batch:
         row_ids: (batch,) int64; number of the row in the stream, -1 for an empty row.
         document: (batch, length) int64; index of the document in its split, -1 at padding. Only in
             evaluation, else None.
+        pieces: (pieces,) PIECE_DTYPE; what the rows hold, in order. It stays on the CPU.
     """
 
     input_ids: Tensor
@@ -44,6 +57,7 @@ class Batch:
     num_bytes: Tensor
     row_ids: Tensor
     document: Tensor | None = None
+    pieces: NDArray[Any] = field(default_factory=_no_pieces)
 
     @property
     def num_target_tokens(self) -> int:
@@ -51,19 +65,20 @@ class Batch:
         return int((self.targets != IGNORED_TARGET).sum())
 
     def to(self, device: torch.device | str, *, non_blocking: bool = False) -> "Batch":
-        """Copy to a device; Lightning calls this too."""
+        """Copy the tensors to a device; Lightning calls this too."""
         return self._map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
 
     def pin_memory(self) -> "Batch":
-        """Copy to page-locked memory; the data loader calls this."""
+        """Copy the tensors to page-locked memory; the data loader calls this."""
         return self._map(lambda tensor: tensor.pin_memory())
 
     def _map(self, change: Callable[[Tensor], Tensor]) -> "Batch":
-        tensors = {field.name: getattr(self, field.name) for field in fields(self)}
-        return replace(
-            self,
-            **{name: change(tensor) for name, tensor in tensors.items() if tensor is not None},
-        )
+        changed: dict[str, Any] = {
+            attribute.name: change(value)
+            for attribute in fields(self)
+            if isinstance(value := getattr(self, attribute.name), Tensor)
+        }
+        return replace(self, **changed)
 
 
 @dataclass(frozen=True)
@@ -90,64 +105,151 @@ class RowRequest:
     row_id: int
 
 
+@dataclass(frozen=True)
+class PieceContents:
+    """The pieces of a batch in the order of its rows, and what they hold.
+
+    Attributes:
+        pieces: (pieces,) PIECE_DTYPE.
+        tokens: (tokens,); the tokens of all pieces, one behind the other.
+        previous: (pieces,); the token before each piece, EOD before the start of a document.
+        num_bytes: (pieces,); UTF-8 bytes of the document, 0 for a piece that continues one.
+        document: (pieces,); index of the document in its split.
+    """
+
+    pieces: NDArray[Any]
+    tokens: NDArray[Any]
+    previous: Ints
+    num_bytes: Ints
+    document: Ints
+
+
 def build_batch(
     requests: Sequence[RowRequest], seq_len: int, *, with_documents: bool = False
 ) -> Batch:
     """Build a batch of the requested rows, in order."""
-    rows = _Rows(len(requests), seq_len, requests[0].source.split.eod_id)
-    for number, request in enumerate(requests):
-        rows.fill(number, request)
-    return rows.batch(with_documents=with_documents)
+    return lay_out(
+        _read(requests),
+        source=np.array([request.source.index for request in requests], dtype=np.int64),
+        row_ids=np.array([request.row_id for request in requests], dtype=np.int64),
+        seq_len=seq_len,
+        eod_id=requests[0].source.split.eod_id,
+        with_documents=with_documents,
+    )
 
 
 def empty_batch(source: PlannedSource, num_rows: int, seq_len: int) -> Batch:
     """Build a batch without targets, for a rank that has run out of rows."""
-    rows = _Rows(num_rows, seq_len, source.split.eod_id)
-    rows.source[:] = source.index
-    return rows.batch(with_documents=True)
+    none = np.empty(0, dtype=np.int64)
+    return lay_out(
+        PieceContents(_no_pieces(), none, none, none, none),
+        source=np.full(num_rows, source.index, dtype=np.int64),
+        row_ids=np.full(num_rows, -1, dtype=np.int64),
+        seq_len=seq_len,
+        eod_id=source.split.eod_id,
+        with_documents=True,
+    )
 
 
-class _Rows:
-    """A batch in the making."""
+def lay_out(
+    contents: PieceContents,
+    *,
+    source: Ints,
+    row_ids: Ints,
+    seq_len: int,
+    eod_id: int,
+    with_documents: bool = False,
+) -> Batch:
+    """Put pieces one behind the other in their rows and pad the rows.
 
-    def __init__(self, num_rows: int, seq_len: int, eod_id: int) -> None:
-        shape = (num_rows, seq_len)
-        self.input_ids = np.full(shape, eod_id, dtype=np.int64)
-        self.targets = np.full(shape, IGNORED_TARGET, dtype=np.int64)
-        self.seq_idx = np.zeros(shape, dtype=np.int32)
-        self.document = np.full(shape, -1, dtype=np.int64)
-        self.source = np.zeros(num_rows, dtype=np.int64)
-        self.num_bytes = np.zeros(num_rows, dtype=np.int64)
-        self.row_ids = np.full(num_rows, -1, dtype=np.int64)
+    Args:
+        contents: The pieces; those of a row fit in seq_len.
+        source: (rows,); source of each row.
+        row_ids: (rows,); number of each row in the stream.
+        seq_len: Positions of a row.
+        eod_id: Input at the padded end of a row.
+        with_documents: Fill Batch.document.
+    """
+    row = contents.pieces["row"].astype(np.int64)
+    lengths = contents.pieces["tokens"].astype(np.int64)
+    num_pieces = np.bincount(row, minlength=len(source))
+    number = np.arange(len(row)) - (np.cumsum(num_pieces) - num_pieces)[row]
+    is_filled = np.arange(seq_len) < _sum_by_row(row, lengths, len(source))[:, None]
 
-    def fill(self, number: int, request: RowRequest) -> None:
-        """Write the pieces of one row one behind the other."""
-        split = request.source.split
-        self.source[number] = request.source.index
-        self.row_ids[number] = request.row_id
-        begin = 0
-        for piece, (document, start, length) in enumerate(request.source.plan.pieces(request.row)):
-            end = begin + length
-            tokens = split.tokens(document, max(start - 1, 0), start + length)
-            self.targets[number, begin:end] = tokens[-length:]
-            # The position before the first token keeps the EOD it was filled with.
-            self.input_ids[number, end - len(tokens) + 1 : end] = tokens[:-1]
-            self.seq_idx[number, begin:] = piece
-            self.document[number, begin:end] = document
-            if start == 0:
-                self.num_bytes[number] += split.num_bytes[document]
-            begin = end
-        if 0 < begin < self.seq_idx.shape[1]:
-            self.seq_idx[number, begin:] = self.seq_idx[number, begin - 1] + 1
+    def spread(values: NDArray[Any], padding: int) -> Tensor:
+        positions = np.full(is_filled.shape, padding, dtype=np.int64)
+        positions[is_filled] = values
+        return torch.from_numpy(positions)
 
-    def batch(self, *, with_documents: bool) -> Batch:
-        """Hand the arrays over as tensors."""
-        return Batch(
-            input_ids=torch.from_numpy(self.input_ids),
-            targets=torch.from_numpy(self.targets),
-            seq_idx=torch.from_numpy(self.seq_idx),
-            source=torch.from_numpy(self.source),
-            num_bytes=torch.from_numpy(self.num_bytes),
-            row_ids=torch.from_numpy(self.row_ids),
-            document=torch.from_numpy(self.document) if with_documents else None,
+    inputs = np.empty_like(contents.tokens)
+    inputs[1:] = contents.tokens[:-1]
+    inputs[np.cumsum(lengths) - lengths] = contents.previous
+    seq_idx = np.repeat(num_pieces[:, None], seq_len, axis=1).astype(np.int32)
+    seq_idx[is_filled] = np.repeat(number, lengths)
+    return Batch(
+        input_ids=spread(inputs, eod_id),
+        targets=spread(contents.tokens, IGNORED_TARGET),
+        seq_idx=torch.from_numpy(seq_idx),
+        source=torch.from_numpy(source),
+        num_bytes=torch.from_numpy(_sum_by_row(row, contents.num_bytes, len(source))),
+        row_ids=torch.from_numpy(row_ids),
+        document=spread(np.repeat(contents.document, lengths), -1) if with_documents else None,
+        pieces=contents.pieces,
+    )
+
+
+def _read(requests: Sequence[RowRequest]) -> PieceContents:
+    """Look up the pieces of the requested rows, source by source, and read their tokens."""
+    sources = {request.source.index: request.source for request in requests}
+    looked_up = [_look_up(source, requests) for source in sources.values()]
+    pieces = np.concatenate([pieces for pieces, _ in looked_up])
+    order = np.argsort(pieces["row"], kind="stable")
+    pieces = pieces[order]
+    document = np.concatenate([document for _, document in looked_up])[order]
+    num_bytes = np.zeros(len(pieces), dtype=np.int64)
+    previous = np.full(len(pieces), requests[0].source.split.eod_id, dtype=np.int64)
+    tokens = []
+    for place, (index, number, start, length) in enumerate(
+        zip(
+            pieces["source"].tolist(),
+            document.tolist(),
+            pieces["start"].tolist(),
+            pieces["tokens"].tolist(),
+            strict=True,
         )
+    ):
+        split = sources[index].split
+        tokens.append(split.tokens(number, start, start + length))
+        if start:
+            previous[place] = split.tokens(number, start - 1, start)[0]
+        else:
+            num_bytes[place] = split.num_bytes[number]
+    return PieceContents(pieces, np.concatenate(tokens), previous, num_bytes, document)
+
+
+def _look_up(source: PlannedSource, requests: Sequence[RowRequest]) -> tuple[NDArray[Any], Ints]:
+    """Return the pieces of one source in the requested rows and their documents."""
+    places, rows = np.array(
+        [
+            (place, request.row)
+            for place, request in enumerate(requests)
+            if request.source.index == source.index
+        ],
+        dtype=np.int64,
+    ).T
+    begin = source.plan.row_offsets[rows]
+    counts = source.plan.row_offsets[rows + 1] - begin
+    piece = np.repeat(begin - (np.cumsum(counts) - counts), counts) + np.arange(counts.sum())
+    document = source.plan.piece_document[piece]
+    pieces = np.empty(len(piece), dtype=PIECE_DTYPE)
+    pieces["row"] = np.repeat(places, counts)
+    pieces["source"] = source.index
+    pieces["key"] = source.split.keys[document]
+    pieces["start"] = source.plan.piece_start[piece]
+    pieces["tokens"] = source.plan.piece_length[piece]
+    return pieces, document
+
+
+def _sum_by_row(row: Ints, values: Ints, num_rows: int) -> Ints:
+    """Sum integers below 2**53 per row."""
+    return np.bincount(row, weights=values, minlength=num_rows).astype(np.int64)

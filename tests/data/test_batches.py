@@ -3,18 +3,20 @@
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from biomamba.data.batches import (
     IGNORED_TARGET,
+    PIECE_DTYPE,
     Batch,
     PlannedSource,
     RowRequest,
     build_batch,
     empty_batch,
 )
-from biomamba.data.packing import Concat, Packing, SingleDocument
+from biomamba.data.packing import BestFit, Concat, Packing, SingleDocument
 from biomamba.data.store_reader import open_stores
 from biomamba.data.token_split import TokenSplit
 from biomamba.data.tokenizer import Tokenizer
@@ -118,6 +120,95 @@ def test_an_empty_batch_scores_nothing(planned: Callable[..., PlannedSource]) ->
     assert batch.row_ids.tolist() == [-1, -1]
 
 
-def test_to_moves_every_tensor(planned: Callable[..., PlannedSource]) -> None:
-    moved = all_rows(planned(Concat(), 7), 7).to("meta", non_blocking=True)
-    assert all(tensor.is_meta for tensor in vars(moved).values())
+def test_to_moves_every_tensor_and_leaves_the_pieces(
+    planned: Callable[..., PlannedSource],
+) -> None:
+    batch = all_rows(planned(Concat(), 7), 7)
+    moved = batch.to("meta", non_blocking=True)
+    assert all(tensor.is_meta for name, tensor in vars(moved).items() if name != "pieces")
+    assert moved.pieces is batch.pieces
+
+
+@pytest.mark.parametrize("with_documents", [False, True])
+def test_the_pieces_tell_what_each_row_holds(
+    with_documents: bool, planned: Callable[..., PlannedSource]
+) -> None:
+    source = planned(Concat(), 3)
+    requests = [RowRequest(source, row, 0) for row in (1, 0, 2)]
+    batch = build_batch(requests, 3, with_documents=with_documents)
+    first, second = (int(key) for key in source.split.keys)
+    assert batch.pieces.dtype == PIECE_DTYPE
+    assert batch.pieces.tolist() == [
+        (0, 3, first, 3, 1),
+        (0, 3, second, 0, 2),
+        (1, 3, first, 0, 3),
+        (2, 3, second, 2, 1),
+    ]
+
+
+def test_the_pieces_of_an_empty_batch_are_none(planned: Callable[..., PlannedSource]) -> None:
+    assert len(empty_batch(planned(Concat(), 7), 2, 7).pieces) == 0
+
+
+TWO_SOURCES = {
+    "a": ["x" * (i % 19) + "yz" * (i % 7) for i in range(60)],
+    "b": ["uv" * (i % 23) for i in range(40)],
+}
+
+
+@pytest.mark.parametrize("packing", [BestFit(), Concat(), SingleDocument()])
+@pytest.mark.parametrize("seq_len", [1, 5, 16, 64])
+def test_a_batch_equals_the_one_built_piece_by_piece(
+    packing: Packing, seq_len: int, write_store: Callable[..., Path]
+) -> None:
+    sources = []
+    for index, (name, texts) in enumerate(TWO_SOURCES.items()):
+        split = TokenSplit.open(open_stores([str(write_store(name, texts))]), "train")
+        sources.append(PlannedSource(2 * index, split, packing.plan(split.lengths, seq_len)))
+    requests = [
+        RowRequest(source, row, row_id)
+        for source in sources
+        for row_id, row in enumerate(range(source.plan.num_rows))
+    ]
+    np.random.default_rng(seq_len).shuffle(requests)  # type: ignore[arg-type]
+    for size in (1, 7, len(requests)):
+        for begin in range(0, len(requests), size):
+            part = requests[begin : begin + size]
+            batch = build_batch(part, seq_len, with_documents=True)
+            expected = piece_by_piece(part, seq_len)
+            for name, value in expected.items():
+                found = np.asarray(getattr(batch, name))
+                assert found.dtype == value.dtype, name
+                assert np.array_equal(found, value), name
+
+
+def piece_by_piece(requests: list[RowRequest], seq_len: int) -> dict[str, np.ndarray]:
+    """Build the arrays of a batch in the plainest way."""
+    shape, eod_id = (len(requests), seq_len), requests[0].source.split.eod_id
+    arrays = {
+        "input_ids": np.full(shape, eod_id, dtype=np.int64),
+        "targets": np.full(shape, IGNORED_TARGET, dtype=np.int64),
+        "seq_idx": np.zeros(shape, dtype=np.int32),
+        "document": np.full(shape, -1, dtype=np.int64),
+        "source": np.array([request.source.index for request in requests], dtype=np.int64),
+        "num_bytes": np.zeros(len(requests), dtype=np.int64),
+        "row_ids": np.array([request.row_id for request in requests], dtype=np.int64),
+    }
+    pieces: list[tuple[int, ...]] = []
+    for number, request in enumerate(requests):
+        split, begin = request.source.split, 0
+        for piece, (document, start, length) in enumerate(request.source.plan.pieces(request.row)):
+            end = begin + length
+            tokens = split.tokens(document, max(start - 1, 0), start + length)
+            arrays["targets"][number, begin:end] = tokens[-length:]
+            arrays["input_ids"][number, end - len(tokens) + 1 : end] = tokens[:-1]
+            arrays["seq_idx"][number, begin:] = piece
+            arrays["document"][number, begin:end] = document
+            if start == 0:
+                arrays["num_bytes"][number] += split.num_bytes[document]
+            key = int(split.keys[document])
+            pieces.append((number, request.source.index, key, start, length))
+            begin = end
+        if begin < seq_len:
+            arrays["seq_idx"][number, begin:] += 1
+    return arrays | {"pieces": np.array(pieces, dtype=PIECE_DTYPE)}
