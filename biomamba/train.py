@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from biomamba.config.build import build
 from biomamba.config.cli import run_cli
-from biomamba.data.datamodule import PretrainDataModule
+from biomamba.data.training_data import TrainingData
 from biomamba.reporting.tables import exposure_table
 from biomamba.runtime.provenance import provenance
 from biomamba.runtime.ranks import is_rank_zero
@@ -40,7 +40,7 @@ def main(cfg: DictConfig) -> None:
     config: Any = OmegaConf.to_container(cfg, resolve=True)
     seed_everything(cfg.seed)
     run_dir = Path(cfg.paths.run_dir)
-    datamodule: PretrainDataModule = build(cfg.data)
+    datamodule: TrainingData = build(cfg.data)
     datamodule.prepare_data()
     datamodule.setup("fit")
     model = build(cfg.model)

@@ -3,10 +3,8 @@
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from lightning import LightningDataModule
 from torch.utils.data import DataLoader
 
 from biomamba.data.batches import Batch, PlannedSource
@@ -25,6 +23,7 @@ from biomamba.data.store_reader import (
 )
 from biomamba.data.token_split import TokenSplit
 from biomamba.data.tokenizer_folder import load_tokenizer
+from biomamba.data.training_data import TrainingData
 from biomamba.data.training_rows import TrainingSteps, training_loader
 from biomamba.runtime.errors import ConfigError, DataError
 
@@ -39,7 +38,7 @@ class _Ready:
     exposures: dict[str, Exposure]
 
 
-class PretrainDataModule(LightningDataModule):
+class PretrainDataModule(TrainingData):
     """Mix token stores into steps; validate on every source.
 
     Args:
@@ -68,7 +67,7 @@ class PretrainDataModule(LightningDataModule):
         num_workers: int = 0,
         verify: str = "full",
     ) -> None:
-        super().__init__()
+        super().__init__(budget, list(sources))
         if set(sources) != set(mixture.weights):
             raise ConfigError(
                 f"the keys of weights {sorted(mixture.weights)} must be those of sources "
@@ -78,10 +77,8 @@ class PretrainDataModule(LightningDataModule):
             raise ConfigError(f"verify is {verify!r}; allowed: {', '.join(VERIFY_MODES)}")
         if max_val_documents is not None and max_val_documents < 1:
             raise ConfigError(f"max_val_documents is {max_val_documents}; use 1 or more, or null")
-        self.source_names = list(sources)
         self.mixture = mixture
         self.packing = packing
-        self.budget = budget
         self._folders = sources
         self._seed = seed
         self._max_val_documents = max_val_documents
@@ -89,7 +86,6 @@ class PretrainDataModule(LightningDataModule):
         self._num_workers = num_workers
         self._verify = verify
         self._is_verified = False
-        self._start_step = 0
         self._ready: _Ready | None = None
 
     @cached_property
@@ -133,19 +129,14 @@ class PretrainDataModule(LightningDataModule):
         return {name: self.mixture.weights[name] for name in self.source_names}
 
     @property
+    def store_folders(self) -> dict[str, list[str]]:
+        """The token stores of each source."""
+        return self._folders
+
+    @property
     def exposures(self) -> dict[str, Exposure]:
         """How each source is packed and repeated in this run."""
         return self._built.exposures
-
-    @property
-    def consumed_steps(self) -> int:
-        """Steps of the run that the training has seen."""
-        if self.trainer is None:
-            return self._start_step
-        # `processed` counts a step as soon as its weights are updated, also before the callbacks
-        # that save a checkpoint; on resume Lightning restores it before the first step.
-        progress: Any = self.trainer.fit_loop.epoch_loop.batch_progress.total
-        return max(int(progress.processed), self._start_step)
 
     def prepare_data(self) -> None:
         """Verify the stores once; Lightning calls this on one process of each node."""
@@ -218,30 +209,6 @@ class PretrainDataModule(LightningDataModule):
             )
         tokenizer.save(path)
 
-    def state_dict(self) -> dict[str, Any]:
-        """Return the position in the stream; equal on all ranks."""
-        return {"consumed_steps": self.consumed_steps, "fingerprint": self.fingerprint}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Continue behind the steps of a checkpoint.
-
-        Raises:
-            DataError: If the checkpoint saw another stream or lies beyond the budget.
-        """
-        if state_dict["fingerprint"] != self.fingerprint:
-            raise DataError(
-                "the checkpoint was trained on another stream of rows: stores, mixture, packing, "
-                "seed, seq_len and tokens_per_step must be those of the run it continues "
-                f"(fingerprint {state_dict['fingerprint'][:12]}, now {self.fingerprint[:12]})"
-            )
-        consumed = state_dict["consumed_steps"]
-        if consumed > self.budget.num_steps:
-            raise DataError(
-                f"the checkpoint has seen {consumed} steps, the budget has "
-                f"{self.budget.num_steps}; raise max_tokens"
-            )
-        self._start_step = consumed
-
     @property
     def _any_store(self) -> OpenStore:
         return self.stores[self.source_names[0]][0]
@@ -263,19 +230,3 @@ class PretrainDataModule(LightningDataModule):
         return PlannedSource(
             index, split, PackedRows(np.zeros(1, dtype=np.int64), none, none, none)
         )
-
-    def _place(self) -> tuple[int, int]:
-        """Return rank and world size.
-
-        Raises:
-            ConfigError: If Lightning would put a sampler of its own over the loaders.
-        """
-        if self.trainer is None:
-            return 0, 1
-        connector = self.trainer._accelerator_connector
-        if self.trainer.world_size > 1 and connector.use_distributed_sampler:
-            raise ConfigError(
-                "trainer.use_distributed_sampler must be false: the data is already dealt out to "
-                "the ranks"
-            )
-        return self.trainer.global_rank, self.trainer.world_size

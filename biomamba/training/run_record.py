@@ -8,7 +8,7 @@ from typing import Any
 
 import lightning
 
-from biomamba.data.datamodule import PretrainDataModule
+from biomamba.data.training_data import TrainingData
 from biomamba.model.checkpoint import save_pretrained
 from biomamba.model.mamba2 import Mamba2LM
 from biomamba.runtime.atomic import write_json
@@ -19,9 +19,7 @@ from biomamba.training.module import LanguageModelingModule
 class RunRecord:
     """run.json: rewritten whole by rank zero at each stage, so that it is never half a file."""
 
-    def __init__(
-        self, path: Path, provenance: Mapping[str, Any], datamodule: PretrainDataModule
-    ) -> None:
+    def __init__(self, path: Path, provenance: Mapping[str, Any], datamodule: TrainingData) -> None:
         self._path = path
         self._record: dict[str, Any] = {
             "provenance": dict(provenance),
@@ -49,7 +47,7 @@ class RunRecord:
 
 
 def final_figures(
-    trainer: lightning.Trainer, module: LanguageModelingModule, datamodule: PretrainDataModule
+    trainer: lightning.Trainer, module: LanguageModelingModule, datamodule: TrainingData
 ) -> Sequence[Mapping[str, float]]:
     """Validate after the fit, unless its last step was followed by a validation already."""
     interval = trainer.val_check_batch
@@ -60,7 +58,7 @@ def final_figures(
     return [{name: float(value) for name, value in wanted.items()}]
 
 
-def save_model(model: Mamba2LM, datamodule: PretrainDataModule, folder: Path) -> Path:
+def save_model(model: Mamba2LM, datamodule: TrainingData, folder: Path) -> Path:
     """Write the model in its published layout with the tokenizer of its data beside it."""
     save_pretrained(model, folder)
     datamodule.save_tokenizer(folder / "tokenizer.json")
