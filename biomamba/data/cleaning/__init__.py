@@ -1,1 +1,1 @@
-"""Duplicates, near-duplicates and benchmark texts: what to leave out, and which split a text is in."""
+"""Duplicates, near-duplicates and benchmark texts: what is left out, what shares a split."""

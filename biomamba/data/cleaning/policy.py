@@ -1,0 +1,71 @@
+"""What is cleaned, and the marks on each document from which the whole set is later decided."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from biomamba.data.cleaning.firewall import Firewall, Hits
+from biomamba.data.cleaning.near_duplicates import NearDuplicates
+from biomamba.data.cleaning.words import Hashes, hash_texts, hash_words
+from biomamba.data.document import Document
+
+
+@dataclass(frozen=True)
+class Marks:
+    """What the decision needs to know about a batch of documents.
+
+    Attributes:
+        text: Hash of the normalised words, `(documents,)`.
+        bands: Near-duplicates share a value in a column, `(documents, bands)`; no columns where
+            near-duplicates are not looked for.
+        hits: HIT_DTYPE; `document` is the place in the batch.
+    """
+
+    text: Hashes
+    bands: Hashes
+    hits: Hits
+
+
+@dataclass(frozen=True)
+class Cleaning:
+    """Which documents of a set are left out, and which must share a split.
+
+    Attributes:
+        exact_duplicates: Keep one of the documents with equal words; False keeps all of them, in
+            one split.
+        near_duplicates: How near-duplicates are found; None looks for none.
+        firewall: Benchmarks to keep out.
+    """
+
+    exact_duplicates: bool = True
+    near_duplicates: NearDuplicates | None = None
+    firewall: Firewall = field(default_factory=Firewall)
+
+    def settings(self) -> dict[str, Any]:
+        """Return everything that decides the marks and what becomes of them."""
+        near = self.near_duplicates
+        return {
+            "exact_duplicates": self.exact_duplicates,
+            "near_duplicates": None if near is None else near.settings(),
+            "firewall": self.firewall.settings(),
+        }
+
+    def notices(self) -> list[str]:
+        """Return what a user should be told when documents are prepared under this policy."""
+        if self.firewall.benchmarks:
+            return []
+        return [
+            "no benchmark is kept out of these documents: evaluations may meet texts seen in "
+            "training; name the benchmarks with benchmark=[pubmedqa,bioasq,wikitext,...]"
+        ]
+
+    def marks(self, documents: Sequence[Document]) -> Marks:
+        """Mark a batch of documents; a few hundred at a time are fastest."""
+        texts = [document.text for document in documents]
+        words = hash_words(texts)
+        text = hash_texts(texts, words)
+        near = self.near_duplicates
+        bands = np.empty((text.size, 0), np.uint64) if near is None else near.bands(words, text)
+        return Marks(text, bands, self.firewall.hits(documents, words))

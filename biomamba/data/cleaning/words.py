@@ -1,0 +1,126 @@
+r"""Words and word n-grams of a batch of texts as 64-bit hashes.
+
+A word is a run of `\w` after NFKC and case folding, so that case, punctuation, line breaks, spaced
+punctuation (WikiText) and composed against decomposed letters make no difference. The hashes are
+the same in every process and on every machine.
+"""
+
+import re
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+from itertools import chain
+
+import numpy as np
+from numpy.typing import NDArray
+
+Hashes = NDArray[np.uint64]
+
+_WORD = re.compile(r"\w+")
+_MAX_CACHED_WORDS = 1 << 18
+_MAX_CACHED_CHARS = 32
+
+
+@dataclass(frozen=True)
+class HashRows:
+    """One row of hashes for each text of a batch, laid end to end.
+
+    Attributes:
+        values: All hashes, `(total,)`.
+        ends: End of each row in `values`, `(texts,)`.
+    """
+
+    values: Hashes
+    ends: NDArray[np.int64]
+
+    @property
+    def starts(self) -> NDArray[np.int64]:
+        """Start of each row in `values`, `(texts,)`."""
+        return self.ends - self.counts
+
+    @property
+    def counts(self) -> NDArray[np.int64]:
+        """Length of each row, `(texts,)`."""
+        return np.diff(self.ends, prepend=0)
+
+
+def hash_words(texts: Sequence[str]) -> HashRows:
+    """Hash the words of each text, in order."""
+    rows = [_WORD.findall(normalised(text)) for text in texts]
+    counts = np.fromiter(map(len, rows), np.int64, len(rows))
+    words = map(_CACHE.__getitem__, chain.from_iterable(rows))
+    return HashRows(np.fromiter(words, np.uint64, int(counts.sum())), np.cumsum(counts))
+
+
+def hash_ngrams(words: HashRows, num_words: int) -> HashRows:
+    """Hash every run of `num_words` words; a run never crosses texts.
+
+    A text with fewer words has an empty row.
+    """
+    counts = np.maximum(words.counts - num_words + 1, 0)
+    num_starts = max(words.values.size - num_words + 1, 0)
+    sums = np.zeros(num_starts, np.uint64)
+    for place, factor in enumerate(odd_factors(num_words)):
+        sums += words.values[place : place + num_starts] * factor
+    is_inside = np.ones(num_starts, np.bool_)
+    for end in words.ends[:-1]:
+        is_inside[max(int(end) - num_words + 1, 0) : end] = False
+    return HashRows(scramble(sums[is_inside]), np.cumsum(counts))
+
+
+def hash_texts(texts: Sequence[str], words: HashRows) -> Hashes:
+    """Hash each text by its words, `(texts,)`; one without words by its characters."""
+    stored = words.values.astype("<u8", copy=False)
+    return np.fromiter(
+        (
+            _digest(stored[start:end].tobytes() if start < end else b"text " + _encoded(text))
+            for text, start, end in zip(texts, words.starts, words.ends, strict=True)
+        ),
+        np.uint64,
+        len(texts),
+    )
+
+
+def normalised(text: str) -> str:
+    """Return the text in the form whose words are compared."""
+    return text.lower() if text.isascii() else unicodedata.normalize("NFKC", text).casefold()
+
+
+def scramble(values: Hashes) -> Hashes:
+    """Spread 64-bit values evenly; a bijection.
+
+    Source: finaliser of MurmurHash3, 64 bits.
+    """
+    for factor in (0xFF51AFD7ED558CCD, 0xC4CEB9FE1A85EC53):
+        values = (values ^ (values >> np.uint64(33))) * np.uint64(factor)
+    return values ^ (values >> np.uint64(33))
+
+
+def odd_factors(count: int) -> Hashes:
+    """Return fixed odd numbers to weigh the places of a run by."""
+    steps = np.arange(1, count + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+    return scramble(steps) | np.uint64(1)
+
+
+class _WordCache(dict[str, int]):
+    """Hashes by word, emptied when full; the words of a language repeat."""
+
+    def __missing__(self, word: str) -> int:
+        value = _digest(_encoded(word))
+        if len(word) <= _MAX_CACHED_CHARS:
+            if len(self) >= _MAX_CACHED_WORDS:
+                self.clear()
+            self[word] = value
+        return value
+
+
+_CACHE = _WordCache()
+
+
+def _encoded(text: str) -> bytes:
+    return text.encode("utf-8", "surrogatepass")
+
+
+def _digest(content: bytes) -> int:
+    return int.from_bytes(blake2b(content, digest_size=8).digest(), "little")
