@@ -111,17 +111,31 @@ class PieceContents:
 
     Attributes:
         pieces: (pieces,) PIECE_DTYPE.
-        tokens: (tokens,); the tokens of all pieces, one behind the other.
+        tokens: The tokens of each piece.
         previous: (pieces,); the token before each piece, EOD before the start of a document.
         num_bytes: (pieces,); UTF-8 bytes of the document, 0 for a piece that continues one.
         document: (pieces,); index of the document in its split.
     """
 
     pieces: NDArray[Any]
-    tokens: NDArray[Any]
+    tokens: list[NDArray[Any]]
     previous: Ints
     num_bytes: Ints
     document: Ints
+
+    @classmethod
+    def merge(cls, parts: "Sequence[PieceContents]") -> "PieceContents":
+        """Bring the pieces of several sources in the order of the rows."""
+        pieces = np.concatenate([part.pieces for part in parts])
+        tokens = [piece for part in parts for piece in part.tokens]
+        order = np.argsort(pieces["row"], kind="stable")
+        return cls(
+            pieces[order],
+            [tokens[place] for place in order.tolist()],
+            np.concatenate([part.previous for part in parts])[order],
+            np.concatenate([part.num_bytes for part in parts])[order],
+            np.concatenate([part.document for part in parts])[order],
+        )
 
 
 def build_batch(
@@ -142,7 +156,7 @@ def empty_batch(source: PlannedSource, num_rows: int, seq_len: int) -> Batch:
     """Build a batch without targets, for a rank that has run out of rows."""
     none = np.empty(0, dtype=np.int64)
     return lay_out(
-        PieceContents(_no_pieces(), none, none, none, none),
+        PieceContents(_no_pieces(), [], none, none, none),
         source=np.full(num_rows, source.index, dtype=np.int64),
         row_ids=np.full(num_rows, -1, dtype=np.int64),
         seq_len=seq_len,
@@ -181,14 +195,15 @@ def lay_out(
         positions[is_filled] = values
         return torch.from_numpy(positions)
 
-    inputs = np.empty_like(contents.tokens)
-    inputs[1:] = contents.tokens[:-1]
+    targets = np.concatenate(contents.tokens) if contents.tokens else np.empty(0, dtype=np.int64)
+    inputs = np.empty_like(targets)
+    inputs[1:] = targets[:-1]
     inputs[np.cumsum(lengths) - lengths] = contents.previous
     seq_idx = np.repeat(num_pieces[:, None], seq_len, axis=1).astype(np.int32)
     seq_idx[is_filled] = np.repeat(number, lengths)
     return Batch(
         input_ids=spread(inputs, eod_id),
-        targets=spread(contents.tokens, IGNORED_TARGET),
+        targets=spread(targets, IGNORED_TARGET),
         seq_idx=torch.from_numpy(seq_idx),
         source=torch.from_numpy(source),
         num_bytes=torch.from_numpy(_sum_by_row(row, contents.num_bytes, len(source))),
@@ -199,55 +214,42 @@ def lay_out(
 
 
 def _read(requests: Sequence[RowRequest]) -> PieceContents:
-    """Look up the pieces of the requested rows, source by source, and read their tokens."""
+    """Read the pieces of the requested rows."""
     sources = {request.source.index: request.source for request in requests}
-    looked_up = [_look_up(source, requests) for source in sources.values()]
-    pieces = np.concatenate([pieces for pieces, _ in looked_up])
-    order = np.argsort(pieces["row"], kind="stable")
-    pieces = pieces[order]
-    document = np.concatenate([document for _, document in looked_up])[order]
-    num_bytes = np.zeros(len(pieces), dtype=np.int64)
-    previous = np.full(len(pieces), requests[0].source.split.eod_id, dtype=np.int64)
-    tokens = []
-    for place, (index, number, start, length) in enumerate(
-        zip(
-            pieces["source"].tolist(),
-            document.tolist(),
-            pieces["start"].tolist(),
-            pieces["tokens"].tolist(),
-            strict=True,
-        )
-    ):
-        split = sources[index].split
-        tokens.append(split.tokens(number, start, start + length))
-        if start:
-            previous[place] = split.tokens(number, start - 1, start)[0]
-        else:
-            num_bytes[place] = split.num_bytes[number]
-    return PieceContents(pieces, np.concatenate(tokens), previous, num_bytes, document)
+    index = np.array([request.source.index for request in requests])
+    row = np.array([request.row for request in requests], dtype=np.int64)
+    parts = []
+    for source in sources.values():
+        (places,) = np.nonzero(index == source.index)
+        parts.append(_read_source(source, places, row[places]))
+    return PieceContents.merge(parts)
 
 
-def _look_up(source: PlannedSource, requests: Sequence[RowRequest]) -> tuple[NDArray[Any], Ints]:
-    """Return the pieces of one source in the requested rows and their documents."""
-    places, rows = np.array(
-        [
-            (place, request.row)
-            for place, request in enumerate(requests)
-            if request.source.index == source.index
-        ],
-        dtype=np.int64,
-    ).T
-    begin = source.plan.row_offsets[rows]
-    counts = source.plan.row_offsets[rows + 1] - begin
+def _read_source(source: PlannedSource, places: Ints, rows: Ints) -> PieceContents:
+    """Read the pieces of rows of one source, which get the given places in the batch."""
+    split, plan = source.split, source.plan
+    begin = plan.row_offsets[rows]
+    counts = plan.row_offsets[rows + 1] - begin
     piece = np.repeat(begin - (np.cumsum(counts) - counts), counts) + np.arange(counts.sum())
-    document = source.plan.piece_document[piece]
+    document, start = plan.piece_document[piece], plan.piece_start[piece]
+    length = plan.piece_length[piece]
     pieces = np.empty(len(piece), dtype=PIECE_DTYPE)
     pieces["row"] = np.repeat(places, counts)
     pieces["source"] = source.index
-    pieces["key"] = source.split.keys[document]
-    pieces["start"] = source.plan.piece_start[piece]
-    pieces["tokens"] = source.plan.piece_length[piece]
-    return pieces, document
+    pieces["key"] = split.keys[document]
+    pieces["start"] = start
+    pieces["tokens"] = length
+    previous = np.full(len(piece), split.eod_id, dtype=np.int64)
+    (cut,) = np.nonzero(start)
+    before = split.parts(document[cut], start[cut] - 1, np.ones_like(cut))
+    previous[cut] = np.concatenate([*before, np.empty(0, dtype=np.int64)])
+    return PieceContents(
+        pieces,
+        split.parts(document, start, length),
+        previous,
+        np.where(start == 0, split.num_bytes[document], 0),
+        document,
+    )
 
 
 def _sum_by_row(row: Ints, values: Ints, num_rows: int) -> Ints:

@@ -1,12 +1,12 @@
 """The documents of one split over many shards and stores, read from memory-mapped files."""
 
-from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from biomamba.data.document import SPLITS
@@ -14,8 +14,6 @@ from biomamba.data.shard_writer import read_index
 from biomamba.data.store_reader import OpenStore
 
 Ints = NDArray[np.int64]
-# Each map holds a file descriptor; a corpus can have more shards than a process may open files.
-_MAX_MAPS = 256
 
 
 @dataclass(frozen=True)
@@ -64,7 +62,7 @@ class TokenSplit:
         self.table = table
         self._files = list(files)
         self._dtype = dtype
-        self._maps: OrderedDict[int, NDArray[Any]] = OrderedDict()
+        self._maps: dict[int, NDArray[Any]] = {}
 
     @classmethod
     def open(cls, stores: Sequence[OpenStore], split: str) -> "TokenSplit":
@@ -101,11 +99,23 @@ class TokenSplit:
         """Key of each document."""
         return self.table.key
 
-    def tokens(self, document: int, start: int = 0, stop: int | None = None) -> NDArray[Any]:
-        """Return tokens `start` to `stop` of a document as a view of the file."""
-        offset = int(self.table.start[document])
-        end = int(self.table.length[document]) if stop is None else stop
-        return self._map(int(self.table.file[document]))[offset + start : offset + end]
+    def tokens(self, document: int) -> NDArray[Any]:
+        """Return the tokens of a document as a view of its file."""
+        whole = np.array([document])
+        return self.parts(whole, np.zeros(1, dtype=np.int64), self.lengths[whole])[0]
+
+    def parts(self, documents: Ints, starts: Ints, lengths: Ints) -> list[NDArray[Any]]:
+        """Return parts of documents, from token `start` on, as views of their files."""
+        begins = self.table.start[documents] + starts
+        return [
+            self._map(file)[begin:end]
+            for file, begin, end in zip(
+                self.table.file[documents].tolist(),
+                begins.tolist(),
+                (begins + lengths).tolist(),
+                strict=True,
+            )
+        ]
 
     def first_by_key(self, max_documents: int | None) -> "TokenSplit":
         """Return the documents with the smallest keys: a sample that is stable and unbiased."""
@@ -117,17 +127,25 @@ class TokenSplit:
     def _map(self, file: int) -> NDArray[Any]:
         tokens = self._maps.get(file)
         if tokens is None:
-            tokens = np.memmap(self._files[file], dtype=self._dtype, mode="r")
-            self._maps[file] = tokens
-            if len(self._maps) > _MAX_MAPS:
-                self._maps.popitem(last=False)
-        else:
-            self._maps.move_to_end(file)
+            tokens = self._maps[file] = _memory_map(self._files[file], self._dtype)
         return tokens
 
     def __getstate__(self) -> dict[str, Any]:
         # A pickled memory map would be a copy of the whole file.
-        return {**self.__dict__, "_maps": OrderedDict()}
+        return {**self.__dict__, "_maps": {}}
+
+
+def _memory_map(path: Path, dtype: np.dtype[Any]) -> NDArray[Any]:
+    """Map a file into memory without keeping it open.
+
+    Rows come from all shards at random, and a corpus has more shards than a process may open
+    files; numpy.memmap would hold a descriptor for each.
+    """
+    num_bytes = path.stat().st_size
+    content = torch.from_file(str(path), shared=False, size=num_bytes, dtype=torch.uint8)
+    tokens = content.numpy().view(dtype)
+    tokens.flags.writeable = False
+    return tokens
 
 
 def _table(index: NDArray[Any], file: int) -> DocumentTable:

@@ -199,7 +199,7 @@ def piece_by_piece(requests: list[RowRequest], seq_len: int) -> dict[str, np.nda
         split, begin = request.source.split, 0
         for piece, (document, start, length) in enumerate(request.source.plan.pieces(request.row)):
             end = begin + length
-            tokens = split.tokens(document, max(start - 1, 0), start + length)
+            tokens = split.tokens(document)[max(start - 1, 0) : start + length]
             arrays["targets"][number, begin:end] = tokens[-length:]
             arrays["input_ids"][number, end - len(tokens) + 1 : end] = tokens[:-1]
             arrays["seq_idx"][number, begin:] = piece

@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from biomamba.data import token_split as token_split_module
 from biomamba.data.document import document_key
 from biomamba.data.store import StorePolicy
 from biomamba.data.store_reader import open_stores
@@ -41,12 +40,20 @@ def test_lengths_bytes_and_keys_belong_to_the_documents(pooled: TokenSplit) -> N
     assert pooled.keys[-1] == document_key("b-0")
 
 
-def test_a_part_of_a_document_is_a_slice(pooled: TokenSplit) -> None:
-    assert pooled.tokens(2, 3, 7).tolist() == pooled.tokens(2).tolist()[3:7]
+def test_parts_of_documents_are_slices(pooled: TokenSplit) -> None:
+    documents, starts, lengths = np.array([[2, 9, 2], [3, 0, 0], [4, 1, 5]])
+    assert [part.tolist() for part in pooled.parts(documents, starts, lengths)] == [
+        pooled.tokens(2).tolist()[3:7],
+        pooled.tokens(9).tolist()[:1],
+        pooled.tokens(2).tolist()[:5],
+    ]
 
 
-def test_tokens_are_views_of_the_file(pooled: TokenSplit) -> None:
-    assert isinstance(pooled.tokens(0), np.memmap)
+def test_tokens_are_views_of_the_file_that_cannot_be_written(pooled: TokenSplit) -> None:
+    first, again = pooled.tokens(0), pooled.tokens(0)
+    assert np.shares_memory(first, again)
+    with pytest.raises(ValueError, match="read-only"):
+        first[0] = 1
 
 
 def test_a_pickled_split_carries_no_tokens(pooled: TokenSplit) -> None:
@@ -56,11 +63,18 @@ def test_a_pickled_split_carries_no_tokens(pooled: TokenSplit) -> None:
     assert copy.tokens(5).tolist() == pooled.tokens(5).tolist()
 
 
-def test_few_files_are_open_at_a_time(pooled: TokenSplit, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(token_split_module, "_MAX_MAPS", 2)
+def test_no_file_stays_open(write_store: Callable[..., Path]) -> None:
+    store = write_store("a", [f"text {i}" for i in range(90)], num_shards=30)
+    pooled = TokenSplit.open(open_stores([str(store)]), "train")
+    before = num_open_files()
     for document in range(len(pooled)):
         pooled.tokens(document)
-        assert len(pooled._maps) <= 2
+    assert len(pooled._maps) == 30
+    assert num_open_files() == before
+
+
+def num_open_files() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
 
 
 def test_first_by_key_takes_the_smallest_keys_in_place(pooled: TokenSplit) -> None:
