@@ -7,7 +7,6 @@ import hashlib
 import json
 import os
 import platform
-import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
@@ -16,10 +15,10 @@ from typing import Any
 
 import torch
 
-_CHECKOUT = Path(__file__).resolve().parents[2]
+from biomamba.runtime.code_version import CHECKOUT, git_state
+
 _PACKAGES = ("biomamba", "torch", "lightning", "hydra-core", "datasets", "tokenizers", "numpy")
 _OPTIONAL_PACKAGES = ("triton", "mamba-ssm", "causal-conv1d")
-_GIT_SECONDS = 10
 
 
 def provenance(config: Mapping[str, Any], argv: Sequence[str] | None = None) -> dict[str, Any]:
@@ -32,7 +31,7 @@ def provenance(config: Mapping[str, Any], argv: Sequence[str] | None = None) -> 
     return {
         "argv": list(sys.argv[1:] if argv is None else argv),
         "config_sha256": config_hash(config),
-        "git": git_state(_CHECKOUT),
+        "git": git_state(CHECKOUT),
         "versions": package_versions(),
         "machine": machine(),
     }
@@ -46,17 +45,6 @@ def config_hash(config: Mapping[str, Any]) -> str:
     """
     text = json.dumps(config, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
     return hashlib.sha256(text.encode("ascii")).hexdigest()
-
-
-def git_state(checkout: Path) -> dict[str, Any] | None:
-    """Return the commit and whether tracked files differ from it; None outside a checkout."""
-    if not (checkout / ".git").exists():
-        return None
-    commit = _git(checkout, "rev-parse", "HEAD")
-    status = _git(checkout, "status", "--porcelain", "--untracked-files=no")
-    if commit is None or status is None:
-        return None
-    return {"commit": commit, "is_dirty": bool(status)}
 
 
 def package_versions() -> dict[str, str]:
@@ -95,14 +83,3 @@ def cpu_model(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
 
 def _has_affinity() -> bool:
     return hasattr(os, "sched_getaffinity")
-
-
-def _git(checkout: Path, *arguments: str) -> str | None:
-    command = ["git", "-C", str(checkout), *arguments]
-    try:
-        done = subprocess.run(
-            command, capture_output=True, text=True, timeout=_GIT_SECONDS, check=True
-        )
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return done.stdout.strip()
