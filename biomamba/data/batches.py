@@ -72,6 +72,19 @@ class Batch:
         """Copy the tensors to page-locked memory; the data loader calls this."""
         return self._map(lambda tensor: tensor.pin_memory())
 
+    def split(self, num_rows: int) -> "list[Batch]":
+        """Cut into batches of at most so many rows, which share the memory of this one."""
+        return [
+            self._rows(begin, begin + num_rows) for begin in range(0, len(self.targets), num_rows)
+        ]
+
+    def _rows(self, begin: int, end: int) -> "Batch":
+        rows = self._map(lambda tensor: tensor[begin:end])
+        first, last = np.searchsorted(self.pieces["row"], [begin, end])
+        rows.pieces = self.pieces[first:last].copy()
+        rows.pieces["row"] -= begin
+        return rows
+
     def _map(self, change: Callable[[Tensor], Tensor]) -> "Batch":
         changed: dict[str, Any] = {
             attribute.name: change(value)

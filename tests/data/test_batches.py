@@ -150,6 +150,20 @@ def test_the_pieces_of_an_empty_batch_are_none(planned: Callable[..., PlannedSou
     assert len(empty_batch(planned(Concat(), 7), 2, 7).pieces) == 0
 
 
+@pytest.mark.parametrize("num_rows", [1, 2, 3, 9])
+def test_the_parts_of_a_batch_equal_batches_of_their_rows(
+    num_rows: int, planned: Callable[..., PlannedSource]
+) -> None:
+    source = planned(Concat(), 2)
+    requests = [RowRequest(source, row, 10 + row) for row in (3, 1, 0, 2)]
+    parts = build_batch(requests, 2, with_documents=True).split(num_rows)
+    assert len(parts) == -(-4 // num_rows)
+    for number, part in enumerate(parts):
+        rows = requests[number * num_rows : (number + 1) * num_rows]
+        for name, value in vars(build_batch(rows, 2, with_documents=True)).items():
+            assert np.array_equal(getattr(part, name), value), name
+
+
 TWO_SOURCES = {
     "a": ["x" * (i % 19) + "yz" * (i % 7) for i in range(60)],
     "b": ["uv" * (i % 23) for i in range(40)],
