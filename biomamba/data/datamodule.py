@@ -1,6 +1,6 @@
 """The data of a pretraining run: token stores in, an exact stream of steps out."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
@@ -11,7 +11,8 @@ from biomamba.data.batches import Batch, PlannedSource
 from biomamba.data.budget import TokenBudget
 from biomamba.data.evaluation_rows import EvaluationRows
 from biomamba.data.exposure import Exposure, check_repetition, exposures
-from biomamba.data.mixture import MixedRows, Mixture, SourceSize
+from biomamba.data.mixed_rows import MixedRows
+from biomamba.data.mixture import Mixture, SourceSize
 from biomamba.data.packing import PackedRows, Packing
 from biomamba.data.store_reader import (
     VERIFY_MODES,
@@ -77,6 +78,7 @@ class PretrainDataModule(TrainingData):
             raise ConfigError(f"verify is {verify!r}; allowed: {', '.join(VERIFY_MODES)}")
         if max_val_documents is not None and max_val_documents < 1:
             raise ConfigError(f"max_val_documents is {max_val_documents}; use 1 or more, or null")
+        self._start_steps = mixture.start_steps(budget)
         self.mixture = mixture
         self.packing = packing
         self._folders = sources
@@ -108,6 +110,7 @@ class PretrainDataModule(TrainingData):
     @cached_property
     def fingerprint(self) -> str:
         """Identify the stream of rows: equal fingerprints give equal steps."""
+        packing_options = {name: value for name, value in vars(self.packing).items() if value}
         return content_fingerprint(
             {
                 "stores": {
@@ -115,8 +118,8 @@ class PretrainDataModule(TrainingData):
                     for name, pool in self.stores.items()
                 },
                 "order": self.source_names,
-                "mixture": asdict(self.mixture),
-                "packing": [type(self.packing).__name__, vars(self.packing)],
+                "mixture": self.mixture.description(),
+                "packing": [type(self.packing).__name__, packing_options],
                 "seed": self._seed,
                 "seq_len": self.budget.seq_len,
                 "tokens_per_step": self.budget.tokens_per_step,
@@ -125,8 +128,9 @@ class PretrainDataModule(TrainingData):
 
     @property
     def source_weights(self) -> dict[str, float]:
-        """Share of each source, in the order that numbers them (Batch.source)."""
-        return {name: self.mixture.weights[name] for name in self.source_names}
+        """Share of each source in the order that numbers them, averaged over the stages."""
+        weights = self.mixture.mean_weights(self.budget)
+        return {name: weights[name] for name in self.source_names}
 
     @property
     def store_folders(self) -> dict[str, list[str]]:
@@ -168,7 +172,8 @@ class PretrainDataModule(TrainingData):
             )
             for index, name in enumerate(self.source_names)
         ]
-        rows = MixedRows(self.mixture, sizes, self._seed)
+        starts = [step * self.budget.sequences_per_step for step in self._start_steps]
+        rows = MixedRows(self.mixture, sizes, self._seed, starts)
         by_name = dict(zip(self.source_names, sources, strict=True))
         found = exposures(by_name, rows, self.budget)
         check_repetition(found, self._max_repetition)
@@ -222,7 +227,7 @@ class PretrainDataModule(TrainingData):
 
     def _plan(self, index: int, name: str) -> PlannedSource:
         split = TokenSplit.open(self.stores[name], "train")
-        if self.mixture.weights[name] > 0:
+        if self.mixture.trains_on(name):
             return PlannedSource(
                 index, split, self.packing.plan(split.lengths, self.budget.seq_len)
             )

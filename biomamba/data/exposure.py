@@ -7,7 +7,7 @@ import numpy as np
 
 from biomamba.data.batches import PlannedSource
 from biomamba.data.budget import TokenBudget
-from biomamba.data.mixture import MixedRows
+from biomamba.data.mixed_rows import MixedRows
 from biomamba.runtime.errors import ConfigError
 
 
@@ -18,7 +18,8 @@ class Exposure:
     Attributes:
         num_documents: Documents of the training split.
         num_tokens: Their tokens, end-of-document tokens included: one epoch.
-        num_cut_documents: Documents that continue in a further row with a fresh state.
+        num_dropped_tokens: Tokens that the packing leaves out; no part of an epoch.
+        num_cut_documents: Documents that are not whole in one row.
         padding_ratio: Share of the positions of its rows that hold no token.
         num_rows_drawn: Rows that the run takes from it.
         epochs: How often the run passes over it.
@@ -26,6 +27,7 @@ class Exposure:
 
     num_documents: int
     num_tokens: int
+    num_dropped_tokens: int
     num_cut_documents: int
     padding_ratio: float
     num_rows_drawn: int
@@ -59,15 +61,18 @@ def check_repetition(found: Mapping[str, Exposure], max_repetition: float | None
 
 
 def _exposure(source: PlannedSource, num_rows_drawn: int, seq_len: int) -> Exposure:
-    plan = source.plan
-    num_tokens = int(source.split.lengths.sum())
-    _, pieces = np.unique(plan.piece_document, return_counts=True)
-    positions = plan.num_rows * seq_len
+    plan, lengths = source.plan, source.split.lengths
+    num_planned = int(plan.piece_length.sum())
+    is_planned = plan.num_rows > 0  # a source without a share is not
+    pieces = np.bincount(plan.piece_document, minlength=len(lengths))
+    is_dropped = (lengths > seq_len) & (pieces == 1)
+    num_tokens = num_planned if is_planned else int(lengths.sum())
     return Exposure(
         num_documents=len(source.split),
         num_tokens=num_tokens,
-        num_cut_documents=int((pieces > 1).sum()),
-        padding_ratio=1 - num_tokens / positions if positions else 0.0,
+        num_dropped_tokens=int(lengths.sum()) - num_tokens,
+        num_cut_documents=int(((pieces > 1) | is_dropped).sum()),
+        padding_ratio=1 - num_planned / (plan.num_rows * seq_len) if is_planned else 0.0,
         num_rows_drawn=num_rows_drawn,
-        epochs=num_rows_drawn / plan.num_rows if plan.num_rows else 0.0,
+        epochs=num_rows_drawn / plan.num_rows if is_planned else 0.0,
     )

@@ -1,19 +1,14 @@
-"""Which row of which source is sample i: a pure function of the mixture, the seed and i.
-
-Nothing has to be saved to resume, and any rank or worker can look up any sample.
-"""
+"""The shares of the sources, constant or changing in stages, and the rows that meet them."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from functools import lru_cache
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from biomamba.data.permutation import FeistelPermutation
+from biomamba.data.budget import TokenBudget
 from biomamba.runtime.errors import ConfigError, DataError
 
-Ints = NDArray[np.int64]
 UNITS = ("tokens", "sequences", "documents")
 MAX_SHARE_ERROR = 0.005
 _WEIGHT_TOLERANCE = 1e-9
@@ -39,6 +34,27 @@ class SourceSize:
 
 
 @dataclass(frozen=True)
+class Stage:
+    """Weights that replace the earlier ones from some point of the run on.
+
+    Attributes:
+        start_tokens: Positions of the run before the stage, counted as in the budget.
+        weights: Share of each source, as in Mixture.
+    """
+
+    start_tokens: int
+    weights: dict[str, float]
+
+    def __post_init__(self) -> None:
+        if self.start_tokens < 1:
+            raise ConfigError(
+                f"start_tokens is {self.start_tokens}; use 1 or more: the weights of the mixture "
+                "itself hold from the start of the run"
+            )
+        _check_weights(self.weights)
+
+
+@dataclass(frozen=True)
 class Mixture:
     """The shares of the sources.
 
@@ -46,29 +62,77 @@ class Mixture:
         weights: Share of each source; they sum to 1. Zero keeps a source for validation only.
         unit: What the shares count: `tokens` (without padding), `sequences` (rows), `documents`.
         block_size: Rows after which the shares are met exactly.
+        stages: Further weights of the same sources, in order; none leaves the weights constant.
 
-    Source: block-deterministic mixtures as in stanford-crfm/levanter, data/mixture.py.
+    Source: block-deterministic mixtures as in stanford-crfm/levanter, data/mixture.py, and its
+        weights that change at given steps.
     Deviation: the released code of arXiv 2408.02600 shares out documents, one to a row.
     """
 
     weights: dict[str, float]
     unit: str = "tokens"
     block_size: int = 1_000
+    stages: list[Stage] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         if self.unit not in UNITS:
             raise ConfigError(f"unit is {self.unit!r}; allowed: {', '.join(UNITS)}")
         if self.block_size < 1:
             raise ConfigError(f"block_size is {self.block_size}; use 1 or more")
-        negative = {name: weight for name, weight in self.weights.items() if not weight >= 0}
-        if negative:
-            raise ConfigError(f"weights must not be negative, got {negative}")
-        total = sum(self.weights.values())
-        if abs(total - 1) > _WEIGHT_TOLERANCE:
-            raise ConfigError(f"weights sum to {total:.10g}, not to 1: {self.weights}")
+        _check_weights(self.weights)
+        starts = [stage.start_tokens for stage in self.stages]
+        if starts != sorted(set(starts)):
+            raise ConfigError(f"start_tokens of the stages must increase, got {starts}")
+        for stage in self.stages:
+            if stage.weights.keys() != self.weights.keys():
+                raise ConfigError(
+                    f"the stage from start_tokens={stage.start_tokens:,} weighs the sources "
+                    f"{sorted(stage.weights)}, the mixture {sorted(self.weights)}; name the same "
+                    "in both and give weight 0 to a source that a stage leaves out"
+                )
+
+    @property
+    def parts(self) -> list["Mixture"]:
+        """The constant mixtures that follow each other; one alone without stages."""
+        later = [replace(self, weights=stage.weights, stages=[]) for stage in self.stages]
+        return [replace(self, stages=[]), *later]
+
+    def trains_on(self, source: str) -> bool:
+        """Say whether a source has a share at any time."""
+        return any(part.weights[source] > 0 for part in self.parts)
+
+    def start_steps(self, budget: TokenBudget) -> list[int]:
+        """Return the first step of each part.
+
+        Raises:
+            ConfigError: If a stage does not begin with a step of the run.
+        """
+        for stage in self.stages:
+            start, step = stage.start_tokens, budget.tokens_per_step
+            if start % step or start >= budget.max_tokens:
+                raise ConfigError(
+                    f"a stage has start_tokens={start:,}; it must be a multiple of "
+                    f"tokens_per_step={step:,} below max_tokens={budget.max_tokens:,}; nearest "
+                    f"that works: {_nearest_start(start, budget)}"
+                )
+        return [0, *(stage.start_tokens // budget.tokens_per_step for stage in self.stages)]
+
+    def mean_weights(self, budget: TokenBudget) -> dict[str, float]:
+        """Return the weights of the parts averaged over the steps of the run."""
+        bounds = [*self.start_steps(budget), budget.num_steps]
+        lengths = np.diff(bounds) / budget.num_steps
+        return {
+            name: float(sum(lengths * [part.weights[name] for part in self.parts]))
+            for name in self.weights
+        }
+
+    def description(self) -> dict[str, Any]:
+        """Return all that decides the shares, as plain values; constant ones know no stages."""
+        fields = asdict(self)
+        return fields if self.stages else {k: v for k, v in fields.items() if k != "stages"}
 
     def counts(self, sizes: Mapping[str, SourceSize]) -> dict[str, int]:
-        """Return the rows of each source in a block.
+        """Return the rows of each source in a block of a constant mixture.
 
         Raises:
             ConfigError: If rounding moves a share by more than MAX_SHARE_ERROR; it names a block
@@ -121,89 +185,19 @@ class Mixture:
         )
 
 
-class MixedRows:
-    """The endless stream of training rows.
+def _check_weights(weights: Mapping[str, float]) -> None:
+    negative = {name: weight for name, weight in weights.items() if not weight >= 0}
+    if negative:
+        raise ConfigError(f"weights must not be negative, got {negative}")
+    total = sum(weights.values())
+    if abs(total - 1) > _WEIGHT_TOLERANCE:
+        raise ConfigError(f"weights sum to {total:.10g}, not to 1: {weights}")
 
-    Args:
-        mixture: The shares.
-        sizes: Size of every source; the order of the mapping numbers the sources.
-        seed: Selects the order.
-    """
 
-    def __init__(self, mixture: Mixture, sizes: Mapping[str, SourceSize], seed: int) -> None:
-        if seed < 0:
-            raise ConfigError(f"seed is {seed}; use 0 or more")
-        self._mixture, self._sizes, self._seed = mixture, dict(sizes), seed
-        self._block_size = mixture.block_size
-        self._names = list(sizes)
-        self._num_rows = [sizes[name].num_rows for name in self._names]
-        self.counts = mixture.counts(sizes)
-        counts = np.array([self.counts[name] for name in self._names], dtype=np.int64)
-        self._layout = np.repeat(np.arange(len(counts), dtype=np.int64), counts)
-        self._row_counts = counts[self._layout]
-        self._occurrence = np.concatenate([np.arange(count, dtype=np.int64) for count in counts])
-        self._block = lru_cache(maxsize=256)(self._make_block)
-        self._order = lru_cache(maxsize=64)(self._make_order)
-
-    def __reduce__(self) -> tuple[type["MixedRows"], tuple[object, ...]]:
-        """Pickle without the caches."""
-        return MixedRows, (self._mixture, self._sizes, self._seed)
-
-    def locate(self, sample: int) -> tuple[int, int, int]:
-        """Return (source, row, epoch) of one sample."""
-        source, row, epoch = self.locate_many(np.array([sample], dtype=np.int64))
-        return int(source[0]), int(row[0]), int(epoch[0])
-
-    def locate_many(self, samples: Ints) -> tuple[Ints, Ints, Ints]:
-        """Return the sources, the rows in them and the epochs of samples; each (samples,)."""
-        block, position = np.divmod(samples, self._block_size)
-        source = np.empty_like(samples)
-        row, epoch = np.empty_like(samples), np.empty_like(samples)
-        occurrence = np.empty_like(samples)
-        for number in np.unique(block):
-            here = block == number
-            sources, occurrences = self._block(int(number))
-            source[here] = sources[position[here]]
-            occurrence[here] = occurrences[position[here]]
-        for index in np.unique(source):
-            mine = source == index
-            drawn = block[mine] * self.counts[self._names[index]] + occurrence[mine]
-            epoch[mine], within = np.divmod(drawn, self._num_rows[index])
-            row[mine] = self._shuffled(int(index), epoch[mine], within)
-        return source, row, epoch
-
-    def rows_drawn(self, num_samples: int) -> dict[str, int]:
-        """Count the rows of each source among the first samples."""
-        blocks, rest = divmod(num_samples, self._block_size)
-        sources, _ = self._block(blocks)
-        in_rest = np.bincount(sources[:rest], minlength=len(self._names))
-        return {
-            name: blocks * self.counts[name] + int(in_rest[index])
-            for index, name in enumerate(self._names)
-        }
-
-    def _shuffled(self, index: int, epochs: Ints, within: Ints) -> Ints:
-        rows = np.empty_like(within)
-        for epoch in np.unique(epochs):
-            here = epochs == epoch
-            rows[here] = self._order(index, int(epoch))(within[here])
-        return rows
-
-    def _make_order(self, index: int, epoch: int) -> FeistelPermutation:
-        key = ("source", self._seed, self._names[index], epoch)
-        return FeistelPermutation(self._num_rows[index], *key)
-
-    def _make_block(self, number: int) -> tuple[Ints, Ints]:
-        """Return the source at each position of a block and how often it came before there.
-
-        The k-th of the n rows of a source falls at random into the k-th n-th of the block, so
-        that every part of a block, not only the whole, holds the shares to about a row.
-        """
-        # Raw bits of Philox are stable over numpy versions, unlike its distributions.
-        bits = np.random.Philox(key=[self._seed, number]).random_raw(self._block_size)
-        places = (self._occurrence + bits / 2.0**64) / self._row_counts
-        order = np.argsort(places, kind="stable")
-        return self._layout[order], self._occurrence[order]
+def _nearest_start(start_tokens: int, budget: TokenBudget) -> str:
+    last = budget.num_steps - 1
+    step = min(max(1, round(start_tokens / budget.tokens_per_step)), last)
+    return f"{step * budget.tokens_per_step:,}" if last else "none, the run has one step"
 
 
 def _largest_remainder(weights: Mapping[str, float], total: int) -> dict[str, int]:

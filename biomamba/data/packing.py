@@ -1,4 +1,6 @@
-"""Lay documents out in rows of seq_len positions; no token is lost and none is repeated.
+"""Lay documents out in rows of seq_len positions; no token is repeated.
+
+None is lost either, unless the packing is told to drop what exceeds a row.
 
 A plan is a list of pieces (document, start, length) grouped into rows. Documents keep their own
 state: the model resets it at every piece, so rows may hold several documents.
@@ -95,14 +97,22 @@ class Concat:
 
 @dataclass(frozen=True)
 class SingleDocument:
-    """One document per row, the rest of the row padded; a longer one goes on in further rows.
+    """One document per row, the rest of the row padded.
 
-    Deviation: LeoYML/BioMamba@e61db22 throws away what exceeds one row.
+    Attributes:
+        drop_overflow: Throw away what exceeds the row of a document, its end-of-document token
+            included; otherwise a longer document goes on in further rows.
+
+    Source: with drop_overflow the padded variant of LeoYML/BioMamba@e61db22.
     """
+
+    drop_overflow: bool = False
 
     def plan(self, lengths: Ints, seq_len: int) -> PackedRows:
         """Plan the rows of documents with these lengths in tokens; deterministic."""
         document, start, length = _cut(lengths, seq_len)
+        if self.drop_overflow:
+            document, start, length = (part[start == 0] for part in (document, start, length))
         return _rows(np.arange(len(document), dtype=np.int64), document, start, length)
 
 

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from biomamba.data.batches import Batch, PlannedSource, RowRequest, build_batch
 from biomamba.data.budget import TokenBudget
-from biomamba.data.mixture import MixedRows
+from biomamba.data.mixed_rows import MixedRows
 
 
 class TrainingSteps(Dataset[list[Batch]]):

@@ -24,12 +24,14 @@ def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 def exposure_table(exposures: Mapping[str, Exposure]) -> str:
     """Return one line per source of a run: its size, packing and repetition."""
-    header = ["source", "documents", "tokens", "cut documents", "padding", "rows drawn", "epochs"]
+    header = ["source", "documents", "tokens", "dropped tokens", "cut documents", "padding"]
+    header += ["rows drawn", "epochs"]
     rows = [
         [
             name,
             f"{found.num_documents:,}",
             f"{found.num_tokens:,}",
+            f"{found.num_dropped_tokens:,}",
             f"{found.num_cut_documents:,}",
             f"{found.padding_ratio:.1%}",
             f"{found.num_rows_drawn:,}",

@@ -8,12 +8,14 @@ import lightning
 import numpy as np
 import pytest
 import torch
+from omegaconf import DictConfig
 
+from biomamba.config.build import build
 from biomamba.data.batches import Batch
 from biomamba.data.budget import TokenBudget
 from biomamba.data.datamodule import PretrainDataModule
-from biomamba.data.mixture import Mixture
-from biomamba.data.packing import BestFit, Concat
+from biomamba.data.mixture import Mixture, SourceSize, Stage
+from biomamba.data.packing import BestFit, Concat, SingleDocument
 from biomamba.data.store import StorePolicy
 from biomamba.data.tokenizer import Tokenizer
 from biomamba.data.tokenizer_folder import obtain_tokenizer
@@ -119,6 +121,53 @@ def test_a_source_of_weight_zero_is_validated_but_not_trained(make: Make) -> Non
     assert len(list(module.val_dataloader()[0])) > 0
 
 
+STAGES = [Stage(32 * 512, {"short": 0.0, "long": 0.5, "mixed": 0.5})]
+
+
+def test_the_weights_of_the_run_change_with_the_stages(make: Make) -> None:
+    budget = TokenBudget(2_000 * 64, 512, 64, 2)
+    first = {"short": 1.0, "long": 0.0, "mixed": 0.0}
+    stages = [Stage(100 * 512, {"short": 0.0, "long": 0.5, "mixed": 0.5})]
+    module = make(budget=budget, mixture=Mixture(first, "sequences", 100, stages))
+    # 100 of 250 steps of eight rows.
+    mean = {"short": 0.4, "long": 0.3, "mixed": 0.3}
+    assert module.source_weights == pytest.approx(mean)
+    steps = module.steps(rank=0, world_size=1)
+    sources = np.array([int(s) for step in range(250) for b in steps[step] for s in b.source])
+    assert set(sources[:800].tolist()) == {0}
+    assert np.bincount(sources[800:]).tolist() == [0, 600, 600]
+    drawn = {name: found.num_rows_drawn for name, found in module.exposures.items()}
+    assert drawn == {"short": 800, "long": 600, "mixed": 600}
+
+
+def test_a_stage_that_the_run_does_not_reach_is_refused(make: Make) -> None:
+    with pytest.raises(ConfigError, match="start_tokens=16,384"):
+        make(mixture=Mixture(WEIGHTS, stages=STAGES), budget=TokenBudget(32 * 512, 512, 64, 2))
+
+
+def test_dropped_tokens_are_counted_and_not_trained_on(make: Make) -> None:
+    module = make(packing=SingleDocument(drop_overflow=True))
+    lengths = module._built.sources[1].split.lengths
+    found = module.exposures["long"]
+    assert found.num_dropped_tokens == int(np.maximum(lengths - 64, 0).sum()) > 0
+    assert found.num_tokens == int(np.minimum(lengths, 64).sum())
+    assert found.num_cut_documents == int((lengths > 64).sum())
+
+
+def test_the_released_mixture_is_ten_documents_to_one_and_one(
+    compose: Callable[..., DictConfig],
+) -> None:
+    cfg = compose("train", "+experiment=cpt/paper_release_130m")
+    mixture, packing, budget = (build(cfg.data[name]) for name in ("mixture", "packing", "budget"))
+    assert (budget.num_steps, budget.sequences_per_step) == (5_964, 256)
+    # Rows hold one document each, so rows and documents are shared alike, whatever their tokens.
+    sizes = {"pubmed": (900, 290), "c4": (800, 575), "wikipedia": (700, 821)}
+    counts = mixture.counts({name: SourceSize(n, n * t, n) for name, (n, t) in sizes.items()})
+    assert counts == {"pubmed": 1_000, "c4": 100, "wikipedia": 100}
+    plan = packing.plan(np.array([290, 1_024, 5_000]), budget.seq_len)
+    assert plan.piece_length.tolist() == [290, 1_024, 1_024]
+
+
 def test_keys_of_weights_and_sources_must_be_equal(make: Make) -> None:
     with pytest.raises(ConfigError, match=r"\['long', 'short'\].*\['long', 'mixed', 'short'\]"):
         make(mixture=Mixture({"short": 0.5, "long": 0.5}))
@@ -163,6 +212,7 @@ def test_prepare_data_verifies_as_asked(
         {"seed": 2},
         {"packing": Concat()},
         {"mixture": Mixture(WEIGHTS, block_size=400)},
+        {"mixture": Mixture(WEIGHTS, block_size=200, stages=STAGES)},
         {"budget": TokenBudget(64 * 1024, 1024, 64, 2)},
         {"budget": TokenBudget(64 * 512, 512, 32, 2)},
     ],
@@ -191,6 +241,11 @@ def test_length_micro_batch_and_workers_do_not_change_the_stream(
     changes: dict[str, Any], make: Make
 ) -> None:
     assert make().fingerprint == make(**changes).fingerprint
+
+
+def test_an_option_that_drops_tokens_is_another_stream(make: Make) -> None:
+    streams = [make(packing=SingleDocument(drop)) for drop in (False, True)]
+    assert streams[0].fingerprint != streams[1].fingerprint
 
 
 def test_a_checkpoint_beyond_the_budget_is_refused(make: Make) -> None:

@@ -9,7 +9,8 @@ import pytest
 from biomamba.data.batches import PlannedSource
 from biomamba.data.budget import TokenBudget
 from biomamba.data.exposure import Exposure, check_repetition, exposures
-from biomamba.data.mixture import MixedRows, Mixture, SourceSize
+from biomamba.data.mixed_rows import MixedRows
+from biomamba.data.mixture import Mixture, SourceSize
 from biomamba.data.packing import SingleDocument
 from biomamba.data.store_reader import open_stores
 from biomamba.data.token_split import TokenSplit
@@ -27,6 +28,7 @@ def test_exposure_counts_tokens_cuts_padding_and_epochs(write_store: Callable[..
         "web": Exposure(
             num_documents=3,
             num_tokens=24,
+            num_dropped_tokens=0,
             num_cut_documents=1,
             padding_ratio=1 - 24 / 32,
             num_rows_drawn=10,
@@ -47,7 +49,7 @@ def test_rows_drawn_equal_those_that_are_located(num_samples: int) -> None:
 
 def test_too_much_repetition_names_every_source() -> None:
     found = {
-        name: Exposure(1, 1, 0, 0.0, 1, epochs)
+        name: Exposure(1, 1, 0, 0, 0.0, 1, epochs)
         for name, epochs in {"a": 4.125, "b": 1.0, "c": 9.0}.items()
     }
     check_repetition(found, None)

@@ -1,12 +1,11 @@
-"""The mixture: exact shares, random access, epochs."""
+"""The mixture: shares, the rows that meet them, stages."""
 
-import pickle
 from typing import Any
 
-import numpy as np
 import pytest
 
-from biomamba.data.mixture import MixedRows, Mixture, SourceSize
+from biomamba.data.budget import TokenBudget
+from biomamba.data.mixture import Mixture, SourceSize, Stage
 from biomamba.runtime.errors import ConfigError, DataError
 
 WEIGHTS = {"pubmed": 0.8, "c4": 0.1, "wikipedia": 0.1}
@@ -16,28 +15,8 @@ SIZES = {
     "c4": SourceSize(400, 200_000, 800),
     "wikipedia": SourceSize(70, 70_000, 70),
 }
-
-
-def rows_of(mixture: Mixture, **options: Any) -> MixedRows:
-    return MixedRows(mixture, options.get("sizes", SIZES), options.get("seed", 1))
-
-
-def test_sequences_are_shared_exactly_in_every_block() -> None:
-    rows = rows_of(Mixture(WEIGHTS, unit="sequences", block_size=10))
-    source, _, _ = rows.locate_many(np.arange(5_000))
-    blocks = source.reshape(-1, 10)
-    for index, count in enumerate([8, 1, 1]):
-        assert ((blocks == index).sum(axis=1) == count).all()
-
-
-def test_any_prefix_holds_the_shares_to_about_a_row() -> None:
-    rows = rows_of(Mixture(WEIGHTS, unit="sequences", block_size=1_000))
-    source, _, _ = rows.locate_many(np.arange(3_000))
-    length = np.arange(1, 3_001)
-    for index, weight in enumerate(WEIGHTS.values()):
-        drawn = np.cumsum(source == index)
-        # Each source is at most one row off its place, which moves the others by their share.
-        assert (np.abs(drawn - weight * length) <= 1 + len(WEIGHTS) * weight).all()
+GENERAL = {"pubmed": 0.0, "c4": 0.5, "wikipedia": 0.5}
+BUDGET = TokenBudget(max_tokens=1_000, tokens_per_step=10, seq_len=10, micro_batch_size=1)
 
 
 @pytest.mark.parametrize("unit", ["tokens", "documents"])
@@ -67,57 +46,6 @@ def test_a_small_weight_without_a_row_is_refused() -> None:
         Mixture(weights, unit="sequences", block_size=100).counts(SIZES)
 
 
-def test_locate_equals_a_sequential_pass() -> None:
-    rows = rows_of(Mixture(WEIGHTS, block_size=101))
-    source, row, epoch = rows.locate_many(np.arange(3_000))
-    fresh = rows_of(Mixture(WEIGHTS, block_size=101))
-    for sample in (2_999, 0, 1_500, 101, 100):
-        assert fresh.locate(sample) == (source[sample], row[sample], epoch[sample])
-
-
-def test_each_epoch_of_a_source_gives_every_row_once_in_another_order() -> None:
-    rows = rows_of(Mixture(WEIGHTS, block_size=101))
-    source, row, epoch = rows.locate_many(np.arange(101 * 40))
-    wikipedia = row[source == 2]
-    first, second = wikipedia[:70], wikipedia[70:140]
-    assert epoch[source == 2][:140].tolist() == [0] * 70 + [1] * 70
-    assert sorted(first) == sorted(second) == list(range(70))
-    assert first.tolist() != second.tolist()
-
-
-def test_blocks_are_ordered_differently() -> None:
-    rows = rows_of(Mixture(WEIGHTS, unit="sequences", block_size=100))
-    source, _, _ = rows.locate_many(np.arange(200))
-    assert source[:100].tolist() != source[100:].tolist()
-
-
-def test_the_seed_selects_the_order() -> None:
-    mixture = Mixture(WEIGHTS, block_size=101)
-    same, other = rows_of(mixture, seed=1), rows_of(mixture, seed=2)
-    samples = np.arange(500)
-    assert np.array_equal(rows_of(mixture).locate_many(samples), same.locate_many(samples))
-    assert not np.array_equal(same.locate_many(samples), other.locate_many(samples))
-
-
-def test_far_samples_need_no_walk_through_the_stream() -> None:
-    source, row, epoch = rows_of(Mixture(WEIGHTS, block_size=101)).locate(10**12)
-    assert 0 <= row < list(SIZES.values())[source].num_rows
-    assert epoch > 10**8
-
-
-def test_a_pickled_stream_is_the_same_stream() -> None:
-    rows = rows_of(Mixture(WEIGHTS, block_size=101))
-    copy = pickle.loads(pickle.dumps(rows))
-    assert np.array_equal(copy.locate_many(np.arange(300)), rows.locate_many(np.arange(300)))
-
-
-def test_a_source_of_weight_zero_is_never_drawn() -> None:
-    weights = {"pubmed": 0.0, "c4": 0.5, "wikipedia": 0.5}
-    sizes = SIZES | {"pubmed": SourceSize(0, 0, 0)}
-    rows = rows_of(Mixture(weights, unit="sequences"), sizes=sizes)
-    assert set(rows.locate_many(np.arange(1_000))[0].tolist()) == {1, 2}
-
-
 def test_a_weighted_source_without_rows_is_refused() -> None:
     sizes = SIZES | {"c4": SourceSize(0, 0, 0)}
     with pytest.raises(DataError, match=r"\['c4'\] have no training rows"):
@@ -144,6 +72,59 @@ def test_a_rounding_error_in_the_sum_is_allowed() -> None:
     Mixture({"a": 0.1 + 0.2, "b": 0.7})
 
 
-def test_a_negative_seed_is_refused() -> None:
-    with pytest.raises(ConfigError, match="seed is -1"):
-        rows_of(Mixture(WEIGHTS, block_size=101), seed=-1)
+def test_a_mixture_without_stages_is_one_part_and_its_weights_are_the_mean() -> None:
+    mixture = Mixture(WEIGHTS)
+    assert mixture.parts == [mixture]
+    assert mixture.start_steps(BUDGET) == [0]
+    assert mixture.mean_weights(BUDGET) == WEIGHTS
+    assert mixture.description() == {"weights": WEIGHTS, "unit": "tokens", "block_size": 1_000}
+
+
+def test_stages_replace_the_weights_and_keep_the_rest() -> None:
+    mixture = Mixture(WEIGHTS, "sequences", 20, [Stage(250, GENERAL)])
+    assert mixture.parts == [Mixture(WEIGHTS, "sequences", 20), Mixture(GENERAL, "sequences", 20)]
+    assert mixture.start_steps(BUDGET) == [0, 25]
+    assert mixture.description()["stages"] == [{"start_tokens": 250, "weights": GENERAL}]
+
+
+def test_the_mean_weights_are_those_of_the_stages_by_their_length() -> None:
+    # A quarter of the run at 0.8, 0.1, 0.1 and three quarters at 0, 0.5, 0.5.
+    mean = Mixture(WEIGHTS, stages=[Stage(250, GENERAL)]).mean_weights(BUDGET)
+    assert mean == pytest.approx({"pubmed": 0.2, "c4": 0.4, "wikipedia": 0.4})
+
+
+def test_a_source_with_a_share_in_any_stage_is_trained_on() -> None:
+    only_later = Mixture(
+        {"a": 1.0, "b": 0.0, "c": 0.0}, stages=[Stage(10, {"b": 1.0, "a": 0, "c": 0})]
+    )
+    assert [only_later.trains_on(name) for name in "abc"] == [True, True, False]
+
+
+@pytest.mark.parametrize(
+    ("start_tokens", "nearest"), [(255, "260"), (4, "10"), (1_000, "990"), (5_000, "990")]
+)
+def test_a_stage_begins_with_a_step_of_the_run(start_tokens: int, nearest: str) -> None:
+    mixture = Mixture(WEIGHTS, stages=[Stage(start_tokens, GENERAL)])
+    with pytest.raises(ConfigError, match=f"start_tokens={start_tokens:,}.*works: {nearest}$"):
+        mixture.start_steps(BUDGET)
+
+
+def test_a_run_of_one_step_has_no_room_for_a_stage() -> None:
+    with pytest.raises(ConfigError, match="none, the run has one step"):
+        Mixture(WEIGHTS, stages=[Stage(5, GENERAL)]).start_steps(TokenBudget(10, 10, 10, 1))
+
+
+@pytest.mark.parametrize(
+    ("stages", "match"),
+    [
+        (lambda: [Stage(20, GENERAL), Stage(10, WEIGHTS)], r"must increase, got \[20, 10\]"),
+        (lambda: [Stage(20, GENERAL), Stage(20, WEIGHTS)], r"must increase, got \[20, 20\]"),
+        (lambda: [Stage(20, {"pubmed": 1.0})], r"sources \['pubmed'\], the mixture \['c4'"),
+        (lambda: [Stage(20, GENERAL | {"c4": 0.6})], "sum to 1.1, not to 1"),
+        (lambda: [Stage(20, GENERAL | {"c4": -0.5})], "must not be negative"),
+        (lambda: [Stage(0, GENERAL)], "start_tokens is 0; use 1 or more"),
+    ],
+)
+def test_impossible_stages_are_refused(stages: Any, match: str) -> None:
+    with pytest.raises(ConfigError, match=match):
+        Mixture(WEIGHTS, stages=stages())

@@ -100,6 +100,14 @@ def test_single_document_continues_long_ones_in_further_rows() -> None:
     ]
 
 
+def test_single_document_drops_what_exceeds_a_row_only_when_told_to() -> None:
+    lengths = some_lengths(2, 300, 32)
+    plan = SingleDocument(drop_overflow=True).plan(lengths, 32)
+    expected = [(document, 0, min(int(n), 32)) for document, n in enumerate(lengths)]
+    assert [piece for row in range(plan.num_rows) for piece in plan.pieces(row)] == expected
+    assert plan.num_rows == 300
+
+
 def test_plans_are_deterministic() -> None:
     lengths = some_lengths(5, 300, 32)
     first, second = BestFit().plan(lengths, 32), BestFit().plan(lengths.copy(), 32)

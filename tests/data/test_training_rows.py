@@ -9,7 +9,8 @@ import torch
 
 from biomamba.data.batches import Batch, PlannedSource
 from biomamba.data.budget import TokenBudget
-from biomamba.data.mixture import MixedRows, Mixture, SourceSize
+from biomamba.data.mixed_rows import MixedRows
+from biomamba.data.mixture import Mixture, SourceSize
 from biomamba.data.packing import BestFit
 from biomamba.data.store_reader import open_stores
 from biomamba.data.token_split import TokenSplit

@@ -20,7 +20,7 @@ from biomamba.training.run_record import RunRecord, final_figures, save_model
 class StubData:
     fingerprint = "data"
     tokenizer_fingerprint = "tokens"
-    exposures: ClassVar = {"web": Exposure(3, 30, 1, 0.25, 8, 2.0)}
+    exposures: ClassVar = {"web": Exposure(3, 30, 5, 1, 0.25, 8, 2.0)}
 
     def save_tokenizer(self, path: Path) -> None:
         path.write_text("{}")
@@ -42,6 +42,7 @@ def test_the_record_is_there_from_the_start_and_grows(tmp_path: Path) -> None:
             "web": {
                 "num_documents": 3,
                 "num_tokens": 30,
+                "num_dropped_tokens": 5,
                 "num_cut_documents": 1,
                 "padding_ratio": 0.25,
                 "num_rows_drawn": 8,
