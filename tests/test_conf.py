@@ -49,10 +49,15 @@ def groups_of(primary: str) -> set[str]:
 
 
 def fill(cfg: DictConfig) -> DictConfig:
-    """Give what only the user can know (the checkpoint to evaluate) a value."""
-    for key in OmegaConf.missing_keys(cfg):
-        if key in ("checkpoint", "baseline"):
-            OmegaConf.update(cfg, key, "checkpoint.ckpt")
+    """Give what only the user can know (the checkpoint to evaluate, own files) a value."""
+    given: dict[str, Any] = {
+        "checkpoint": "checkpoint.ckpt",
+        "baseline": "checkpoint.ckpt",
+        "corpora.files.domain": "notes",
+        "corpora.files.rows.files": ["notes.txt"],
+    }
+    for key in OmegaConf.missing_keys(cfg) & given.keys():
+        OmegaConf.update(cfg, key, given[key])
     return cfg
 
 

@@ -12,20 +12,22 @@ import sys
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from hashlib import sha256
 from pathlib import Path
 from typing import IO, Any, Protocol
 
 import pyarrow
 import pyarrow.parquet
 
+from biomamba.data.checksums import Checksums
 from biomamba.data.document import Reject
 from biomamba.data.raw_files import expand_files
+from biomamba.data.sealed import sha256_of
 from biomamba.runtime.errors import ConfigError, DataError
 
 Row = dict[str, Any]
-_HASH_BLOCK_BYTES = 1 << 20
 _JSON_LINES = (".jsonl", ".jsonl.gz", ".json.gz")
+# The last one is Parquet's text that is not UTF-8.
+_FAULTS = (OSError, EOFError, zlib.error, csv.Error, pyarrow.ArrowException, UnicodeDecodeError)
 _SUFFIXES = (*_JSON_LINES, ".parquet", ".txt", ".csv", ".csv.gz")
 
 
@@ -61,11 +63,19 @@ class LocalRows:
     `.parquet` one row per record; `.csv` and `.csv.gz` have a header; `.txt` gives one row
     `{"text": line}` per line.
 
+    A changed bit shows in compressed files and in Parquet with page checksums. In `.jsonl`, `.csv`,
+    `.txt` and other Parquet it may pass as another text; `checksums` is for those.
+
     Attributes:
         files: Paths; a file name with `*` stands for all matching files in sorted order.
+        whole_text_files: A `.txt` file is one row, not a row per line.
+        checksums: Path of a SHA256SUMS file that lists all the files; each is compared with it
+            before it is read.
     """
 
     files: list[str]
+    whole_text_files: bool = False
+    checksums: str | None = None
 
     def __post_init__(self) -> None:
         if not self.files:
@@ -82,11 +92,12 @@ class LocalRows:
         doubles = sorted({name for name in names if names.count(name) > 1})
         if doubles:
             raise DataError(f"raw files share a name: {', '.join(doubles)}; rename one of each")
-        return [LocalShard(path) for path in paths]
+        expected = None if self.checksums is None else Checksums.read(Path(self.checksums))
+        return [LocalShard(path, self.whole_text_files, expected) for path in paths]
 
     def settings(self) -> dict[str, Any]:
-        """Return nothing: the shards' names and hashes say all, wherever the files lie."""
-        return {}
+        """Return how text is cut; names and hashes of the shards say the rest."""
+        return {"whole_text_files": True} if self.whole_text_files else {}
 
 
 @dataclass(frozen=True)
@@ -94,6 +105,8 @@ class LocalShard:
     """One local file of rows."""
 
     path: Path
+    whole_text: bool = False
+    expected: Checksums | None = None
 
     @property
     def name(self) -> str:
@@ -101,12 +114,20 @@ class LocalShard:
         return self.path.name
 
     def fingerprint(self) -> str:
-        """Hash the bytes of the file."""
-        digest = sha256()
-        with self.path.open("rb") as file:
-            while block := file.read(_HASH_BLOCK_BYTES):
-                digest.update(block)
-        return f"sha256:{digest.hexdigest()}"
+        """Hash the bytes of the file.
+
+        Raises:
+            DataError: If the file cannot be read or is not the one that the checksums list.
+        """
+        try:
+            digest = sha256_of(self.path)
+        except OSError as error:
+            raise DataError(
+                f"cannot read {self.path} ({error.strerror}); mend the rights or fetch it again"
+            ) from error
+        if self.expected is not None:
+            self.expected.check(self.path, digest)
+        return f"sha256:{digest}"
 
     def rows(self) -> Iterator[Row | Reject]:
         """Iterate over the rows of the file.
@@ -116,7 +137,7 @@ class LocalShard:
         """
         try:
             yield from self._rows()
-        except (OSError, EOFError, zlib.error, csv.Error, pyarrow.ArrowException) as error:
+        except _FAULTS as error:
             reason = f"{type(error).__name__}: {error}"
             raise DataError(
                 f"cannot read {self.path} to its end ({reason}); fetch the file again"
@@ -128,7 +149,7 @@ class LocalShard:
         if self.name.endswith((".csv", ".csv.gz")):
             return _csv_rows(self.path)
         if self.name.endswith(".txt"):
-            return _text_rows(self.path)
+            return _text_rows(self.path, is_whole=self.whole_text)
         return _json_rows(self.path)
 
 
@@ -143,7 +164,7 @@ def _json_rows(path: Path) -> Iterator[Row | Reject]:
                 continue
             try:
                 row = json.loads(line)
-            except ValueError:  # covers invalid UTF-8 too
+            except (ValueError, RecursionError):  # covers invalid UTF-8 too
                 yield Reject("row is not JSON", f"{path.name}:{number}", is_damaged=True)
                 continue
             if isinstance(row, dict):
@@ -152,9 +173,9 @@ def _json_rows(path: Path) -> Iterator[Row | Reject]:
                 yield Reject("row is not an object", f"{path.name}:{number}", is_damaged=True)
 
 
-def _text_rows(path: Path) -> Iterator[Row | Reject]:
+def _text_rows(path: Path, *, is_whole: bool) -> Iterator[Row | Reject]:
     with _open(path) as file:
-        for number, line in enumerate(file, start=1):
+        for number, line in enumerate([file.read()] if is_whole else file, start=1):
             try:
                 yield {"text": line.decode("utf-8")}
             except UnicodeDecodeError:
@@ -164,7 +185,7 @@ def _text_rows(path: Path) -> Iterator[Row | Reject]:
 def _csv_rows(path: Path) -> Iterator[Row | Reject]:
     csv.field_size_limit(sys.maxsize)
     opener = gzip.open if path.name.endswith(".gz") else open
-    with opener(path, "rt", encoding="utf-8", errors="surrogateescape", newline="") as file:
+    with opener(path, "rt", encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
         # A surrogate marks an undecodable byte; the corpus counts such a text as damaged.
         for number, row in enumerate(csv.DictReader(file, strict=True), start=2):
             if None in row or None in row.values():

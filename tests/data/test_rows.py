@@ -4,6 +4,7 @@ import csv
 import gzip
 import json
 from collections.abc import Callable
+from hashlib import sha256
 from pathlib import Path
 
 import pyarrow as pa
@@ -64,12 +65,36 @@ def test_a_text_file_gives_a_row_per_line(tmp_path: Path) -> None:
     assert damaged == Reject("row is not UTF-8", "a.txt:2", is_damaged=True)
 
 
+def test_a_text_file_may_be_one_row(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("one\n\ntwo\n")
+    rows = LocalRows([str(tmp_path / "a.txt")], whole_text_files=True)
+    assert list(rows.shards()[0].rows()) == [{"text": "one\n\ntwo\n"}]
+    assert rows.settings() != LocalRows(["a.txt"]).settings()
+
+
+def test_the_mark_of_a_spreadsheet_is_no_part_of_the_first_column(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_bytes(b"\xef\xbb\xbfid,text\n1,b\n")
+    assert read(tmp_path / "a.csv") == [{"id": "1", "text": "b"}]
+
+
+def test_a_file_is_compared_with_its_checksum_before_it_is_read(tmp_path: Path) -> None:
+    path, sums = tmp_path / "a.txt", tmp_path / "SHA256SUMS"
+    path.write_bytes(b"abc")
+    sums.write_text(f"{sha256(b'abc').hexdigest()}  a.txt\n")
+    (shard,) = LocalRows([str(path)], checksums=str(sums)).shards()
+    assert shard.fingerprint() == f"sha256:{sha256(b'abc').hexdigest()}"
+    path.write_bytes(b"abd")
+    with pytest.raises(DataError, match=r"a\.txt is not the file that .*SHA256SUMS lists"):
+        shard.fingerprint()
+
+
 @pytest.mark.parametrize(
     ("line", "reason"),
     [
         (b'{"text": "cut', "row is not JSON"),
         (b'{"text": "\xff"}', "row is not JSON"),
         (b"[1]", "row is not an object"),
+        (b"[" * 100_000, "row is not JSON"),
     ],
 )
 def test_an_undecodable_row_is_handed_on_as_damaged(

@@ -26,6 +26,8 @@ class ColumnCorpus:
         separator: Text between two columns.
         min_chars: Shorter texts are left out.
         optional_columns: Text columns that may be empty; they are then skipped in the join.
+        group_column: Column of what must not be divided between splits, for example the patient;
+            None lets every document be on its own.
     """
 
     rows: RowSource
@@ -36,6 +38,7 @@ class ColumnCorpus:
     separator: str = "\n\n"
     min_chars: int = 1
     optional_columns: list[str] | None = None
+    group_column: str | None = None
 
     def __post_init__(self) -> None:
         if not self.text_columns:
@@ -59,6 +62,7 @@ class ColumnCorpus:
             "text_columns": list(self.text_columns),
             "optional_columns": list(self.optional_columns or []),
             "id_column": self.id_column,
+            "group_column": self.group_column,
             "separator": self.separator,
             "min_chars": self.min_chars,
             "rows": self.rows.settings(),
@@ -74,17 +78,23 @@ class ColumnCorpus:
         """Bring an id to its stable form; corpora with several spellings override this."""
         return value
 
+    def clean_text(self, value: str) -> str:
+        """Mend the text of one column; corpora with known damage override this."""
+        return value
+
     def _document(self, row: Row, where: str) -> Document | Reject:
-        document_id = None
-        if self.id_column is not None:
-            value = row.get(self.id_column)
-            if value is None or not str(value).strip():
-                return Reject(f"no id in column {self.id_column!r}", where, is_damaged=True)
-            document_id = self.clean_id(str(value).strip())
-        text = self._text(row, document_id or where)
+        document_id = _name(row, self.id_column)
+        if self.id_column is not None and document_id is None:
+            return Reject(f"no id in column {self.id_column!r}", where, is_damaged=True)
+        if document_id is not None:
+            document_id = where = self.clean_id(document_id)
+        group = _name(row, self.group_column)
+        if self.group_column is not None and group is None:
+            return Reject(f"no group in column {self.group_column!r}", where, is_damaged=True)
+        text = self._text(row, where)
         if isinstance(text, Reject):
             return text
-        return Document(text, text_id(text) if document_id is None else document_id, self.domain)
+        return Document(text, document_id or text_id(text), self.domain, group)
 
     def _text(self, row: Row, where: str) -> str | Reject:
         parts = []
@@ -92,6 +102,7 @@ class ColumnCorpus:
             part = column_text(row, column, where)
             if isinstance(part, Reject):
                 return part
+            part = self.clean_text(part)
             if part.strip():
                 parts.append(part)
             elif column not in (self.optional_columns or []):
@@ -100,6 +111,11 @@ class ColumnCorpus:
         if len(text) < self.min_chars:
             return Reject(f"shorter than {self.min_chars} characters", where)
         return text
+
+
+def _name(row: Row, column: str | None) -> str | None:
+    value = None if column is None else row.get(column)
+    return None if value is None else str(value).strip() or None
 
 
 def column_text(row: Row, column: str, where: str) -> str | Reject:

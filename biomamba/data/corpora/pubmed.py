@@ -11,8 +11,7 @@ _PMID_PREFIX = re.compile(r"^pmid:\s*", re.IGNORECASE)
 class PubMedAbstracts(ColumnCorpus):
     r"""Abstracts as `title + "\n\n" + abstract`; a row without an abstract is left out.
 
-    Fits `cyrilzakka/pubmed-medline` and `MedRAG/pubmed` (title, content) and JSON lines of
-    (title, abstract). The text keeps the markup damage of MedRAG's own XML reader.
+    Fits `cyrilzakka/pubmed-medline` (title, content) and JSON lines of (title, abstract).
 
     Args:
         rows: Where the rows come from.

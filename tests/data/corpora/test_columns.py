@@ -82,6 +82,20 @@ def test_a_technical_fault_is_damage(row: dict[str, Any], reason: str, read: Rea
     assert read([row], **options) == [Reject(reason, "rows.jsonl row 1", is_damaged=True)]
 
 
+def test_a_group_column_names_the_group(read: Read) -> None:
+    row = {"a": "x", "b": "y", "id": "1", "patient": 7}
+    (document,) = read([row], id_column="id", group_column="patient")
+    assert document == Document("x\n\ny", "1", "x", "7")
+
+
+@pytest.mark.parametrize("patient", [None, "", " "])
+def test_a_row_without_its_group_is_damaged(patient: str | None, read: Read) -> None:
+    row = {"a": "x", "b": "y", "id": "1", "patient": patient}
+    assert read([row], id_column="id", group_column="patient") == [
+        Reject("no group in column 'patient'", "1", is_damaged=True)
+    ]
+
+
 def test_an_undecodable_row_is_handed_on(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text("{\n")
     rows = LocalRows([str(tmp_path / "a.jsonl")])
@@ -98,6 +112,7 @@ def test_settings_name_everything_that_decides_the_text(read: Read) -> None:
         "text_columns": ["a", "b"],
         "optional_columns": [],
         "id_column": None,
+        "group_column": None,
         "separator": " ",
         "min_chars": 1,
         "rows": {},
