@@ -50,6 +50,16 @@ class Patience:
         if self.timeout_seconds <= 0:
             raise ConfigError(f"timeout_seconds is {self.timeout_seconds}; use more than 0")
 
+    def pause_seconds(self, num_failures: int, asked_seconds: float = 0.0) -> float:
+        """Return the pause after so many failures in a row."""
+        pause_seconds = self.first_pause_seconds * 2.0 ** (num_failures - 1)
+        return min(max(pause_seconds, asked_seconds), _MAX_PAUSE_SECONDS)
+
+
+def is_transient(status: int) -> bool:
+    """Say whether a server that answers this may answer otherwise later."""
+    return status >= 500 or status in _TRANSIENT
+
 
 def fetch_bytes(url: str, patience: Patience) -> bytes:
     """Return a small document.
@@ -159,8 +169,7 @@ def _retried(url: str, patience: Patience, attempt: Callable[[], T], size: Calla
                 "arrived stays, run again later to continue"
             )
         _LOG.warning("%s: %s; trying again", url, problem)
-        pause_seconds = patience.first_pause_seconds * 2 ** (num_failures - 1)
-        time.sleep(min(max(pause_seconds, asked_seconds), _MAX_PAUSE_SECONDS))
+        time.sleep(patience.pause_seconds(num_failures, asked_seconds))
 
 
 def _judge(url: str, error: Exception) -> tuple[str, float]:
@@ -169,7 +178,7 @@ def _judge(url: str, error: Exception) -> tuple[str, float]:
         return f"{type(error).__name__}: {error}", 0.0
     with error:
         problem = f"{error.code} {error.reason}"
-        if error.code < 500 and error.code not in _TRANSIENT:
+        if not is_transient(error.code):
             raise DataError(
                 f"{url} answers {problem}; check the address and your access to it"
             ) from error

@@ -1,26 +1,33 @@
 """Rows streamed from a Hugging Face dataset at a pinned revision, one raw shard per hub file.
 
-Only the prepare stage reads the hub: a bad file or a lost connection then costs a rerun that
-continues at the last committed shard, and never an hour of a GPU.
+A stream that breaks is opened again and skipped to the row where it broke, so that a fault that
+passes changes no row. A fault that stays is named at once (see hub_faults.py).
 """
 
-import logging
 import re
-import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
+import aiohttp
 import datasets
 
 from biomamba.data.document import Reject
+from biomamba.data.http_fetch import Patience
+from biomamba.data.hub_faults import STREAM_ERRORS, Faults
 from biomamba.data.rows import RawShard, Row
 from biomamba.runtime.errors import ConfigError, DataError
 
-_LOG = logging.getLogger(__name__)
 _COMMIT = re.compile(r"[0-9a-f]{40}")
-_ATTEMPTS = 5
-_FIRST_PAUSE_SECONDS = 2.0
+# `datasets` would repeat a read of a compressed file that failed half-way: bytes get lost and the
+# rows behind them are broken (measured with datasets 5.2). So it may not repeat anything.
+datasets.config.STREAMING_READ_MAX_RETRIES = 1
+datasets.config.STREAMING_OPEN_MAX_RETRIES = 1
+datasets.config.STREAMING_READ_RETRY_INTERVAL = 0
+datasets.config.STREAMING_READ_SERVER_UNAVAILABLE_RETRY_INTERVAL = 0
+datasets.config.STREAMING_READ_RATE_LIMIT_RETRY_INTERVAL = 0
+datasets.config.STREAMING_OPEN_RETRY_INTERVAL = 0
 
 
 @dataclass(frozen=True)
@@ -33,9 +40,11 @@ class HubRows:
         split: Split on the hub; the splits of the store are made here, by key.
         revision: Commit, 40 hex digits; None only with `data_files`.
         columns: The columns that are read; all others are never decoded.
-        max_rows: Only the first rows of the stream, as one single raw shard; None for all rows,
-            one raw shard per hub file.
+        max_rows: Only so many rows: the first of the stream as one single raw shard or, with
+            `max_shards`, equally many of each shard. None for all rows.
+        max_shards: Only the first hub files. None for all files.
         data_files: Explicit files, for example a mirror.
+        patience: How long to bear with a server that fails.
     """
 
     dataset: str
@@ -44,7 +53,9 @@ class HubRows:
     name: str | None = None
     revision: str | None = None
     max_rows: int | None = None
+    max_shards: int | None = None
     data_files: list[str] | None = None
+    patience: Patience = field(default_factory=lambda: Patience(attempts=10))
 
     def __post_init__(self) -> None:
         if self.data_files is None and not _COMMIT.fullmatch(self.revision or ""):
@@ -54,51 +65,70 @@ class HubRows:
             )
         if not self.columns:
             raise ConfigError(f"columns of {self.dataset} is empty; name the columns to read")
-        if self.max_rows is not None and self.max_rows < 1:
-            raise ConfigError(f"max_rows of {self.dataset} is {self.max_rows}; use 1 or more")
+        for name, value in (("max_rows", self.max_rows), ("max_shards", self.max_shards)):
+            if value is not None and value < 1:
+                raise ConfigError(f"{name} of {self.dataset} is {value}; use 1 or more")
+        if self.max_rows and self.max_shards and self.max_rows % self.max_shards:
+            raise ConfigError(
+                f"max_rows = {self.max_rows} of {self.dataset} is no multiple of max_shards = "
+                f"{self.max_shards}; every shard gives equally many rows"
+            )
 
     def shards(self) -> Sequence[RawShard]:
         """Return the raw shards of the stream.
 
         Raises:
-            DataError: If the dataset cannot be resolved after several attempts.
+            DataError: If the dataset cannot be resolved, or has fewer files than max_shards.
         """
         stream = self._stream()
-        if self.max_rows is not None:
-            return [HubShard("rows-00000", self._identity(), stream.take(self.max_rows))]
+        if self.max_rows is not None and self.max_shards is None:
+            return [self._shard("rows-00000", self._identity(), stream.take(self.max_rows))]
         count = stream.num_shards
-        return [
-            HubShard(
-                f"rows-{index:05d}-of-{count:05d}",
-                f"{self._identity()}:{index}/{count}",
-                stream.shard(num_shards=count, index=index),
+        if self.max_shards is not None and self.max_shards > count:
+            raise DataError(
+                f"{self._identity()} has {count} files, fewer than max_shards = {self.max_shards}"
             )
-            for index in range(count)
-        ]
+        return [self._hub_file(stream, index, count) for index in range(self.max_shards or count)]
 
     def settings(self) -> dict[str, Any]:
-        """Return the pinned dataset and the row limit."""
-        return {"dataset": self._identity(), "max_rows": self.max_rows}
+        """Return the pinned dataset and the limits."""
+        limits = {"max_rows": self.max_rows, "max_shards": self.max_shards}
+        return {"dataset": self._identity(), **limits}
+
+    def _hub_file(self, stream: Any, index: int, count: int) -> "HubShard":
+        name, identity = f"rows-{index:05d}-of-{count:05d}", f"{self._identity()}:{index}/{count}"
+        part = stream.shard(num_shards=count, index=index)
+        if self.max_rows and self.max_shards:
+            head = self.max_rows // self.max_shards
+            return self._shard(name, f"{identity}:{head}", part.take(head))
+        return self._shard(name, identity, part)
+
+    def _shard(self, name: str, identity: str, stream: Any) -> "HubShard":
+        return HubShard(name, identity, stream, self)
 
     def _identity(self) -> str:
-        return f"{self.dataset}@{self.revision}:{self.name}:{self.split}"
+        files = "" if self.data_files is None else f":{','.join(self.data_files)}"
+        return f"{self.dataset}@{self.revision}:{self.name}:{self.split}{files}"
+
+    def faults(self, name: str) -> Faults:
+        """Return a judge of the failures of one of the streams."""
+        if self.data_files is None:
+            return Faults(name, self.patience, dataset=self.dataset, revision=self.revision)
+        urls = [file for file in self.data_files if file.startswith(("http://", "https://"))]
+        return Faults(name, self.patience, urls=urls)
 
     def _stream(self) -> Any:
-        # A 5xx while the file list is resolved surfaces as FileNotFoundError without any retry
-        # (measured with datasets 5.2), hence the loop here.
-        pause_seconds = _FIRST_PAUSE_SECONDS
-        for attempt in range(1, _ATTEMPTS + 1):
+        faults = self.faults(self._identity())
+        while True:
             try:
                 return self._load()
-            except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
-                if attempt == _ATTEMPTS or isinstance(error, ValueError):
-                    raise DataError(f"cannot open {self._identity()}: {error}") from error
-                _LOG.warning("attempt %d to open %s: %s", attempt, self._identity(), error)
-                time.sleep(pause_seconds)
-                pause_seconds *= 2
-        raise AssertionError("unreachable")
+            except STREAM_ERRORS as error:
+                faults.failed(error)
 
     def _load(self) -> Any:
+        seconds = self.patience.timeout_seconds
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=seconds, sock_read=seconds)
+        options = {"client_kwargs": {"timeout": timeout}}
         stream = datasets.load_dataset(
             self.dataset,
             name=self.name,
@@ -106,17 +136,19 @@ class HubRows:
             split=self.split,
             revision=self.revision,
             streaming=True,
+            storage_options={"http": options, "https": options} if self.data_files else None,
         )
         return stream.select_columns(self.columns)
 
 
 @dataclass(frozen=True)
 class HubShard:
-    """One file of a hub dataset, or the head of its stream."""
+    """One file of a hub dataset, or the head of one or of the stream."""
 
     name: str
     identity: str
     stream: Any
+    source: HubRows
 
     def fingerprint(self) -> str:
         """Name the pinned dataset and the position of this shard in it."""
@@ -126,12 +158,17 @@ class HubShard:
         """Stream the rows.
 
         Raises:
-            DataError: If the stream breaks; the committed shards stay.
+            DataError: If the stream breaks for good.
         """
-        try:
-            yield from self.stream
-        except (OSError, ValueError, KeyError, datasets.exceptions.DatasetsError) as error:
-            raise DataError(
-                f"the stream of {self.identity} broke ({type(error).__name__}: {error}); "
-                "run prepare again to continue after the last committed shard"
-            ) from error
+        faults = self.source.faults(self.identity)
+        num_rows = 0
+        while True:
+            try:
+                for row in islice(self.stream, num_rows, None):
+                    num_rows += 1
+                    faults.passed()
+                    yield row
+            except STREAM_ERRORS as error:
+                faults.failed(error)
+            else:
+                return

@@ -1,6 +1,7 @@
 """In-memory corpora, small token stores and a server with faults for the data tests."""
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -138,12 +139,14 @@ class FaultServer:
 
     Faults: a status such as `404`, `drop` (half of what is left, then the connection ends), `hang`
     (half, then silence), `whole` (the range asked for is ignored), `refuse` (no answer), `other`
-    (other bytes of the same length).
+    (other bytes of the same length). Faults of `late_faults` come where a request does not begin at
+    the first byte.
     """
 
     url: str
     files: dict[str, bytes] = field(default_factory=dict)
     faults: dict[str, list[str]] = field(default_factory=dict)
+    late_faults: dict[str, list[str]] = field(default_factory=dict)
     requests: list[tuple[str, str | None]] = field(default_factory=list)
     retry_after_seconds: int = 0
     released: Event = field(default_factory=Event)
@@ -151,7 +154,8 @@ class FaultServer:
     def answer(self, handler: BaseHTTPRequestHandler) -> None:
         path, asked = handler.path.lstrip("/"), handler.headers.get("Range")
         self.requests.append((path, asked))
-        faults = self.faults.get(path, [])
+        is_late = asked is not None and not asked.startswith("bytes=0-")
+        faults = self.faults.get(path) or (self.late_faults.get(path, []) if is_late else [])
         fault = faults.pop(0) if faults else ""
         if fault.isdigit() or path not in self.files:
             self._refuse(handler, int(fault or "404"))
@@ -167,21 +171,28 @@ class FaultServer:
     def _serve(
         self, handler: BaseHTTPRequestHandler, content: bytes, asked: str | None, fault: str
     ) -> None:
-        start = int(asked.removeprefix("bytes=").rstrip("-")) if asked and fault != "whole" else 0
+        start, end = _range(asked if fault != "whole" else None, len(content))
         if start and start >= len(content):
             self._refuse(handler, 416)
             return
-        body = content[start:] if fault != "other" else bytes(len(content) - start)
-        handler.send_response(206 if start else 200)
-        if start:
-            last = len(content) - 1
-            handler.send_header("Content-Range", f"bytes {start}-{last}/{len(content)}")
+        body = content[start:end] if fault != "other" else bytes(end - start)
+        is_part = len(body) < len(content)
+        handler.send_response(206 if is_part else 200)
+        if is_part:
+            handler.send_header("Content-Range", f"bytes {start}-{end - 1}/{len(content)}")
         handler.send_header("Content-Length", str(len(body)))
         handler.end_headers()
         is_broken = fault in ("drop", "hang")
-        handler.wfile.write(body[: len(body) // 2] if is_broken else body)
+        with suppress(ConnectionError):  # some ask for more than they read
+            handler.wfile.write(body[: len(body) // 2] if is_broken else body)
         if fault == "hang":
             self.released.wait(120)
+
+
+def _range(asked: str | None, size: int) -> tuple[int, int]:
+    """Return begin and end of a range such as `bytes=3-` or `bytes=3-6`."""
+    begin, _, last = (asked or "bytes=0-").removeprefix("bytes=").partition("-")
+    return int(begin), min(int(last) + 1, size) if last else size
 
 
 @pytest.fixture
@@ -192,6 +203,13 @@ def fault_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultServer]:
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             server.answer(self)
+
+        def do_HEAD(self) -> None:
+            content = server.files.get(self.path.lstrip("/"))
+            self.send_response(404 if content is None else 200)
+            self.send_header("Accept-Ranges", "bytes")
+            self.send_header("Content-Length", str(len(content or b"")))
+            self.end_headers()
 
         def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
             pass

@@ -1,18 +1,25 @@
-"""Hub streaming, tried on local files through the same library calls."""
+"""Hub streaming, tried on files on disk and on the loopback device through the same calls."""
 
+import gzip
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import datasets
 import pytest
+from fsspec.implementations import http
 
-from biomamba.data import hub_rows
+from biomamba.data import hub_faults
+from biomamba.data.http_fetch import Patience
 from biomamba.data.hub_rows import HubRows
 from biomamba.runtime.errors import ConfigError, DataError
 
 COMMIT = "0" * 40
+QUICK = Patience(attempts=3, first_pause_seconds=0.0, timeout_seconds=0.5)
+PASSING = ("429", "503", "drop", "hang", "refuse")
+STAYING = ("401", "403", "404")
 
 
 @pytest.fixture
@@ -60,7 +67,7 @@ def test_an_unpinned_revision_is_refused() -> None:
         HubRows(dataset="allenai/c4", split="train", columns=["text"], revision="main")
 
 
-@pytest.mark.parametrize("options", [{"columns": []}, {"max_rows": 0}])
+@pytest.mark.parametrize("options", [{"columns": []}, {"max_rows": 0}, {"max_shards": 0}])
 def test_empty_selections_are_refused(
     options: dict[str, Any], make_rows: Callable[..., HubRows]
 ) -> None:
@@ -68,24 +75,126 @@ def test_empty_selections_are_refused(
         make_rows(**options)
 
 
-def test_a_failing_hub_is_asked_again_and_then_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    pauses: list[float] = []
-
-    def refuse(*_: Any, **__: Any) -> None:
-        raise FileNotFoundError("503")
-
-    monkeypatch.setattr(datasets, "load_dataset", refuse)
-    monkeypatch.setattr(hub_rows.time, "sleep", pauses.append)
-    rows = HubRows(dataset="some/set", split="train", columns=["text"], revision=COMMIT)
-    with pytest.raises(DataError, match="cannot open some/set@0000"):
-        rows.shards()
-    assert pauses == [2.0, 4.0, 8.0, 16.0]
+def test_max_shards_are_the_first_files(make_rows: Callable[..., HubRows]) -> None:
+    shards = make_rows(max_shards=2).shards()
+    assert ids(make_rows(max_shards=2)) == [[0, 1, 2, 3], [4, 5, 6, 7]]
+    assert [shard.name for shard in shards] == ["rows-00000-of-00003", "rows-00001-of-00003"]
 
 
-def test_a_stream_that_breaks_is_named(make_rows: Callable[..., HubRows]) -> None:
+def test_rows_and_shards_limited_give_equal_heads(make_rows: Callable[..., HubRows]) -> None:
+    rows = make_rows(max_shards=3, max_rows=6)
+    assert ids(rows) == [[0, 1], [4, 5], [8, 9]]
+    assert rows.shards()[1].fingerprint() != make_rows().shards()[1].fingerprint()
+
+
+def test_more_shards_than_files_are_refused(make_rows: Callable[..., HubRows]) -> None:
+    with pytest.raises(DataError, match="has 3 files, fewer than max_shards = 4"):
+        make_rows(max_shards=4).shards()
+
+
+def test_rows_that_shards_cannot_share_are_refused(make_rows: Callable[..., HubRows]) -> None:
+    with pytest.raises(ConfigError, match="max_rows = 7 of json is no multiple of max_shards = 3"):
+        make_rows(max_shards=3, max_rows=7)
+
+
+def test_the_files_are_part_of_the_identity(make_rows: Callable[..., HubRows]) -> None:
+    rows = make_rows()
+    assert rows.data_files is not None
+    assert rows.settings() != make_rows(data_files=rows.data_files[:2]).settings()
+
+
+def test_a_stream_that_holds_something_else_is_named(make_rows: Callable[..., HubRows]) -> None:
     rows = make_rows()
     shard = rows.shards()[1]
     assert rows.data_files is not None
     Path(rows.data_files[1]).write_text('{"id": 4, "text": "cut')
-    with pytest.raises(DataError, match="run prepare again"):
+    with pytest.raises(DataError, match="does not hold what the settings say"):
         list(shard.rows())
+
+
+@pytest.fixture(scope="module")
+def compressed() -> bytes:
+    """JSON lines over 10 MB: `datasets` parses them in parts of that size."""
+    lines = [json.dumps({"id": i, "text": os.urandom(7_000).hex()}) + "\n" for i in range(1_000)]
+    return gzip.compress("".join(lines).encode(), compresslevel=1)
+
+
+@pytest.fixture
+def remote(fault_server: Any, monkeypatch: pytest.MonkeyPatch, compressed: bytes) -> Any:
+    """Serve a file that is fetched in blocks of 1 MiB."""
+    monkeypatch.setattr(http, "DEFAULT_BLOCK_SIZE", 1 << 20)
+    http.HTTPFileSystem.clear_instance_cache()
+    fault_server.files["f.json.gz"] = compressed
+    yield fault_server
+    http.HTTPFileSystem.clear_instance_cache()
+
+
+def remote_rows(server: Any) -> HubRows:
+    return HubRows(
+        dataset="json",
+        split="train",
+        columns=["id"],
+        data_files=[f"{server.url}f.json.gz"],
+        patience=QUICK,
+    )
+
+
+@pytest.mark.parametrize("fault", PASSING)
+def test_a_fault_while_resolving_changes_nothing(fault: str, remote: Any) -> None:
+    remote.faults["f.json.gz"] = [fault, fault]
+    assert ids(remote_rows(remote)) == [list(range(1_000))]
+    assert not remote.faults["f.json.gz"]
+
+
+@pytest.mark.parametrize("fault", STAYING)
+def test_a_refusal_while_resolving_is_named_at_once(fault: str, remote: Any) -> None:
+    remote.faults["f.json.gz"] = [fault] * 50
+    with pytest.raises(DataError, match=rf"f\.json\.gz answers {fault}"):
+        remote_rows(remote).shards()
+    assert len(remote.requests) <= 3
+
+
+@pytest.mark.parametrize("fault", PASSING)
+def test_a_fault_in_mid_stream_changes_nothing(fault: str, remote: Any) -> None:
+    # Left to itself, `datasets` repeats the read behind the bytes that it had decompressed.
+    found = []
+    for number, row in enumerate(remote_rows(remote).shards()[0].rows()):
+        if number == 100:
+            remote.late_faults["f.json.gz"] = [fault]
+        found.append(row["id"] if isinstance(row, dict) else None)
+    assert found == list(range(1_000))
+    assert not remote.late_faults["f.json.gz"]
+
+
+@pytest.mark.parametrize("fault", STAYING)
+def test_a_refusal_in_mid_stream_is_named_at_once(fault: str, remote: Any) -> None:
+    rows = remote_rows(remote).shards()[0].rows()
+    for _ in range(50):
+        next(rows)
+    remote.faults["f.json.gz"] = [fault] * 50
+    with pytest.raises(DataError, match=rf"f\.json\.gz:0/1 answers {fault}"):
+        list(rows)
+    assert len(remote.faults["f.json.gz"]) >= 47
+
+
+def test_a_server_that_stays_away_ends_the_stream(remote: Any) -> None:
+    rows = remote_rows(remote).shards()[0].rows()
+    next(rows)
+    remote.faults["f.json.gz"] = ["503"] * 50
+    with pytest.raises(DataError, match="status 503, 3 failures in a row"):
+        list(rows)
+
+
+def test_a_failing_hub_is_asked_again_and_then_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise FileNotFoundError("503")
+
+    class Hub:
+        def dataset_info(self, *_: Any, **__: Any) -> None:
+            raise ConnectionError("no hub")
+
+    monkeypatch.setattr(datasets, "load_dataset", refuse)
+    monkeypatch.setattr(hub_faults, "HfApi", Hub)
+    rows = HubRows("some/set", "train", ["text"], revision=COMMIT, patience=QUICK)
+    with pytest.raises(DataError, match=r"cannot read some/set@0000.*3 failures in a row"):
+        rows.shards()
