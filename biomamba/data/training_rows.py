@@ -56,10 +56,7 @@ class TrainingSteps(Dataset[list[Batch]]):
             RowRequest(self._sources[int(s)], int(r), int(i))
             for s, r, i in zip(source, row, samples, strict=True)
         ]
-        return [
-            build_batch(requests[start : start + size], self._budget.seq_len)
-            for start in range(0, len(requests), size)
-        ]
+        return build_batch(requests, self._budget.seq_len).split(size)
 
 
 class StepSampler(Sampler[int]):
