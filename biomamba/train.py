@@ -52,6 +52,7 @@ def main(cfg: DictConfig) -> None:
         datamodule.source_weights,
         build(cfg.objective),
         tokens_per_step=cfg.tokens_per_step,
+        epoch_tokens={name: found.num_tokens for name, found in datamodule.exposures.items()},
     )
     trainer = build(
         cfg.trainer,
@@ -60,12 +61,13 @@ def main(cfg: DictConfig) -> None:
         logger=build_all(cfg.logger),
         callbacks=build_all(cfg.callbacks),
     )
-    if is_rank_zero():
+    if is_rank_zero() and datamodule.exposures:
         print(f"\nTraining split of each source:\n\n{exposure_table(datamodule.exposures)}\n")
     record = RunRecord(run_dir / "run.json", provenance(config), datamodule)
     if cfg.resume is None:
         record.add("before", trainer.validate(module, datamodule, verbose=False))
     trainer.fit(module, datamodule, ckpt_path=cfg.resume, weights_only=True)
+    record.add_realised(module.seen.realised())
     record.add("after", final_figures(trainer, module, datamodule))
     if is_rank_zero():
         folder = save_model(model, datamodule, run_dir / "model")

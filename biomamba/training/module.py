@@ -23,6 +23,7 @@ from biomamba.model.mamba2 import Mamba2LM
 from biomamba.runtime.errors import ConfigError, TrainingError
 from biomamba.training.optimizer import AdamW
 from biomamba.training.schedule import Schedule
+from biomamba.training.source_counts import SourceCounts
 
 
 @dataclass(frozen=True)
@@ -46,11 +47,11 @@ class Objective:
 class LanguageModelingModule(lightning.LightningModule):
     """Next-token training of a Mamba2LM with validation per source.
 
-    source_weights maps each source to its share in the mixture, in the order of Batch.source;
-    val/loss is the mean nll per token weighted by it.
+    source_weights maps each source to its share in the run, in the order of Batch.source;
+    val/loss is the mean nll per token weighted by it. Where the mixture changes in stages the
+    share is the mean over the run, so that the points of a curve compare.
     """
 
-    source_tokens: Tensor
     skipped_steps: Tensor
 
     def __init__(
@@ -62,14 +63,15 @@ class LanguageModelingModule(lightning.LightningModule):
         objective: Objective,
         *,
         tokens_per_step: int,
+        epoch_tokens: Mapping[str, int] | None = None,
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
         self.model = model
         self.source_weights = dict(source_weights)
         self.val_nll = nn.ModuleList(TokenNll() for _ in source_weights)
-        # In the state dict, so that both go on counting after a resume.
-        self.register_buffer("source_tokens", torch.zeros(len(source_weights), dtype=torch.int64))
+        # Both are in the state dict, so that they go on counting after a resume.
+        self.seen = SourceCounts(list(source_weights), epoch_tokens or {})
         self.register_buffer("skipped_steps", torch.zeros((), dtype=torch.int64))
         self._skipped_in_a_row = 0
         self._optimizer = optimizer
@@ -89,9 +91,9 @@ class LanguageModelingModule(lightning.LightningModule):
             TrainingError: when the gradient norm is not finite and no loss scaler is there to skip
                 the step, or it has skipped too many; the weights are left as they were.
         """
-        counts = self._global_sum(self._count_targets(batch))
-        self.source_tokens += counts
-        step_tokens = counts.sum()
+        counts = self._global_sum(self.seen.of(batch))
+        self.seen.add(counts)
+        step_tokens = counts[0].sum()
         optimizer = self.optimizers()
         assert isinstance(optimizer, LightningOptimizer)
         self._set_learning_rates(optimizer.optimizer)
@@ -183,13 +185,6 @@ class LanguageModelingModule(lightning.LightningModule):
         for group in optimizer.param_groups:
             group["lr"] = self._optimizer.lr * self._schedule.factor(tokens)
 
-    def _count_targets(self, batch: Sequence[Batch]) -> Tensor:
-        counts = torch.zeros_like(self.source_tokens)
-        for micro_batch in batch:
-            row_targets = (micro_batch.targets >= 0).sum(dim=1)
-            counts.index_add_(0, micro_batch.source, row_targets)
-        return counts
-
     def _global_sum(self, value: Tensor) -> Tensor:
         reduced = self.trainer.strategy.reduce(value.clone(), reduce_op="sum")
         assert isinstance(reduced, Tensor)
@@ -201,10 +196,8 @@ class LanguageModelingModule(lightning.LightningModule):
         self.log("train/skipped_steps", self.skipped_steps.float())
         for group in optimizer.param_groups:
             self.log(f"train/lr/{group['name']}", group["lr"])
-        total = self.source_tokens.sum()
-        self.log("data/tokens", total.double())
-        for name, tokens in zip(self.source_weights, self.source_tokens, strict=True):
-            self.log(f"data/token_share/{name}", tokens / total)
+        for name, value in self.seen.curves().items():
+            self.log(name, value)
         # Curves count finished steps; Lightning would count from 0.
         self.log("step", float(self.global_step))
 

@@ -40,6 +40,11 @@ class RunRecord:
         }
         self._write()
 
+    def add_realised(self, realised: Mapping[str, Mapping[str, Any]]) -> None:
+        """Add what the run has trained on, source by source."""
+        self._record["realised"] = {name: dict(found) for name, found in realised.items()}
+        self._write()
+
     def _write(self) -> None:
         if is_rank_zero():
             self._path.parent.mkdir(parents=True, exist_ok=True)

@@ -129,7 +129,7 @@ def test_source_tokens_count_scored_targets(tmp_path: Path) -> None:
     module = make_module(make_model())
     fit(module, [cut(make_rows(ROWS), 2)] * 2, tmp_path)
     # Rows 0 and 2 are pubmed with 12 and 8 targets, rows 1 and 3 web with 10 and 6; two steps.
-    assert module.source_tokens.tolist() == [40, 32]
+    assert module.seen.tokens.tolist() == [40, 32]
 
 
 def test_learning_rate_follows_the_schedule(tmp_path: Path) -> None:

@@ -57,6 +57,12 @@ def test_the_record_is_there_from_the_start_and_grows(tmp_path: Path) -> None:
     assert written["after"] == {"val/loss": 1.0}
 
 
+def test_what_the_run_has_trained_on_is_added(tmp_path: Path) -> None:
+    realised = {"web": {"tokens": 3, "share": 1.0, "epochs": None, "documents": 1}}
+    make_record(tmp_path / "run.json").add_realised(realised)
+    assert json.loads((tmp_path / "run.json").read_text())["realised"] == realised
+
+
 def test_figures_that_json_has_no_number_for_are_written_as_words(tmp_path: Path) -> None:
     record = make_record(tmp_path / "run.json")
     record.add("before", [{"val/perplexity": math.inf, "val/nll": math.nan}])
