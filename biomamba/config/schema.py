@@ -68,6 +68,7 @@ class PrepareSchema:
     paths: Paths = field(default_factory=Paths)
     corpora: Any = MISSING
     tokenizer: Any = MISSING
+    cleaning: Any = MISSING
     split: Any = MISSING
     overwrite: bool = False
 

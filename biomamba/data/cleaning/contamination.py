@@ -1,11 +1,19 @@
 """The record of what cleaning found: counts, ids and hashes, never text."""
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
-from biomamba.data.cleaning.decisions import Decision, ShardTable
+import numpy as np
+
+from biomamba.data.cleaning.decisions import Decision, ShardTable, Verdict
+from biomamba.data.cleaning.item_index import ItemIndex, Rule
 from biomamba.data.cleaning.policy import Cleaning
 from biomamba.data.document import SplitRule
+
+_MAX_ITEMS = 5
+Pair = tuple[ShardTable, Decision]
 
 
 def contamination_report(
@@ -18,8 +26,111 @@ def contamination_report(
 
     Args:
         tables: All shards of the set.
-        decisions: What became of them.
+        decisions: What became of their documents.
         cleaning: What was left out.
         rule: The split of a group key.
     """
-    return {"settings": cleaning.settings()}
+    pairs = list(zip(tables, decisions, strict=True))
+    index = cleaning.firewall.index
+    matches = list(_matches(tables, index))
+    return {
+        "settings": {**cleaning.settings(), "split": asdict(rule)},
+        "is_firewall_on": bool(cleaning.firewall.benchmarks),
+        "corpora": {name: _corpus(name, pairs) for name in dict.fromkeys(t.corpus for t in tables)},
+        "near_duplicates": _clusters(pairs, rule),
+        "benchmarks": {name: _benchmark(name, matches, index) for name in index.benchmarks},
+        "documents": [match.record(index) for match in matches],
+    }
+
+
+@dataclass(frozen=True)
+class _Match:
+    """One document and the items of one benchmark that were found in it.
+
+    Attributes:
+        corpus: Name of the corpus.
+        key: Hash of the id of the document.
+        benchmark: Name of the benchmark.
+        rules: Rules that applied, in order.
+        items: Places of the items in the index, those with most n-grams first.
+        ngrams: Distinct n-grams shared with the first of them.
+    """
+
+    corpus: str
+    key: int
+    benchmark: str
+    rules: tuple[Rule, ...]
+    items: tuple[int, ...]
+    ngrams: int
+
+    def record(self, index: ItemIndex) -> dict[str, Any]:
+        """Return the entry of the list of documents."""
+        return {
+            "corpus": self.corpus,
+            "key": f"{self.key:016x}",
+            "pmid": index.pmid_of.get(self.key) if Rule.PMID in self.rules else None,
+            "benchmark": self.benchmark,
+            "rules": [rule.name.lower() for rule in self.rules],
+            "num_items": len(self.items),
+            "items": [index.names[item][1] for item in self.items[:_MAX_ITEMS]],
+            "ngrams": self.ngrams,
+        }
+
+
+def _matches(tables: Sequence[ShardTable], index: ItemIndex) -> Iterator[_Match]:
+    for table in tables:
+        found: dict[tuple[int, str], list[Any]] = {}
+        for hit in table.hits:
+            benchmark = index.names[hit["item"]][0]
+            found.setdefault((int(hit["document"]), benchmark), []).append(hit)
+        for (document, benchmark), hits in sorted(found.items()):
+            hits.sort(key=lambda hit: (-int(hit["ngrams"]), int(hit["item"])))
+            yield _Match(
+                table.corpus,
+                int(table.key[document]),
+                benchmark,
+                tuple(sorted({Rule(hit["rule"]) for hit in hits})),
+                tuple(dict.fromkeys(int(hit["item"]) for hit in hits)),
+                int(hits[0]["ngrams"]),
+            )
+
+
+def _corpus(name: str, pairs: Sequence[Pair]) -> dict[str, Any]:
+    verdicts = np.concatenate([d.verdict for table, d in pairs if table.corpus == name])
+    counts = np.bincount(verdicts, minlength=len(Verdict))
+    return {
+        "documents": int(verdicts.size),
+        "kept": int(counts[Verdict.KEPT]),
+        "removed": {v.reason: int(counts[v]) for v in Verdict if v != Verdict.KEPT},
+    }
+
+
+def _clusters(pairs: Sequence[Pair], rule: SplitRule) -> dict[str, int]:
+    sizes = np.bincount(np.concatenate([d.cluster for _, d in pairs] or [np.zeros(0, np.int64)]))
+    moved = sum(
+        np.count_nonzero((d.verdict == Verdict.KEPT) & (d.split != rule.indices(table.group)))
+        for table, d in pairs
+    )
+    return {
+        "clusters": max(sizes.size - 1, 0),
+        "documents": int(sizes[1:].sum()),
+        "largest": int(sizes[1:].max(initial=0)),
+        "moved_to_the_split_of_their_cluster": int(moved),
+    }
+
+
+def _benchmark(name: str, matches: Sequence[_Match], index: ItemIndex) -> dict[str, Any]:
+    items = [place for place, (benchmark, _) in enumerate(index.names) if benchmark == name]
+    own = [match for match in matches if match.benchmark == name]
+    by_rule = Counter((match.corpus, rule.name.lower()) for match in own for rule in match.rules)
+    any_rule = Counter(match.corpus for match in own)
+    return {
+        "items": len(items),
+        "items_too_short_for_ngrams": int(np.count_nonzero(index.needed[items] == 0)),
+        "items_found": len({item for match in own for item in match.items}),
+        "documents": {
+            corpus: {"any rule": any_rule[corpus]}
+            | {rule: count for (c, rule), count in sorted(by_rule.items()) if c == corpus}
+            for corpus in sorted(any_rule)
+        },
+    }

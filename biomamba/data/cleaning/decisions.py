@@ -1,21 +1,26 @@
 """Decide over a whole set which documents stay and which split each belongs to.
 
-The verdicts do not depend on the order or the number of the raw files: where one of several
-documents stays, the corpora in the order of the set and then the key of the document choose it.
-Only among rows of one id within a corpus the first one stays.
+Nothing depends on the order or the number of the raw files: where one of several documents stays,
+the corpora in the order of the set and then the key of the document choose it. The one exception
+are rows of the same id within a corpus, of which the first stays.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
-from biomamba.data.cleaning.firewall import Hits
+from biomamba.data.cleaning.item_index import Hits
 from biomamba.data.cleaning.policy import Cleaning
-from biomamba.data.cleaning.words import Hashes
+from biomamba.data.cleaning.words import Hashes, odd_factors, scramble
 from biomamba.data.document import SplitRule
+
+Places = NDArray[np.int64]
+Mask = NDArray[np.bool_]
 
 
 class Verdict(IntEnum):
@@ -63,27 +68,160 @@ class Decision:
     Attributes:
         verdict: Verdict of each document, uint8.
         split: Place in SPLITS of each document, uint8; of no meaning for those left out.
+        cluster: Number of the cluster of near-duplicates within the set, 0 for a document that
+            has none.
     """
 
     verdict: NDArray[np.uint8]
     split: NDArray[np.uint8]
+    cluster: NDArray[np.uint32]
 
 
 def decide(tables: Sequence[ShardTable], cleaning: Cleaning, rule: SplitRule) -> list[Decision]:
     """Decide over all documents of a set.
+
+    A document whose id or text is that of a benchmark document is one too. Clusters of
+    near-duplicates and documents of one group share the split of their smallest group key.
 
     Args:
         tables: All shards, the corpora in the order of the set.
         cleaning: What is left out.
         rule: The split of a group key.
     """
-    seen: set[tuple[str, int]] = set()
-    decisions = []
-    for table in tables:
-        verdict = np.zeros(table.key.size, np.uint8)
-        for number, key in enumerate(table.key.tolist()):
-            if (table.domain, key) in seen:
-                verdict[number] = Verdict.DUPLICATE_ID
-            seen.add((table.domain, key))
-        decisions.append(Decision(verdict, rule.indices(table.group).astype(np.uint8)))
-    return decisions
+    if not tables:
+        return []
+    all_documents = _Documents.of(tables)
+    verdict = _verdicts_alone(all_documents, cleaning)
+    kept = np.flatnonzero(verdict == Verdict.KEPT)
+    cluster = np.zeros(verdict.size, np.uint32)
+    near = list(_near_links(tables, all_documents, kept))
+    cluster[kept] = _numbered(_components(near, kept.size))
+    if cleaning.near_duplicates is not None and cleaning.near_duplicates.drop:
+        is_first = _first_of_each(cluster[kept], all_documents.rank(kept)) | (cluster[kept] == 0)
+        verdict[kept[~is_first]] = Verdict.NEAR_DUPLICATE
+        kept, near = kept[is_first], []
+    group = all_documents.group[kept]
+    component = _components([*near, _equal_pairs(group)], kept.size)
+    split = np.zeros(verdict.size, np.uint8)
+    split[kept] = rule.indices(_smallest(component, group))
+    ends = np.cumsum([table.key.size for table in tables])[:-1]
+    parts = (np.split(values, ends) for values in (verdict, split, cluster))
+    return [Decision(*part) for part in zip(*parts, strict=True)]
+
+
+@dataclass(frozen=True)
+class _Documents:
+    """All documents of the set, table after table.
+
+    Attributes:
+        corpus: Place of the corpus in the set.
+        name: Hash of domain and id.
+        key: Hash of the id.
+        group: Hash of the group.
+        text: Hash of the text.
+        is_hit: Whether a benchmark item was found in it.
+    """
+
+    corpus: NDArray[np.int16]
+    name: Hashes
+    key: Hashes
+    group: Hashes
+    text: Hashes
+    is_hit: Mask
+
+    @classmethod
+    def of(cls, tables: Sequence[ShardTable]) -> "_Documents":
+        sizes = [table.key.size for table in tables]
+        corpora = list(dict.fromkeys(table.corpus for table in tables))
+        domains = list(dict.fromkeys(table.domain for table in tables))
+        places = np.array([corpora.index(table.corpus) for table in tables], np.int16)
+        salts = odd_factors(len(domains))[[domains.index(table.domain) for table in tables]]
+        key = np.concatenate([table.key for table in tables])
+        is_hit = [np.bincount(t.hits["document"], minlength=t.key.size) > 0 for t in tables]
+        return cls(
+            corpus=np.repeat(places, sizes),
+            name=scramble(key + np.repeat(salts, sizes)),
+            key=key,
+            group=np.concatenate([table.group for table in tables]),
+            text=np.concatenate([table.text for table in tables]),
+            is_hit=np.concatenate(is_hit),
+        )
+
+    def rank(self, places: Places) -> tuple[NDArray[np.int16], Hashes]:
+        """Return what chooses among equal documents, the most important part first."""
+        return self.corpus[places], self.key[places]
+
+
+def _verdicts_alone(documents: _Documents, cleaning: Cleaning) -> NDArray[np.uint8]:
+    """Return the verdicts that need no clusters."""
+    verdict = np.zeros(documents.key.size, np.uint8)
+    is_first = np.zeros(verdict.size, np.bool_)
+    is_first[np.unique(documents.name, return_index=True)[1]] = True
+    verdict[~is_first] = Verdict.DUPLICATE_ID
+    is_benchmark = documents.is_hit
+    for values in (documents.name, documents.text):
+        is_benchmark = is_benchmark | _is_among(values, values[documents.is_hit])
+    verdict[is_benchmark] = Verdict.BENCHMARK
+    if cleaning.exact_duplicates:
+        left = np.flatnonzero(verdict == Verdict.KEPT)
+        is_copy = ~_first_of_each(documents.text[left], documents.rank(left))
+        verdict[left[is_copy]] = Verdict.DUPLICATE_TEXT
+    return verdict
+
+
+def _near_links(
+    tables: Sequence[ShardTable], documents: _Documents, kept: Places
+) -> Iterator[tuple[Places, Places]]:
+    """Yield pairs of places in `kept`: equal texts, then equal bands, one column in memory."""
+    yield _equal_pairs(documents.text[kept])
+    for column in range(tables[0].bands.shape[1]):
+        yield _equal_pairs(np.concatenate([table.bands[:, column] for table in tables])[kept])
+
+
+def _equal_pairs(values: Hashes) -> tuple[Places, Places]:
+    """Return pairs of places that link all places of an equal value."""
+    order = np.argsort(values)
+    is_equal = values[order[1:]] == values[order[:-1]]
+    return order[:-1][is_equal], order[1:][is_equal]
+
+
+def _components(links: Iterable[tuple[Places, Places]], size: int) -> NDArray[np.int32]:
+    pairs = list(links)
+    rows = np.concatenate([pair[0] for pair in pairs])
+    columns = np.concatenate([pair[1] for pair in pairs])
+    graph = coo_array((np.ones(rows.size, np.bool_), (rows, columns)), shape=(size, size))
+    labels: NDArray[np.int32] = connected_components(graph, directed=False)[1]
+    return labels
+
+
+def _numbered(component: NDArray[np.int32]) -> NDArray[np.uint32]:
+    """Number the components of several members from 1; 0 for those of one."""
+    is_cluster = np.bincount(component) > 1
+    return np.where(is_cluster, np.cumsum(is_cluster), 0).astype(np.uint32)[component]
+
+
+def _smallest(component: NDArray[np.int32], keys: Hashes) -> Hashes:
+    """Return for each place the smallest key of its component."""
+    smallest = np.full(component.max(initial=-1) + 1, np.iinfo(np.uint64).max, np.uint64)
+    np.minimum.at(smallest, component, keys)
+    return smallest[component]
+
+
+def _first_of_each(values: NDArray[np.generic], rank: Sequence[NDArray[np.generic]]) -> Mask:
+    """Return for each place whether it ranks first among those of its value."""
+    order = np.lexsort([*reversed(rank), values])
+    is_first = np.ones(order.size, np.bool_)
+    is_first[1:] = values[order[1:]] != values[order[:-1]]
+    mask = np.empty(order.size, np.bool_)
+    mask[order] = is_first
+    return mask
+
+
+def _is_among(values: Hashes, few: Hashes) -> Mask:
+    """Return which values are among a few others."""
+    if not few.size:
+        return np.zeros(values.size, np.bool_)
+    ordered = np.unique(few)
+    place = np.minimum(np.searchsorted(ordered, values), ordered.size - 1)
+    is_among: Mask = ordered[place] == values
+    return is_among

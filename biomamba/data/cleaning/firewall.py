@@ -2,30 +2,18 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from enum import IntEnum
+from functools import cached_property
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from biomamba.data.cleaning.benchmarks.item import Benchmark
+from biomamba.data.cleaning.item_index import HIT_DTYPE, Hits, ItemIndex
 from biomamba.data.cleaning.words import HashRows
 from biomamba.data.document import Document
-from biomamba.data.sealed import sha256_of
 from biomamba.runtime.errors import ConfigError
 
-Hits = NDArray[np.void]
-# document: place in the batch or shard. item: place in Firewall.items. rule: Rule.
-# ngrams: distinct n-grams of the item in the document, 0 for other rules.
-HIT_DTYPE = np.dtype([("document", "<u4"), ("item", "<u4"), ("rule", "u1"), ("ngrams", "<u4")])
-
-
-class Rule(IntEnum):
-    """Why a document belongs to an item."""
-
-    PMID = 0
-    TITLE = 1
-    NGRAM = 2
+__all__ = ["HIT_DTYPE", "Firewall"]
 
 
 @dataclass(frozen=True)
@@ -35,33 +23,58 @@ class Firewall:
     Attributes:
         benchmarks: Benchmarks by name; none means that nothing is kept out.
         ngram_words: Words per n-gram.
-        min_ngrams: Distinct n-grams of one item that a document must share with it.
+        min_ngrams: Distinct n-grams of one item that a document must share with it; fewer are
+            enough where the item has no more.
     """
 
     benchmarks: Mapping[str, Benchmark] = field(default_factory=dict)
     ngram_words: int = 13
-    min_ngrams: int = 8
+    min_ngrams: int = 3
 
     def __post_init__(self) -> None:
         if min(self.ngram_words, self.min_ngrams) < 1:
-            raise ConfigError(f"ngram_words and min_ngrams must be 1 or more: {self}")
+            raise ConfigError(
+                f"ngram_words and min_ngrams must be 1 or more, found {self.ngram_words} and "
+                f"{self.min_ngrams}"
+            )
+
+    @cached_property
+    def index(self) -> ItemIndex:
+        """The items of all benchmarks, read once and carried into worker processes.
+
+        Raises:
+            DataError: If a benchmark file is missing or malformed.
+        """
+        items = [
+            (name, item)
+            for name, benchmark in sorted(self.benchmarks.items())
+            for item in benchmark.items()
+        ]
+        return ItemIndex.of(items, self.ngram_words, self.min_ngrams)
 
     def settings(self) -> dict[str, Any]:
         """Return everything that decides the hits, with the hashes of the benchmark files.
 
         Raises:
-            DataError: If a benchmark file is missing.
+            DataError: If a benchmark file is missing or malformed.
         """
+        _ = self.index
         return {
             "ngram_words": self.ngram_words,
             "min_ngrams": self.min_ngrams,
             "benchmarks": {
-                name: benchmark.settings()
-                | {"files": {path.name: sha256_of(path) for path in benchmark.paths()}}
+                name: benchmark.settings() | {"files": benchmark.fingerprints()}
                 for name, benchmark in sorted(self.benchmarks.items())
             },
         }
 
     def hits(self, documents: Sequence[Document], words: HashRows) -> Hits:
-        """Return which documents of a batch belong to which items, as HIT_DTYPE."""
-        return np.empty(0, HIT_DTYPE)
+        """Return which documents of a batch belong to which items, as HIT_DTYPE.
+
+        Args:
+            documents: The batch.
+            words: The words of their texts.
+        """
+        if not self.benchmarks:
+            return np.empty(0, HIT_DTYPE)
+        return self.index.hits(documents, words)

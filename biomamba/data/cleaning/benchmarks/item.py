@@ -1,9 +1,12 @@
 """One item of a benchmark, and what every benchmark offers to the firewall."""
 
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
+
+from biomamba.runtime.errors import DataError
 
 
 @dataclass(frozen=True)
@@ -26,11 +29,39 @@ class Item:
 class Benchmark(Protocol):
     """A benchmark that the user has as files."""
 
-    def paths(self) -> Sequence[Path]:
-        """Return its files."""
+    def fingerprints(self) -> dict[str, str]:
+        """Return the hash of each of its files by name.
+
+        Raises:
+            DataError: If one is missing.
+        """
 
     def items(self) -> Iterator[Item]:
-        """Iterate over its items in a fixed order."""
+        """Iterate over its items in a fixed order.
+
+        Raises:
+            DataError: If a file is not of the layout of the benchmark.
+        """
 
     def settings(self) -> dict[str, Any]:
         """Return everything that decides the items, apart from the bytes of the files."""
+
+
+def read_json(path: Path) -> Any:
+    """Read a benchmark file of one JSON value.
+
+    Raises:
+        DataError: If it is no JSON.
+    """
+    try:
+        return json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise DataError(f"cannot read benchmark file {path} ({error}); fetch it again") from error
+
+
+def text_list(value: Any) -> list[str] | None:
+    """Return a text, a list of texts or null as a list of texts; None for anything else."""
+    values = [] if value is None else [value] if isinstance(value, str) else value
+    if not isinstance(values, list) or not all(isinstance(text, str) for text in values):
+        return None
+    return values
