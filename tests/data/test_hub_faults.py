@@ -17,7 +17,7 @@ from biomamba.runtime.errors import DataError
 QUICK = Patience(attempts=3, first_pause_seconds=0.0, timeout_seconds=0.3)
 
 
-class Answer(OSError):
+class AnswerError(OSError):
     """An error as aiohttp raises it for a status."""
 
     def __init__(self, status: int) -> None:
@@ -25,7 +25,7 @@ class Answer(OSError):
         self.status = status
 
 
-class HubAnswer(OSError):
+class HubAnswerError(OSError):
     """An error as the hub library raises it for a status."""
 
     def __init__(self, status: int) -> None:
@@ -41,7 +41,7 @@ def wrapped(cause: Exception) -> Exception:
 
 
 @pytest.mark.parametrize("status", [408, 425, 429, 500, 502, 503, 504])
-@pytest.mark.parametrize("kind", [Answer, HubAnswer])
+@pytest.mark.parametrize("kind", [AnswerError, HubAnswerError])
 def test_a_status_that_passes_is_borne(kind: Any, status: int) -> None:
     Faults("s", QUICK).failed(wrapped(kind(status)))
 
@@ -49,7 +49,7 @@ def test_a_status_that_passes_is_borne(kind: Any, status: int) -> None:
 @pytest.mark.parametrize(
     ("status", "advice"), [(401, "log in"), (403, "log in"), (404, "check the name"), (410, "file")]
 )
-@pytest.mark.parametrize("kind", [Answer, HubAnswer])
+@pytest.mark.parametrize("kind", [AnswerError, HubAnswerError])
 def test_a_status_that_stays_is_named_at_once(kind: Any, status: int, advice: str) -> None:
     with pytest.raises(DataError, match=f"s answers {status}; .*{advice}"):
         Faults("s", QUICK).failed(wrapped(kind(status)))
@@ -137,7 +137,7 @@ def test_a_missing_dataset_is_asked_for(
         def dataset_info(self, dataset: str, **options: Any) -> None:
             assert (dataset, options["revision"]) == ("some/set", "abc")
             if status is not None:
-                raise HubAnswer(status)
+                raise HubAnswerError(status)
 
     monkeypatch.setattr(hub_faults, "HfApi", Hub)
     faults = Faults("s", QUICK, dataset="some/set", revision="abc")
