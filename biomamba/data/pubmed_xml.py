@@ -1,14 +1,15 @@
 """Stream the records of PubMed baseline and update files in flat memory.
 
-The document type is never fetched and no entity is ever declared: a first parser reads the start of
-the file up to its root element, with handlers that refuse every declaration, before the same bytes
-reach the parser that builds elements. An entity bomb or a reference to another file thus stops the
-stage and is never expanded.
+A first parser reads the start of the file up to its root element, with handlers that refuse every
+declaration of an entity. The parser that builds elements begins at the root and never sees a
+document type: nothing is fetched or expanded, and an entity that nobody declared is an error, in
+attributes too, where a parser that knows of an external document type drops it without a word.
 """
 
 import gzip
 import zlib
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 from typing import IO
 from xml.etree.ElementTree import Element, ParseError, TreeBuilder, XMLParser
@@ -27,8 +28,11 @@ _RECORDS = ("PubmedArticle", "MedlineCitation", "PubmedBookArticle")
 # The last two come from expat for encodings it does not know.
 _FAULTS = (OSError, EOFError, zlib.error, ParseError, expat.ExpatError, LookupError, ValueError)
 _DELETIONS = ("DeleteCitation", "DeleteDocument")
+# The largest records, with thousands of authors and their addresses, have some MB.
+MAX_RECORD_BYTES = 1 << 26
 # Few living elements keep the garbage collector idle: 16 KiB parse twice as fast as 256 KiB.
 _BLOCK_BYTES = 1 << 14
+_MAX_PROLOG_BYTES = 1 << 20
 
 
 def elements(path: Path) -> Iterator[Element]:
@@ -102,40 +106,70 @@ def _open(path: Path) -> IO[bytes] | gzip.GzipFile:
 
 
 def _stream(file: IO[bytes] | gzip.GzipFile, path: Path) -> Iterator[Element]:
+    prolog = _Prolog(path)
+    start = prolog.read(file)
     # The builder gets an element around the document, so that the growing root can be seen without
     # an event per element, which would halve the speed.
     builder = TreeBuilder()
     around = builder.start("file", {})
-    parser = XMLParser(target=builder)
-    guard = _PrologGuard(path)
-    while block := file.read(_BLOCK_BYTES):
-        guard.feed(block)
+    parser = XMLParser(target=builder, encoding=prolog.encoding)
+    num_read, num_pending_bytes = 0, 0
+    for block in chain([start], iter(lambda: file.read(_BLOCK_BYTES), b"")):
         parser.feed(block)
-        if len(around):
+        num_pending_bytes += len(block)
+        if len(around) and len(around[0]) > 1:
             root = around[0]
             # The last child may still grow.
             yield from root[:-1]
+            num_read += len(root) - 1
             del root[:-1]
+            num_pending_bytes = len(block)
+        if num_pending_bytes > MAX_RECORD_BYTES:
+            raise DataError(
+                f"record {num_read + 1} of {path} has more than {MAX_RECORD_BYTES} bytes; PubMed "
+                "has none of that size, fetch the file again"
+            )
     builder.end("file")
     parser.close()
     yield from around[0]
 
 
-class _PrologGuard:
-    """Reads up to the root element and refuses entities and documents of another kind."""
+class _Prolog:
+    """Reads up to the root element and refuses entities and documents of another kind.
+
+    Attributes:
+        encoding: As the file declares it; None if it does not.
+    """
 
     def __init__(self, path: Path) -> None:
+        self.encoding: str | None = None
         self._path = path
-        self._is_done = False
+        self._root_index: int | None = None
         self._parser = expat.ParserCreate()
+        self._parser.XmlDeclHandler = self._note_encoding
         self._parser.EntityDeclHandler = self._refuse_entity
         self._parser.SkippedEntityHandler = self._refuse_entity
         self._parser.StartElementHandler = self._check_root
 
-    def feed(self, block: bytes) -> None:
-        """Read on until the root element has begun."""
-        if not self._is_done:
-            self._parser.Parse(block, False)
+    def read(self, file: IO[bytes] | gzip.GzipFile) -> bytes:
+        """Return what has been read of the file from the root element on.
+
+        Raises:
+            DataError: If an entity is declared, or there is no root element of PubMed in reach.
+        """
+        head = b""
+        while self._root_index is None:
+            block = file.read(_BLOCK_BYTES)
+            head += block
+            if len(head) > _MAX_PROLOG_BYTES:
+                raise DataError(f"{self._path} does not begin as PubMed XML; fetch it again")
+            # The last call raises if the document ended before its root.
+            self._parser.Parse(block, not block)
+        return head[self._root_index :]
+
+    def _note_encoding(self, version: str, encoding: str | None, standalone: int) -> None:
+        del version, standalone
+        self.encoding = encoding
 
     def _refuse_entity(self, name: str, *_: object) -> None:
         raise DataError(
@@ -148,8 +182,8 @@ class _PrologGuard:
             raise DataError(
                 f"{self._path} is not PubMed XML: its root is <{name}>; known: {', '.join(ROOTS)}"
             )
+        self._root_index = self._parser.CurrentByteIndex
         # No declaration can follow; the rest of the block belongs to the other parser.
-        self._is_done = True
         self._parser.StartElementHandler = None
         self._parser.SkippedEntityHandler = None
 

@@ -8,8 +8,8 @@ Nothing depends on the number of workers.
 
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
 from enum import IntEnum
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import track
 
-from biomamba.data.pubmed_xml import elements, is_record, read_deletions, read_key
+from biomamba.data.file_keys import FileKeys, cached_keys
 
 Fates = NDArray[np.uint8]
 
@@ -47,56 +47,25 @@ _REASONS = {
 }
 
 
-@dataclass(frozen=True, eq=False)
-class FileKeys:
-    """The keys of one file.
-
-    Attributes:
-        pmids: `(records,)` in file order; 0 for a record without a usable PMID and version.
-        versions: `(records,)`.
-        deleted: PMIDs that the file deletes.
-    """
-
-    pmids: NDArray[np.uint32]
-    versions: NDArray[np.uint16]
-    deleted: NDArray[np.uint32]
-
-
-def read_keys(path: Path) -> FileKeys:
-    """Read the keys of one file.
-
-    Raises:
-        DataError: If the file is not PubMed XML or is damaged.
-    """
-    keys: list[tuple[int, int]] = []
-    deleted = [np.empty(0, dtype=np.uint32)]
-    for element in elements(path):
-        if is_record(element, path):
-            keys.append(read_key(element) or (0, 0))
-        else:
-            deleted.append(read_deletions(element, path))
-    return FileKeys(
-        pmids=np.array([pmid for pmid, _ in keys], dtype=np.uint32),
-        versions=np.array([version for _, version in keys], dtype=np.uint16),
-        deleted=np.concatenate(deleted),
-    )
-
-
-def read_all_keys(paths: Sequence[Path], num_workers: int) -> list[FileKeys]:
+def read_all_keys(
+    paths: Sequence[Path], num_workers: int, cache: Path | None = None
+) -> list[FileKeys]:
     """Read the keys of all files, in their order; progress goes to stderr.
 
     Args:
         paths: The files.
         num_workers: Processes; 1 reads in this one.
+        cache: Folder that keeps what was read for the next run; None keeps nothing.
 
     Raises:
         DataError: If a file is not PubMed XML or is damaged.
     """
+    read = partial(cached_keys, folder=cache)
     if num_workers == 1:
-        return list(_tracked(map(read_keys, paths), len(paths)))
+        return list(_tracked(map(read, paths), len(paths)))
     with ProcessPoolExecutor(num_workers, mp_context=get_context("spawn")) as pool:
         try:
-            return list(_tracked(pool.map(read_keys, paths), len(paths)))
+            return list(_tracked(pool.map(read, paths), len(paths)))
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise

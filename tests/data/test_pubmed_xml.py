@@ -10,7 +10,8 @@ from xml.etree.ElementTree import Element, fromstring
 
 import pytest
 
-from biomamba.data.pubmed_xml import elements, is_record, read_deletions, read_key
+from biomamba.data.citation import read_citation
+from biomamba.data.pubmed_xml import citation_of, elements, is_record, read_deletions, read_key
 from biomamba.runtime.errors import DataError
 
 DOCTYPE = '<!DOCTYPE PubmedArticleSet PUBLIC "-//NLM//DTD//EN" "https://dtd.invalid/pubmed.dtd">'
@@ -129,6 +130,73 @@ def test_an_undeclared_entity_stops(write_xml: WriteXml) -> None:
         list(elements(path))
 
 
+@pytest.mark.parametrize("name", ["nbsp", "late"])
+def test_an_undeclared_entity_in_an_attribute_stops(name: str, write_xml: WriteXml) -> None:
+    """A parser that knows of the document type would read `a&nbsp;b` as `ab`."""
+    path = write_xml(f'<MedlineCitation Owner="a&{name};b"/>')
+    with pytest.raises(DataError, match=r"a\.xml\.gz.*undefined entity"):
+        list(elements(path))
+
+
+@pytest.mark.parametrize("size", range(16_384 - 60, 16_384 + 60, 7))
+def test_the_root_may_lie_across_two_blocks(size: int, tmp_path: Path) -> None:
+    head = f"<!--{'x' * (size - len(DOCTYPE))}-->{DOCTYPE}"
+    path = tmp_path / "a.xml"
+    path.write_text(f'{head}<PubmedArticleSet a="1">{record(1)}{record(2)}</PubmedArticleSet>')
+    assert keys(path) == [(1, 1), (2, 1)]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "iso-8859-1", "us-ascii"])
+def test_the_declared_encoding_holds_behind_the_root(encoding: str, tmp_path: Path) -> None:
+    letter = "e" if encoding == "us-ascii" else "\u00e9"
+    text = f'<?xml version="1.0" encoding="{encoding}"?><MedlineCitationSet><MedlineCitation>'
+    path = tmp_path / "a.xml"
+    path.write_bytes(f"{text}{letter}</MedlineCitation></MedlineCitationSet>".encode(encoding))
+    assert [element.text for element in elements(path)] == [letter]
+
+
+def test_a_byte_order_mark_is_read_over(tmp_path: Path) -> None:
+    path = tmp_path / "a.xml"
+    path.write_bytes(f"\ufeff<PubmedArticleSet>{record(7)}</PubmedArticleSet>".encode())
+    assert keys(path) == [(7, 1)]
+
+
+def test_a_start_without_end_is_refused(write_xml: WriteXml) -> None:
+    path = write_xml(record(1), head=f"<!-- {'x' * (1 << 20)} -->")
+    with pytest.raises(DataError, match=r"a\.xml\.gz does not begin as PubMed XML"):
+        list(elements(path))
+
+
+HUGE = 1 << 18
+OVERSIZED = {
+    "text": f"<PubmedArticle>{'x' * HUGE}</PubmedArticle>",
+    "elements": f"<PubmedArticle>{'<a/>' * (HUGE // 4)}</PubmedArticle>",
+    "depth": f"<PubmedArticle>{'<a>' * (HUGE // 3)}{'</a>' * (HUGE // 3)}</PubmedArticle>",
+    "attribute": f'<PubmedArticle a="{"x" * HUGE}"/>',
+    "comment": f"<PubmedArticle/><!-- {'x' * HUGE} -->",
+    "blanks": " " * HUGE,
+    "never closed": f"<PubmedArticle><a>{'x' * HUGE}",
+}
+
+
+@pytest.mark.parametrize("kind", OVERSIZED)
+def test_a_record_beyond_the_limit_stops(
+    kind: str, write_xml: WriteXml, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("biomamba.data.pubmed_xml.MAX_RECORD_BYTES", HUGE // 4)
+    path = write_xml(record(1) + record(2) + OVERSIZED[kind])
+    with pytest.raises(DataError, match=r"record [234] of .*a\.xml\.gz has more than 65536 bytes"):
+        list(elements(path))
+
+
+def test_the_limit_is_one_of_a_record_and_not_of_a_file(
+    write_xml: WriteXml, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("biomamba.data.pubmed_xml.MAX_RECORD_BYTES", 1 << 15)
+    path = write_xml("".join(record(pmid) for pmid in range(1, 10_000)))
+    assert len(keys(path)) == 9_999
+
+
 def test_predefined_entities_are_text(write_xml: WriteXml) -> None:
     element = next(elements(write_xml("<MedlineCitation>&lt;&amp;&#233;</MedlineCitation>")))
     assert element.text == "<&\u00e9"
@@ -214,6 +282,19 @@ def raw_text(path: Path) -> str:
     return (gzip.decompress(content) if path.suffix == ".gz" else content).decode()
 
 
+def has_text(abstract: str) -> bool:
+    parts = re.findall(r"<AbstractText\b[^>]*(?<!/)>(.*?)</AbstractText>", abstract, re.DOTALL)
+    return any(re.sub(r"<[^>]*>", "", part).strip() for part in parts)
+
+
+def num_abstracts(found: list[Element], path: Path) -> tuple[int, int]:
+    """Return how many records have an abstract, and one that holds text."""
+    citations = [citation_of(element) for element in found if is_record(element, path)]
+    known = [citation for citation in citations if citation is not None]
+    with_text = sum(bool(read_citation(citation).sections) for citation in known)
+    return sum(citation.find("Article/Abstract") is not None for citation in known), with_text
+
+
 def is_deletion(element: Element) -> bool:
     return element.tag == "DeleteCitation"
 
@@ -225,6 +306,8 @@ def test_real_files_hold_what_a_search_of_their_text_finds(real_data: Path) -> N
     total: Counter[str] = Counter()
     for path in files:
         text = raw_text(path)
+        abstracts = re.findall(r"<Abstract>(.*?)</Abstract>", text, re.DOTALL)
+        with_text = sum(has_text(block) for block in abstracts)
         heads = re.findall(r"<MedlineCitation\b[^>]*>\s*<PMID(?: Version=\"(\d+)\")?>(\d+)", text)
         blocks = re.findall(r"<DeleteCitation>(.*?)</DeleteCitation>", text, re.DOTALL)
         deleted = [int(pmid) for block in blocks for pmid in re.findall(r">(\d+)</PMID>", block)]
@@ -233,11 +316,16 @@ def test_real_files_hold_what_a_search_of_their_text_finds(real_data: Path) -> N
 
         assert keys(path) == [(int(pmid), int(version or 1)) for version, pmid in heads], path.name
         assert [int(pmid) for part in gone for pmid in part] == deleted, path.name
+        assert num_abstracts(found, path) == (len(abstracts), with_text), path.name
+        total.update(abstracts=len(abstracts), empty_abstracts=len(abstracts) - with_text)
         total.update(citations=len(heads), deletions=len(deleted), files=1)
         total.update(later_versions=sum(version not in ("", "1") for version, _ in heads))
 
     assert total["files"] >= 16
     assert total["later_versions"] >= 5
+    assert total["citations"] >= 1_499
+    assert total["abstracts"] >= 1_346
+    assert total["deletions"] >= 345
 
 
 def test_a_real_feed_is_refused(real_data: Path) -> None:

@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from biomamba.data.revisions import Fate, FileKeys, decide, read_all_keys, read_keys
+from biomamba.data.file_keys import FileKeys
+from biomamba.data.revisions import Fate, decide, read_all_keys
 from biomamba.runtime.errors import DataError
 
 Key = tuple[int, int]
@@ -123,20 +124,11 @@ def citation(pmid: int, version: int = 1) -> str:
     return f'<MedlineCitation><PMID Version="{version}">{pmid}</PMID></MedlineCitation>'
 
 
-def test_keys_of_a_file(tmp_path: Path) -> None:
-    deletion = "<DeleteCitation><PMID>5</PMID><PMID>6</PMID></DeleteCitation>"
-    body = citation(7, 2) + "<MedlineCitation/>" + citation(3) + deletion
-    found = read_keys(write(tmp_path / "a.xml", body))
-
-    assert found.pmids.tolist() == [7, 0, 3]
-    assert found.versions.tolist() == [2, 0, 1]
-    assert found.deleted.tolist() == [5, 6]
-
-
 def test_the_number_of_workers_changes_nothing(tmp_path: Path) -> None:
     paths = [write(tmp_path / f"{n}.xml", citation(n) + citation(9, n)) for n in range(1, 6)]
-    one, two = read_all_keys(paths, 1), read_all_keys(paths, 2)
+    one, two = read_all_keys(paths, 1), read_all_keys(paths, 2, tmp_path / "cache")
 
+    assert len(list((tmp_path / "cache").iterdir())) == 5
     assert [f.pmids.tolist() for f in one] == [[n, 9] for n in range(1, 6)]
     for a, b in zip(one, two, strict=True):
         assert [a.pmids.tolist(), a.versions.tolist()] == [b.pmids.tolist(), b.versions.tolist()]

@@ -1,5 +1,6 @@
 """PubMed from its own XML: title, blank line, abstract, of the records that still stand."""
 
+import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from biomamba.data.sealed import sha256_of
 from biomamba.data.xml_files import FileSource
 from biomamba.runtime.errors import ConfigError, DataError
 
+_YEAR = re.compile(r"(?:pubmed|medline)(\d\d)n\d+", re.IGNORECASE)
 # The second name was used until 2024.
 _RETRACTION_NOTICES = {"Retraction Notice", "Retraction of Publication"}
 
@@ -38,7 +40,11 @@ class MedlineCorpus:
             the language of the abstract; None keeps all.
         min_year: Leave out articles of earlier or unknown years; None keeps all.
         max_year: Leave out articles of later or unknown years; None keeps all.
+        one_baseline: Refuse files of several years, because each year's baseline holds all of
+            PubMed anew and what it left out is gone.
         num_workers: Processes of the pass that finds what stands; changes no document.
+        cache_dir: Folder that keeps what this pass found in each file, so that the next run does
+            not parse unchanged files again; None keeps nothing. Changes no document.
     """
 
     source: FileSource
@@ -50,7 +56,9 @@ class MedlineCorpus:
     languages: list[str] | None = None
     min_year: int | None = None
     max_year: int | None = None
+    one_baseline: bool = True
     num_workers: int = 1
+    cache_dir: str | None = None
 
     def __post_init__(self) -> None:
         if self.num_workers < 1:
@@ -64,7 +72,8 @@ class MedlineCorpus:
         """Return one shard per file, after a first pass over all files.
 
         Raises:
-            DataError: If there are no files, two share a name, or one is damaged or not PubMed.
+            DataError: If there are no files, two share a name, they are of several years, or one is
+                damaged or not PubMed.
         """
         paths = sorted(self.source.files(), key=lambda path: path.name)
         if not paths:
@@ -72,7 +81,10 @@ class MedlineCorpus:
         doubles = [name for name, count in Counter(p.name for p in paths).items() if count > 1]
         if doubles:
             raise DataError(f"PubMed files share a name: {', '.join(doubles)}; rename one of each")
-        fates = decide(read_all_keys(paths, self.num_workers))
+        if self.one_baseline:
+            _check_years(paths)
+        cache = None if self.cache_dir is None else Path(self.cache_dir)
+        fates = decide(read_all_keys(paths, self.num_workers, cache))
         return [MedlineShard(path, part) for path, part in zip(paths, fates, strict=True)]
 
     def settings(self) -> dict[str, Any]:
@@ -171,4 +183,14 @@ class MedlineShard:
         return DataError(
             f"{self.path} has changed since the first pass over it; wait until nobody writes to it "
             "and run again"
+        )
+
+
+def _check_years(paths: Sequence[Path]) -> None:
+    years = {found[1]: path for path in paths if (found := _YEAR.match(path.name))}
+    if len(years) > 1:
+        examples = ", ".join(path.name for _, path in sorted(years.items()))
+        raise DataError(
+            f"PubMed files of several years: {examples}; each baseline holds all of PubMed anew, "
+            "keep the files of one year, or set one_baseline=false"
         )

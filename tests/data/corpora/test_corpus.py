@@ -34,8 +34,8 @@ MANDATORY = {"files": ("corpora.files.domain=notes", "corpora.files.rows.files=[
 Compose = Callable[..., DictConfig]
 
 
-def make(name: str, compose: Compose, raw_dir: Path) -> Corpus:
-    given = (f"paths.raw_dir={raw_dir}", *MANDATORY.get(name, ()))
+def make(name: str, compose: Compose, raw_dir: Path, *given: str) -> Corpus:
+    given = (f"paths.raw_dir={raw_dir}", *MANDATORY.get(name, ()), *given)
     cfg = compose("prepare", f"corpus=[{name}]", *given)
     ((_, node),) = cfg.corpora.items()
     corpus: Corpus = build(node)
@@ -59,9 +59,9 @@ def test_every_corpus_can_be_built_and_states_domain_and_licence(
 
 @pytest.mark.parametrize("name", LOCAL)
 def test_real_files_give_the_documents_counted_elsewhere(
-    name: str, compose: Compose, real_data: Path
+    name: str, compose: Compose, real_data: Path, tmp_path: Path
 ) -> None:
-    corpus = make(name, compose, real_data)
+    corpus = make(name, compose, real_data, f"paths.data_dir={tmp_path}")
     rows = [row for shard in corpus.shards() for row in corpus.documents(shard)]
     kept = [row for row in rows if isinstance(row, Document)]
     assert (len(kept), len(rows) - len(kept)) == COUNTS[name]

@@ -91,6 +91,36 @@ def test_files_count_in_the_order_of_their_names(make: Make, tmp_path: Path) -> 
     assert read(corpus) == [Reject("revised later", "1"), Document("New.\n\nText.", "1", "pubmed")]
 
 
+def years(tmp_path: Path, *names: str) -> list[str]:
+    for name in names:
+        (tmp_path / name).write_text("<PubmedArticleSet/>")
+    return [str(tmp_path / name) for name in names]
+
+
+def test_files_of_several_years_are_refused(tmp_path: Path) -> None:
+    """What a new baseline left out would come back from the old one."""
+    paths = years(tmp_path, "pubmed25n0002.xml", "pubmed26n0001.xml", "pubmed26n0002.xml")
+    with pytest.raises(DataError, match=r"several years: pubmed25n0002\.xml, pubmed26n0002\.xml"):
+        MedlineCorpus(LocalFiles(paths), "none").shards()
+    assert len(MedlineCorpus(LocalFiles(paths), "none", one_baseline=False).shards()) == 3
+
+
+def test_baseline_and_updates_of_a_year_and_other_names_go_together(tmp_path: Path) -> None:
+    paths = years(tmp_path, "pubmed26n0001.xml", "pubmed26n1335.xml", "extra.xml")
+    assert len(MedlineCorpus(LocalFiles(paths), "none").shards()) == 3
+
+
+def test_the_first_pass_is_kept_and_changes_no_document(make: Make, tmp_path: Path) -> None:
+    bodies = record(1, "Old.") + record(2), record(1, "New.") + deletion(2)
+    cache = str(tmp_path / "cache")
+    plain, first, second = (read(make(*bodies, cache_dir=c)) for c in (None, cache, cache))
+
+    assert plain == first == second
+    assert sorted(path.name for path in Path(cache).iterdir()) == ["n1.xml.json", "n2.xml.json"]
+    options = [make(*bodies, cache_dir=c).settings() for c in (None, cache)]
+    assert options[0] == options[1]
+
+
 EMPTY = "<AbstractText/>"
 LEFT_OUT: list[tuple[dict[str, Any], dict[str, Any], str]] = [
     ({"abstract": EMPTY}, {}, "no abstract"),
@@ -204,7 +234,7 @@ def test_options_out_of_range_are_refused(
 def test_real_files(real_data: Path) -> None:
     """Every record is a document or counted, and no PMID gives two documents."""
     source = LocalFiles([f"{real_data}/pubmed-xml/*.xml.gz"])
-    corpus = MedlineCorpus(source, "none", languages=["eng"])
+    corpus = MedlineCorpus(source, "none", languages=["eng"], one_baseline=False)
     shards = corpus.shards()
     rows = [row for shard in shards for row in corpus.documents(shard)]
     documents = [row for row in rows if isinstance(row, Document)]
