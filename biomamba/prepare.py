@@ -2,9 +2,11 @@
 
     python -m biomamba.prepare
     python -m biomamba.prepare corpus=[local_pubmed,local_c4] tokenizer=bpe_8k name=local \
-        paths.raw_dir=/path/to/raw
+        paths.raw_dir=/path/to/raw num_workers=8
 
-Writes `<paths.data_dir>/<name>/<corpus>/` and the tokenizer of the set beside them.
+Writes `<paths.data_dir>/<name>/<corpus>/`, the tokenizer of the set and contamination.json beside
+them. With `part=3/16` only that part of the raw shards is staged, for jobs side by side; the run
+without `part` then finishes the stores.
 """
 
 from pathlib import Path
@@ -14,19 +16,28 @@ from rich.console import Console
 
 from biomamba.config.build import build
 from biomamba.config.cli import run_cli
-from biomamba.data.preparation import prepare, summary
+from biomamba.data.parts import Part
+from biomamba.data.preparation import Job, prepare, summary
 
 
 def main(cfg: DictConfig) -> None:
-    """Build the corpora and the tokenizer source, write the stores, print what they hold."""
+    """Build corpora, tokenizer source and cleaning, write the stores, print what they hold."""
+    cleaning = build(cfg.cleaning)
+    part = None if cfg.part is None else Part.parse(cfg.part)
+    for notice in cleaning.notices():
+        Console(stderr=True).print(f"note: {notice}", highlight=False, markup=False)
     manifests = prepare(
         Path(cfg.paths.data_dir) / cfg.name,
         {name: build(node) for name, node in cfg.corpora.items()},
         build(cfg.tokenizer),
         build(cfg.split),
-        overwrite=cfg.overwrite,
+        cleaning,
+        Job(num_workers=cfg.num_workers, part=part, overwrite=cfg.overwrite),
     )
-    Console().print(summary(manifests))
+    if part is None:
+        Console().print(summary(manifests))
+    else:
+        print(f"part {part} is staged; when all parts are, run without `part` to finish")
 
 
 if __name__ == "__main__":

@@ -70,13 +70,26 @@ class PrepareSchema:
     tokenizer: Any = MISSING
     cleaning: Any = MISSING
     split: Any = MISSING
+    num_workers: int = 1
+    part: str | None = None
     overwrite: bool = False
+
+
+@dataclass
+class VerifySchema:
+    """Top-level keys of `biomamba.verify`."""
+
+    name: str | None = None
+    stores: Any = None
+    run_id: str = MISSING
+    paths: Paths = field(default_factory=Paths)
 
 
 SCHEMAS = {
     "train_schema": TrainSchema,
     "evaluate_schema": EvaluateSchema,
     "prepare_schema": PrepareSchema,
+    "verify_schema": VerifySchema,
 }
 
 

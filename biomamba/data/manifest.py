@@ -6,6 +6,7 @@ A store is a folder of one corpus under one tokenizer:
     NNNNN.{train,val,test}.idx   one INDEX_DTYPE record per document
     NNNNN.json                   ShardRecord, written last of its shard: the commit point
     MANIFEST.json                Manifest, written last of all
+    staging/                     what the decisions about the whole set need, see staged_shard.py
 
 A split without documents in a shard has no files there.
 """
@@ -16,12 +17,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from biomamba.data.document import SPLITS
 from biomamba.data.sealed import read_sealed, sha256_of, write_sealed
 from biomamba.runtime.errors import DataError
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 MANIFEST_NAME = "MANIFEST.json"
 # end: offset behind the document in tokens, EOD included; num_bytes: UTF-8 bytes of its text.
 INDEX_DTYPE = np.dtype([("end", "<u8"), ("num_bytes", "<u4"), ("key", "<u8")])
@@ -58,9 +60,10 @@ class ShardRecord:
     Attributes:
         raw_name: Name of the raw shard.
         raw_fingerprint: What identified its content.
-        settings: Everything else that decided the content.
+        settings: Everything else that decided the content, apart from the other documents.
+        decisions: Hash of what was decided about each document in view of the whole set.
         totals: Per split.
-        rejects: Rows that did not become documents, by reason.
+        rejects: Rows that are not in the store, by reason.
         num_damaged: How many of the rejects were technical faults.
         files: Token and index files by name.
     """
@@ -68,6 +71,7 @@ class ShardRecord:
     raw_name: str
     raw_fingerprint: str
     settings: dict[str, Any]
+    decisions: str
     totals: dict[str, Totals]
     rejects: dict[str, int]
     num_damaged: int
@@ -84,7 +88,10 @@ class ShardRecord:
         try:
             return cls(**{**content, "totals": _totals(content), "files": _files(content)})
         except (TypeError, KeyError, AttributeError) as error:
-            raise DataError(f"{path} is no shard record of this version: {error}") from error
+            raise DataError(
+                f"{path} is no shard record of this version ({error}); choose another name, or set "
+                "overwrite=true to rebuild the store"
+            ) from error
 
 
 @dataclass(frozen=True)
@@ -101,11 +108,13 @@ class Manifest:
         eod_id: Id that ends every document.
         dtype: Type of the ids in the token files.
         split: val_permille and test_permille.
-        settings: Layout and cleaning of the corpus.
+        settings: Source, layout and rules of the corpus.
+        cleaning: What is left out in view of the whole set.
+        code: Version and commit of the code that finished the store; decides nothing.
         shards: Names of the token shards in order.
         totals: Per split.
-        rejects: Rows that did not become documents, by reason.
-        files: Every other file of the store by name.
+        rejects: Rows that are not in the store, by reason.
+        files: Every other file of the store by name, the staging aside.
     """
 
     format_version: int
@@ -118,6 +127,8 @@ class Manifest:
     dtype: str
     split: dict[str, int]
     settings: dict[str, Any]
+    cleaning: dict[str, Any]
+    code: dict[str, Any]
     shards: list[str]
     totals: dict[str, Totals]
     rejects: dict[str, int]
@@ -146,7 +157,7 @@ class Manifest:
         if version != FORMAT_VERSION:
             raise DataError(
                 f"{path} has format_version {version}, this program reads {FORMAT_VERSION}; "
-                "prepare the store again"
+                "prepare it again with overwrite=true"
             )
         try:
             return cls(**{**content, "totals": _totals(content), "files": _files(content)})
@@ -186,6 +197,16 @@ def file_problems(folder: Path, files: dict[str, FileRecord], *, is_full: bool) 
             yield f"{name} has {path.stat().st_size} bytes instead of {record.size_bytes}"
         elif is_full and sha256_of(path) != record.sha256:
             yield f"{name} does not match its sha256"
+
+
+def token_dtype(vocab_size: int) -> np.dtype[Any]:
+    """Return the smallest little-endian type that holds every id."""
+    return np.dtype("<u2") if vocab_size <= np.iinfo(np.uint16).max + 1 else np.dtype("<u4")
+
+
+def read_index(path: Path) -> NDArray[Any]:
+    """Read an index file as an array of INDEX_DTYPE."""
+    return np.fromfile(path, dtype=INDEX_DTYPE)
 
 
 def record_of(path: Path) -> FileRecord:

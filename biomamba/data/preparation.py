@@ -1,31 +1,63 @@
-"""The prepare stage: corpora to token stores under one tokenizer."""
+"""The prepare stage: corpora to token stores under one tokenizer.
+
+Every raw shard is staged on its own; then one decision over all documents of the set says what is
+a duplicate and which split each document is in; then the stores are finished from the staging.
+"""
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    SpinnerColumn,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 from rich.table import Table
 
+from biomamba.data.cleaning.contamination import contamination_report
+from biomamba.data.cleaning.decisions import decide
+from biomamba.data.cleaning.policy import Cleaning
 from biomamba.data.corpora.corpus import Corpus
+from biomamba.data.decision_tables import shard_tables
 from biomamba.data.document import SPLITS, Document, SplitRule, document_key
-from biomamba.data.manifest import Manifest
+from biomamba.data.folder_lock import folder_lock
+from biomamba.data.manifest import MANIFEST_NAME, Manifest, ShardRecord
+from biomamba.data.parts import Part
+from biomamba.data.prepare_progress import PrepareProgress, shard_sizes
 from biomamba.data.rows import RawShard
-from biomamba.data.store import StorePolicy, StoreWriter
+from biomamba.data.sealed import write_sealed
+from biomamba.data.staged_shard import STAGING_NAME
+from biomamba.data.staging import Stager
+from biomamba.data.store import Store, StorePolicy
 from biomamba.data.tokenizer_folder import obtain_tokenizer
 from biomamba.data.tokenizer_source import TokenizerSource
-from biomamba.runtime.errors import ConfigError
+from biomamba.data.worker_pool import work_on
+from biomamba.runtime.errors import ConfigError, DataError
 
+CONTAMINATION_NAME = "contamination.json"
 Shards = Mapping[str, Sequence[RawShard]]
+
+
+@dataclass(frozen=True)
+class Job:
+    """How the work is done; changes no byte of the result.
+
+    Attributes:
+        num_workers: Processes that stage raw shards side by side.
+        part: Only stage this part of the raw shards; None stages all and finishes the stores.
+        overwrite: Rebuild what is there; staging of the same settings is used again.
+    """
+
+    num_workers: int = 1
+    part: Part | None = None
+    overwrite: bool = False
+
+    def __post_init__(self) -> None:
+        if self.num_workers < 1:
+            raise ConfigError(f"num_workers is {self.num_workers}; use 1 or more")
+        if self.part is not None and self.overwrite:
+            raise ConfigError(
+                "overwrite=true with part would clear what other parts have done; remove the set "
+                "or choose another name"
+            )
 
 
 def prepare(
@@ -33,51 +65,128 @@ def prepare(
     corpora: Mapping[str, Corpus],
     tokenizer_source: TokenizerSource,
     policy: StorePolicy,
-    *,
-    overwrite: bool = False,
+    cleaning: Cleaning | None = None,
+    job: Job | None = None,
 ) -> dict[str, Manifest]:
     """Write or complete the store of every corpus and return the manifests by corpus.
 
-    A rerun continues behind the last committed shard. Progress goes to stderr.
+    A rerun continues behind what is committed. Progress goes to stderr.
 
     Args:
         folder: The set; each corpus gets a folder of its name in it.
-        corpora: The corpora by name.
+        corpora: All corpora of the set, by name; of several equal documents that of the earlier
+            corpus stays.
         tokenizer_source: The tokenizer of the set; one that is trained sees the training split
             alone.
         policy: Split and tolerance.
-        overwrite: Rebuild what is there.
+        cleaning: What is left out; None leaves out exact duplicates.
+        job: Processes, part, overwrite.
+
+    Returns:
+        The manifests; empty if only a part was staged.
 
     Raises:
-        DataError: If raw data or stores are missing, damaged or of other settings.
+        DataError: If raw data or stores are missing, damaged or of other settings, the set holds
+            other corpora too, or another process is at work.
     """
     if not corpora:
         raise ConfigError("corpora is empty; choose at least one with corpus=[...]")
-    shards = {name: corpus.shards() for name, corpus in corpora.items()}
-    folder.mkdir(parents=True, exist_ok=True)
-    tokenizer = obtain_tokenizer(
-        folder,
-        tokenizer_source,
-        lambda: training_texts(corpora, shards, policy.rule),
-        {name: _identities(shards[name]) for name in corpora} | {"split": str(policy.rule)},
-        overwrite=overwrite,
-    )
-    manifests: dict[str, Manifest] = {}
-    with _progress() as progress:
-        for name, corpus in corpora.items():
-            writer = StoreWriter(folder / name, corpus, tokenizer, policy)
-            report = _Reporter(progress, name, len(shards[name]))
-            manifests[name] = writer.write(shards[name], report, overwrite=overwrite)
-    return manifests
+    job = job or Job()
+    with _set_locks(folder, job.part):
+        if job.part is None:
+            _refuse_other_stores(folder, corpora)
+        shards = {name: corpus.shards() for name, corpus in corpora.items()}
+        with folder_lock(
+            folder, "making the tokenizer of", name=".tokenizer.lock", is_patient=True
+        ):
+            tokenizer = obtain_tokenizer(
+                folder,
+                tokenizer_source,
+                lambda: training_texts(corpora, shards, policy.rule),
+                {name: _identities(shards[name]) for name in corpora} | {"split": str(policy.rule)},
+                overwrite=job.overwrite,
+            )
+        stores = [
+            Store(folder / name, corpus, shards[name], tokenizer, policy, cleaning or Cleaning())
+            for name, corpus in corpora.items()
+        ]
+        with PrepareProgress() as progress:
+            stage_stores(stores, job, progress)
+            return {} if job.part is not None else finish_stores(folder, stores, progress)
 
 
 def training_texts(corpora: Mapping[str, Corpus], shards: Shards, rule: SplitRule) -> Iterator[str]:
-    """Iterate over the texts of the training split of all corpora."""
+    """Iterate over the texts of all corpora whose own key lies in the training split."""
     for name, corpus in corpora.items():
         for shard in shards[name]:
             for row in corpus.documents(shard):
-                if isinstance(row, Document) and rule.split_of(document_key(row.id)) == "train":
+                if isinstance(row, Document) and rule.split_of(_group_key(row)) == "train":
                     yield row.text
+
+
+def stage_stores(stores: Sequence[Store], job: Job, progress: PrepareProgress) -> None:
+    """Stage the raw shards of a set, or a part of them.
+
+    Raises:
+        DataError: If a shard cannot be staged; what is committed stays.
+    """
+    for store in stores:
+        if job.overwrite:
+            store.clear()
+        else:
+            store.refuse_other_settings()
+        if job.part is None:
+            store.remove_temporary()
+    tasks = [task for store in stores for task in store.stage_tasks()]
+    chosen = tasks if job.part is None else job.part.of(tasks)
+    phases = {}
+    for store in stores:
+        sizes = shard_sizes(store.shards)
+        own = {task.number: sizes[task.number] for task in chosen if task.store == store.name}
+        phases[store.name] = progress.phase(f"stage {store.name}", own)
+    stager = Stager({s.name: s.stage_rules(is_rebuild=job.overwrite) for s in stores})
+    for event in work_on(stager, chosen, job.num_workers):
+        phase, number = phases[event.task.store], event.task.number
+        if event.is_finished:
+            phase.shard(number)
+        else:
+            phase.rows(number, event.amount)
+
+
+def finish_stores(
+    folder: Path, stores: Sequence[Store], progress: PrepareProgress
+) -> dict[str, Manifest]:
+    """Decide over all documents of a staged set and finish its stores.
+
+    Args:
+        folder: The set.
+        stores: In the order of the set.
+        progress: Gets a line per store.
+
+    Raises:
+        DataError: If committed token shards follow other decisions, are damaged, or the folder
+            cannot be written.
+    """
+    sources = {store.name: store.sources() for store in stores}
+    tables = shard_tables([source for own in sources.values() for source in own], folder)
+    cleaning, rule = stores[0].cleaning, stores[0].policy.rule
+    decided = decide(tables, cleaning, rule)
+    remaining = iter(decided)
+    decisions = {name: [next(remaining) for _ in own] for name, own in sources.items()}
+    # All stores are looked at before one is changed.
+    committed = {s.name: s.committed(sources[s.name], decisions[s.name]) for s in stores}
+    report = contamination_report(tables, decided, cleaning, rule)
+    write_sealed(folder / CONTAMINATION_NAME, report)
+    manifests = {}
+    for store in stores:
+        phase = progress.phase(f"finish {store.name}", dict.fromkeys(range(len(store.shards)), 1.0))
+        own = zip(committed[store.name], sources[store.name], decisions[store.name], strict=True)
+        records: list[ShardRecord] = []
+        for number, (record, source, decision) in enumerate(own):
+            records.append(record or store.finish_shard(source, decision))
+            phase.shard(number)
+        manifests[store.name] = store.finish(records)
+    return manifests
 
 
 def summary(manifests: Mapping[str, Manifest]) -> Table:
@@ -90,47 +199,45 @@ def summary(manifests: Mapping[str, Manifest]) -> Table:
     for name, manifest in manifests.items():
         for split in SPLITS:
             totals = manifest.totals[split]
-            table.add_row(
-                name,
-                manifest.domain,
-                split,
-                f"{totals.documents:,}",
-                f"{totals.tokens:,}",
-                f"{totals.bytes:,}",
-            )
+            figures = (totals.documents, totals.tokens, totals.bytes)
+            table.add_row(name, manifest.domain, split, *(f"{figure:,}" for figure in figures))
         for reason, count in manifest.rejects.items():
             table.add_row(name, "", f"left out: {reason}", f"{count:,}", "", "")
     return table
 
 
-class _Reporter:
-    """Turn the counts of one store into a progress line with rate and remaining time."""
+@contextmanager
+def _set_locks(folder: Path, part: Part | None) -> Iterator[None]:
+    activity = "preparing"
+    if part is None:
+        with folder_lock(folder, activity):
+            yield
+        return
+    name = f".part-{part.number}-of-{part.count}.lock"
+    with (
+        folder_lock(folder, activity, is_shared=True),
+        folder_lock(folder, f"staging part {part} of", name=name),
+    ):
+        yield
 
-    def __init__(self, progress: Progress, name: str, num_shards: int) -> None:
-        self._progress = progress
-        self._task = progress.add_task(name, total=num_shards, rows=0, rate="")
-        self._rows = 0
 
-    def __call__(self, num_shards: int, num_rows: int) -> None:
-        self._rows += num_rows
-        task = self._progress.tasks[self._task]
-        seconds = task.elapsed or 0.0
-        rate = f"{self._rows / seconds:,.0f} rows/s" if seconds > 0 else ""
-        self._progress.update(self._task, advance=num_shards, rows=self._rows, rate=rate)
+def _refuse_other_stores(folder: Path, corpora: Mapping[str, Corpus]) -> None:
+    """Refuse to decide about some corpora of a set without the others."""
+    found = {
+        path.parent.name
+        for name in (MANIFEST_NAME, STAGING_NAME)
+        for path in folder.glob(f"*/{name}")
+    }
+    others = sorted(found - corpora.keys())
+    if others:
+        raise DataError(
+            f"the set {folder} also holds {', '.join(others)}, and duplicates are looked for in "
+            "all documents of a set; name these corpora too, or choose another name"
+        )
 
 
-def _progress() -> Progress:
-    return Progress(
-        SpinnerColumn(),
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("shards"),
-        TextColumn("{task.fields[rows]:,} rows {task.fields[rate]}"),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        console=Console(stderr=True),
-    )
+def _group_key(document: Document) -> int:
+    return document_key(document.id if document.group is None else document.group)
 
 
 def _identities(shards: Sequence[RawShard]) -> list[Any]:

@@ -1,19 +1,21 @@
-"""Write the token store of one corpus, shard by shard, so that a rerun continues.
+"""One token store: what is committed of it, and how it is finished once the set is decided.
 
-The output is a pure function of the raw bytes and the settings: raw shard k becomes token shard k,
-whatever was interrupted in between. One writer at a time holds the lock of a store.
+The output is a pure function of the raw bytes, the settings and the decisions about the whole set:
+raw shard k becomes token shard k, whatever was interrupted in between. The caller holds the lock.
 """
 
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from biomamba.data.cleaning.decisions import Decision
+from biomamba.data.cleaning.policy import Cleaning
 from biomamba.data.corpora.corpus import Corpus
+from biomamba.data.decision_tables import StagedSource
 from biomamba.data.document import SPLITS, SplitRule
-from biomamba.data.folder_lock import folder_lock
-from biomamba.data.key_set import KeySet
 from biomamba.data.manifest import (
     FORMAT_VERSION,
     MANIFEST_NAME,
@@ -23,14 +25,22 @@ from biomamba.data.manifest import (
     Totals,
     file_problems,
     record_of,
+    token_dtype,
 )
 from biomamba.data.rows import RawShard
 from biomamba.data.sealed import TEMPORARY_SUFFIX
-from biomamba.data.shard_writer import ShardCounts, ShardWriter, read_index, token_dtype
+from biomamba.data.shard_writer import count_verdicts, decision_hash, write_token_shard
+from biomamba.data.staged_shard import STAGING_NAME, StagedRecord, StagedShard
+from biomamba.data.staging import (
+    StageRules,
+    StageTask,
+    other_raw,
+    refuse_difference,
+    refuse_other_staging,
+)
 from biomamba.data.tokenizer import Tokenizer
+from biomamba.runtime.code_version import code_version
 from biomamba.runtime.errors import ConfigError, DataError
-
-Report = Callable[[int, int], None]  # (shards committed, rows done since the last call)
 
 
 @dataclass(frozen=True)
@@ -58,166 +68,211 @@ class StorePolicy:
         return SplitRule(self.val_permille, self.test_permille)
 
 
-class StoreWriter:
-    """Write one corpus into one folder.
+@dataclass(frozen=True)
+class Store:
+    """The store of one corpus, finished or on its way.
 
-    Args:
-        folder: The store; created if absent.
+    Attributes:
+        folder: The store; its name is that of the corpus in the set.
         corpus: Where the documents come from.
+        shards: The raw shards of the corpus.
         tokenizer: Encodes the texts.
         policy: Split and tolerance.
+        cleaning: Marks the documents and says what is left out.
     """
 
-    def __init__(
-        self, folder: Path, corpus: Corpus, tokenizer: Tokenizer, policy: StorePolicy
-    ) -> None:
-        self._folder = folder
-        self._corpus = corpus
-        self._tokenizer = tokenizer
-        self._policy = policy
-        self._settings: dict[str, Any] = {
+    folder: Path
+    corpus: Corpus
+    shards: Sequence[RawShard]
+    tokenizer: Tokenizer
+    policy: StorePolicy
+    cleaning: Cleaning
+
+    @property
+    def name(self) -> str:
+        """Name of the corpus in its set."""
+        return self.folder.name
+
+    @property
+    def staged(self) -> list[StagedShard]:
+        """The staging of every raw shard."""
+        folder = self.folder / STAGING_NAME
+        return [StagedShard(folder, number) for number in range(len(self.shards))]
+
+    @cached_property
+    def staging_settings(self) -> dict[str, Any]:
+        """What decides the staging; hashes the benchmark files once."""
+        return self.stage_rules().settings()
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What decides the token shards, apart from the raw bytes and the other documents."""
+        return self.staging_settings | {
             "format_version": FORMAT_VERSION,
-            "tokenizer": tokenizer.fingerprint,
-            "split": asdict(policy.rule),
-            "corpus": corpus.settings(),
-            "domain": corpus.domain,
-            "licence": corpus.licence,
+            "split": asdict(self.policy.rule),
+            "licence": self.corpus.licence,
         }
 
-    def write(self, shards: Sequence[RawShard], report: Report, *, overwrite: bool) -> Manifest:
-        """Bring the store up to date with the raw shards and return its manifest.
+    def stage_rules(self, *, is_rebuild: bool = False) -> StageRules:
+        """Return how the raw shards are staged."""
+        return StageRules(
+            self.folder / STAGING_NAME,
+            self.corpus,
+            self.tokenizer,
+            self.cleaning,
+            self.policy.max_bad_fraction,
+            is_rebuild=is_rebuild,
+        )
 
-        Shards that are committed under the same settings are kept after a check of their hashes.
+    def stage_tasks(self) -> list[StageTask]:
+        """Return one task per raw shard."""
+        return [
+            StageTask(self.name, number, shard, not self._record_path(staged).is_file())
+            for number, (shard, staged) in enumerate(zip(self.shards, self.staged, strict=True))
+        ]
+
+    def refuse_other_settings(self) -> None:
+        """Compare the records with what is asked for, without reading raw data or tokens.
 
         Raises:
-            DataError: If another writer is at work, the stored shards have other settings or other
-                raw content, too many rows are damaged, or the disk is full.
+            DataError: If a shard was written under other settings or from another raw shard.
         """
-        with folder_lock(self._folder, "writing token store"):
-            if overwrite:
-                _clear(self._folder)
-            _remove_temporary(self._folder)
-            records = self._committed(shards)
-            report(len(records), 0)
-            keys = self._stored_keys(records)
-            for number in range(len(records), len(shards)):
-                (self._folder / MANIFEST_NAME).unlink(missing_ok=True)
-                records.append(self._write_shard(number, shards[number], keys, records, report))
-            return self._finish(records)
-
-    def _committed(self, shards: Sequence[RawShard]) -> list[ShardRecord]:
-        records: list[ShardRecord] = []
-        while (path := self._record_path(len(records))).is_file():
+        for path in sorted(self.folder.glob("[0-9]*.json")):
             record = ShardRecord.read(path)
-            self._check_settings(path, record)
-            number = len(records)
-            found = (record.raw_name, record.raw_fingerprint)
-            if number >= len(shards) or found != _identity(shards[number]):
-                asked = _identity(shards[number]) if number < len(shards) else "no such raw shard"
-                raise DataError(
-                    f"{path} was made from {found}, now asked for: {asked}; "
-                    "set overwrite=true to rebuild the store"
-                )
-            problems = list(file_problems(self._folder, record.files, is_full=True))
-            if problems:
-                raise DataError(
-                    f"token store {self._folder} is damaged: {'; '.join(problems)}; "
-                    "set overwrite=true to rebuild it"
-                )
+            refuse_difference(path, record.settings, self.settings)
+            number = int(path.stem)
+            asked = self.shards[number].name if number < len(self.shards) else "no such raw shard"
+            if record.raw_name != asked:
+                raise other_raw(path, record.raw_name, asked)
+        refuse_other_staging(self.stage_rules(), self.shards, self.staging_settings)
+
+    def clear(self) -> None:
+        """Remove the token shards, and the staging of raw shards that are no longer there."""
+        # The manifest goes first: a crash in between must not leave a store that looks complete.
+        (self.folder / MANIFEST_NAME).unlink(missing_ok=True)
+        for pattern in ("[0-9]*.json", "[0-9]*.bin", "[0-9]*.idx"):
+            for path in sorted(self.folder.glob(pattern)):
+                path.unlink()
+        names = {staged.name for staged in self.staged}
+        for path in sorted((self.folder / STAGING_NAME).glob("[0-9]*")):
+            if path.name.split(".")[0] not in names:
+                path.unlink()
+
+    def remove_temporary(self) -> None:
+        """Remove what killed writers left; nobody else may be at work."""
+        for path in self.folder.rglob(f"*{TEMPORARY_SUFFIX}"):
+            path.unlink()
+
+    def sources(self) -> list[StagedSource]:
+        """Return the staged shards; all of them must be staged."""
+        return [
+            StagedSource(
+                self.name, self.corpus.domain, staged, StagedRecord.read(staged.record_path)
+            )
+            for staged in self.staged
+        ]
+
+    def committed(
+        self, sources: Sequence[StagedSource], decisions: Sequence[Decision]
+    ) -> list[ShardRecord | None]:
+        """Read the token shards that are committed, None for the others.
+
+        Raises:
+            DataError: If one is damaged, was made from other raw content, or other decisions were
+                taken then: another corpus of the set changes what is a duplicate.
+        """
+        records: list[ShardRecord | None] = []
+        for source, decision in zip(sources, decisions, strict=True):
+            path = self._record_path(source.staged)
+            record = ShardRecord.read(path) if path.is_file() else None
+            if record is not None:
+                self._check_committed(path, record, source.record, decision_hash(decision))
             records.append(record)
         return records
 
-    def _check_settings(self, path: Path, record: ShardRecord) -> None:
-        stored, asked = _flatten(record.settings), _flatten(self._settings)
-        differences = [
-            f"{key} is {stored.get(key)!r}, asked for {asked.get(key)!r}"
-            for key in sorted(stored.keys() | asked.keys())
-            if stored.get(key) != asked.get(key)
-        ]
-        if differences:
-            raise DataError(
-                f"{path} was written with other settings ({'; '.join(differences)}); "
-                "choose another name, or set overwrite=true to rebuild the store"
-            )
+    def finish_shard(self, source: StagedSource, decision: Decision) -> ShardRecord:
+        """Write and commit one token shard.
 
-    def _stored_keys(self, records: Sequence[ShardRecord]) -> KeySet:
-        keys = KeySet()
-        for record in records:
-            for name in sorted(record.files):
-                if name.endswith(".idx"):
-                    keys.add(read_index(self._folder / name)["key"])
-        return keys
-
-    def _write_shard(
-        self,
-        number: int,
-        shard: RawShard,
-        keys: KeySet,
-        earlier: Sequence[ShardRecord],
-        report: Report,
-    ) -> ShardRecord:
-        name, fingerprint = _identity(shard)
-        for path in self._folder.glob(f"{_shard_name(number)}.*"):
-            path.unlink()  # left by a crash between the first file and the record
-        writer = ShardWriter(
-            self._folder, _shard_name(number), self._tokenizer, self._policy.rule, keys
-        )
+        Raises:
+            DataError: If the disk is full or the folder cannot be written.
+        """
+        staged = source.staged
         try:
-            with writer:
-                for num_rows in writer.write(self._corpus.documents(shard)):
-                    report(0, num_rows)
-                self._check_damage(writer.counts, name)
-                files = writer.commit()
+            (self.folder / MANIFEST_NAME).unlink(missing_ok=True)
+            for path in self.folder.glob(f"{staged.name}.*"):
+                path.unlink()  # left by a crash between the first file and the record
+            dtype = token_dtype(self.tokenizer.vocab_size)
+            files, totals = write_token_shard(self.folder, staged, decision, dtype)
         except OSError as error:
             raise DataError(
-                f"cannot write token shard {_shard_name(number)} of {self._folder} "
-                f"({error.strerror}); {len(earlier)} shards are safe, make room and run again"
+                f"cannot write token shard {staged.name} of {self.folder} ({error.strerror}); "
+                "the committed shards are safe, make room or mend the rights, and run again"
             ) from error
-        record = self._record(name, fingerprint, writer.counts, files)
-        record.write(self._record_path(number))
-        report(1, 0)
-        return record
-
-    def _record(
-        self, name: str, fingerprint: str, counts: ShardCounts, files: dict[str, FileRecord]
-    ) -> ShardRecord:
-        return ShardRecord(
-            raw_name=name,
-            raw_fingerprint=fingerprint,
-            settings=self._settings,
-            totals=counts.totals,
-            rejects=dict(sorted(counts.rejects.items())),
-            num_damaged=counts.num_damaged,
+        rejects = Counter(source.record.rejects) + Counter(count_verdicts(decision))
+        record = ShardRecord(
+            raw_name=source.record.raw_name,
+            raw_fingerprint=source.record.raw_fingerprint,
+            settings=self.settings,
+            decisions=decision_hash(decision),
+            totals=totals,
+            rejects=dict(sorted(rejects.items())),
+            num_damaged=source.record.num_damaged,
             files=files,
         )
+        record.write(self._record_path(staged))
+        return record
 
-    def _check_damage(self, counts: ShardCounts, name: str) -> None:
-        if counts.num_damaged > self._policy.max_bad_fraction * counts.num_rows:
+    def finish(self, records: Sequence[ShardRecord]) -> Manifest:
+        """Write the manifest over all token shards; then drop what is no longer needed."""
+        manifest = self._manifest(records)
+        if not self._has_manifest(manifest):
+            manifest.write(self.folder)
+        for staged in self.staged:
+            staged.remove_tokens()
+        return Manifest.read(self.folder)
+
+    def _check_committed(
+        self, path: Path, record: ShardRecord, staged: StagedRecord, decisions: str
+    ) -> None:
+        refuse_difference(path, record.settings, self.settings)
+        found = (record.raw_name, record.raw_fingerprint)
+        asked = (staged.raw_name, staged.raw_fingerprint)
+        if found != asked:
+            raise other_raw(path, found, asked)
+        if record.decisions != decisions:
             raise DataError(
-                f"{counts.num_damaged} of {counts.num_rows} rows of raw shard {name} are damaged, "
-                f"more than max_bad_fraction={self._policy.max_bad_fraction} "
-                f"({'; '.join(counts.examples)}); mend the file or raise the limit"
+                f"{path} was written when other documents of the set were left out or split "
+                "otherwise (a corpus or raw shard was added or removed, or their order changed); "
+                "choose another name, or set overwrite=true to rebuild the store"
+            )
+        problems = list(file_problems(self.folder, record.files, is_full=True))
+        if problems:
+            raise DataError(
+                f"token store {self.folder} is damaged: {'; '.join(problems)}; "
+                "set overwrite=true to rebuild it"
             )
 
-    def _finish(self, records: Sequence[ShardRecord]) -> Manifest:
+    def _manifest(self, records: Sequence[ShardRecord]) -> Manifest:
         rejects: Counter[str] = Counter()
         files: dict[str, FileRecord] = {}
-        for number, record in enumerate(records):
+        for staged, record in zip(self.staged, records, strict=True):
             rejects.update(record.rejects)
-            path = self._record_path(number)
+            path = self._record_path(staged)
             files |= record.files | {path.name: record_of(path)}
-        manifest = Manifest(
+        return Manifest(
             format_version=FORMAT_VERSION,
-            corpus=self._folder.name,
-            domain=self._corpus.domain,
-            licence=self._corpus.licence,
-            tokenizer=self._tokenizer.fingerprint,
-            vocab_size=self._tokenizer.vocab_size,
-            eod_id=self._tokenizer.eod_id,
-            dtype=token_dtype(self._tokenizer.vocab_size).name,
-            split=asdict(self._policy.rule),
-            settings=self._corpus.settings(),
-            shards=[_shard_name(number) for number in range(len(records))],
+            corpus=self.name,
+            domain=self.corpus.domain,
+            licence=self.corpus.licence,
+            tokenizer=self.tokenizer.fingerprint,
+            vocab_size=self.tokenizer.vocab_size,
+            eod_id=self.tokenizer.eod_id,
+            dtype=token_dtype(self.tokenizer.vocab_size).name,
+            split=asdict(self.policy.rule),
+            settings=self.staging_settings["corpus"],
+            cleaning=self.staging_settings["cleaning"],
+            code=code_version(),
+            shards=[staged.name for staged in self.staged],
             totals={
                 split: sum((record.totals[split] for record in records), Totals())
                 for split in SPLITS
@@ -225,38 +280,13 @@ class StoreWriter:
             rejects=dict(sorted(rejects.items())),
             files=files,
         )
-        manifest.write(self._folder)
-        return manifest
 
-    def _record_path(self, number: int) -> Path:
-        return self._folder / f"{_shard_name(number)}.json"
+    def _has_manifest(self, manifest: Manifest) -> bool:
+        """Say whether the store has this manifest already, whatever code wrote it."""
+        try:
+            return replace(Manifest.read(self.folder), code=manifest.code) == manifest
+        except DataError:  # none yet, of another version, or damaged
+            return False
 
-
-def _shard_name(number: int) -> str:
-    return f"{number:05d}"
-
-
-def _identity(shard: RawShard) -> tuple[str, str]:
-    return shard.name, shard.fingerprint()
-
-
-def _clear(folder: Path) -> None:
-    # The manifest goes first: a crash in between must not leave a store that looks complete.
-    (folder / MANIFEST_NAME).unlink(missing_ok=True)
-    for pattern in ("[0-9]*.json", "[0-9]*.bin", "[0-9]*.idx"):
-        for path in sorted(folder.glob(pattern)):
-            path.unlink()
-
-
-def _remove_temporary(folder: Path) -> None:
-    for path in folder.glob(f"*{TEMPORARY_SUFFIX}"):
-        path.unlink()
-
-
-def _flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        flat |= (
-            _flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
-        )
-    return flat
+    def _record_path(self, staged: StagedShard) -> Path:
+        return self.folder / f"{staged.name}.json"

@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 
-from biomamba.data.manifest import MANIFEST_NAME, Manifest, verify_store
-from biomamba.data.sealed import sha256_of
+from biomamba.data.manifest import Manifest, verify_store
 from biomamba.runtime.errors import ConfigError, DataError
 
 VERIFY_MODES = ("full", "size")
@@ -22,8 +21,20 @@ class OpenStore:
 
     @property
     def fingerprint(self) -> str:
-        """Identify the whole content of the store: its manifest lists every file's hash."""
-        return sha256_of(self.folder / MANIFEST_NAME)
+        """Identify the documents of the store and their order, whatever code wrote them."""
+        manifest = self.manifest
+        return content_fingerprint(
+            {
+                "tokenizer": manifest.tokenizer,
+                "dtype": manifest.dtype,
+                "shards": manifest.shards,
+                "files": {
+                    name: record.sha256
+                    for name, record in manifest.files.items()
+                    if not name.endswith(".json")  # records of how they were made
+                },
+            }
+        )
 
 
 def open_stores(folders: Sequence[str]) -> list[OpenStore]:

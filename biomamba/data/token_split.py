@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from biomamba.data.document import SPLITS
-from biomamba.data.shard_writer import read_index
+from biomamba.data.manifest import read_index
 from biomamba.data.store_reader import OpenStore
 
 Ints = NDArray[np.int64]

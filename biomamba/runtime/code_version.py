@@ -1,6 +1,7 @@
 """Which code made a result: the version of the package and, in a checkout, the commit."""
 
 import subprocess
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ CHECKOUT = Path(__file__).resolve().parents[2]
 _GIT_SECONDS = 10
 
 
+@cache
 def code_version() -> dict[str, Any]:
     """Return the version of the package and the state of its checkout, None outside of one."""
     try:

@@ -10,10 +10,14 @@ from typing import Any
 
 import pytest
 
+from biomamba.data.cleaning.policy import Cleaning
 from biomamba.data.document import Document, Reject
+from biomamba.data.folder_lock import folder_lock
 from biomamba.data.manifest import Manifest
+from biomamba.data.preparation import Job, finish_stores, stage_stores
+from biomamba.data.prepare_progress import PrepareProgress
 from biomamba.data.rows import RawShard, Row
-from biomamba.data.store import StorePolicy, StoreWriter
+from biomamba.data.store import Store, StorePolicy
 from biomamba.data.tokenizer import Tokenizer
 
 
@@ -104,12 +108,15 @@ def write_store(
 
 
 def write(
-    folder: Path, corpus: ListCorpus, tokenizer: Tokenizer, policy: StorePolicy, **options: bool
+    folder: Path, corpus: ListCorpus, tokenizer: Tokenizer, policy: StorePolicy, **options: Any
 ) -> Manifest:
-    """Write a store without showing progress."""
-    writer = StoreWriter(folder, corpus, tokenizer, policy)
-    overwrite = options.get("overwrite", False)
-    return writer.write(corpus.shards(), lambda shards, rows: None, overwrite=overwrite)
+    """Write a store, the only one of its set as far as duplicates go."""
+    cleaning = options.get("cleaning", Cleaning(exact_duplicates=False))
+    job = Job(overwrite=options.get("overwrite", False))
+    store = Store(folder, corpus, corpus.shards(), tokenizer, policy, cleaning)
+    with folder_lock(folder, "writing token store"), PrepareProgress() as progress:
+        stage_stores([store], job, progress)
+        return finish_stores(folder.parent, [store], progress)[folder.name]
 
 
 @pytest.fixture

@@ -74,7 +74,7 @@ def test_an_unfinished_store_is_refused(store: Path) -> None:
 
 def test_another_format_version_is_refused(store: Path) -> None:
     replace(Manifest.read(store), format_version=99).write(store)
-    with pytest.raises(DataError, match="format_version 99, this program reads 1"):
+    with pytest.raises(DataError, match="format_version 99, this program reads 2"):
         Manifest.read(store)
 
 
@@ -103,5 +103,5 @@ def test_the_manifest_totals_are_those_of_the_documents(store: Path) -> None:
 
 def test_the_manifest_lists_every_file(store: Path) -> None:
     listed = json.loads((store / "MANIFEST.json").read_text())["files"]
-    present = {path.name for path in store.iterdir()} - {".lock", "MANIFEST.json"}
+    present = {path.name for path in store.iterdir()} - {".lock", "MANIFEST.json", "staging"}
     assert set(listed) == present

@@ -12,7 +12,7 @@ from rich.console import Console
 from biomamba.data.corpora.embedded import EmbeddedCorpus
 from biomamba.data.document import Document, Reject, SplitRule, document_key
 from biomamba.data.manifest import verify_store
-from biomamba.data.preparation import prepare, summary, training_texts
+from biomamba.data.preparation import Job, prepare, summary, training_texts
 from biomamba.data.store import StorePolicy
 from biomamba.data.tokenizer import Tokenizer
 from biomamba.data.tokenizer_folder import load_tokenizer
@@ -85,7 +85,7 @@ def test_another_tokenizer_is_refused_and_overwrite_rebuilds(
     prepare(tmp_path, corpora, TrainedBpe(270), POLICY)
     with pytest.raises(DataError, match="overwrite=true"):
         prepare(tmp_path, corpora, ByteLevel(), POLICY)
-    manifests = prepare(tmp_path, corpora, ByteLevel(), POLICY, overwrite=True)
+    manifests = prepare(tmp_path, corpora, ByteLevel(), POLICY, job=Job(overwrite=True))
     assert manifests["a"].tokenizer == byte_tokenizer.fingerprint
 
 

@@ -1,52 +1,70 @@
-"""The bytes of a token shard."""
+"""The bytes of a token shard: the documents that stay, split as decided."""
 
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from biomamba.data.document import Document, Reject, SplitRule, document_key
-from biomamba.data.key_set import KeySet
-from biomamba.data.manifest import INDEX_DTYPE, FileRecord, Totals
+from biomamba.data import shard_writer as shard_writer_module
+from biomamba.data.cleaning.decisions import Decision, Verdict
+from biomamba.data.cleaning.policy import Cleaning
+from biomamba.data.document import Document, document_key
+from biomamba.data.manifest import INDEX_DTYPE, FileRecord, Totals, read_index
 from biomamba.data.sealed import sha256_of
-from biomamba.data.shard_writer import ShardWriter, read_index, token_dtype
-from biomamba.data.tokenizer import EOD_TOKEN, Tokenizer
+from biomamba.data.shard_writer import (
+    count_verdicts,
+    decision_hash,
+    document_lengths,
+    write_token_shard,
+)
+from biomamba.data.stage_writer import StageWriter
+from biomamba.data.staged_shard import StagedShard
+from biomamba.data.tokenizer import Tokenizer
 
-ALL_TRAIN = SplitRule(0, 0)
+TOKENS = np.dtype("<u2")
 
 
-def write(
-    folder: Path,
-    tokenizer: Tokenizer,
-    rows: list[Document | Reject],
-    rule: SplitRule = ALL_TRAIN,
-    keys: KeySet | None = None,
-) -> tuple[ShardWriter, dict[str, FileRecord]]:
-    with ShardWriter(folder, "00000", tokenizer, rule, keys or KeySet()) as writer:
-        assert sum(writer.write(rows)) == len(rows)
-        return writer, writer.commit()
+def stage(folder: Path, tokenizer: Tokenizer, texts: list[str]) -> StagedShard:
+    (folder / "staging").mkdir()
+    staged = StagedShard(folder / "staging", 0)
+    documents = [Document(text, str(i), "x") for i, text in enumerate(texts)]
+    with StageWriter(staged, tokenizer, Cleaning()) as writer:
+        list(writer.write(documents))
+        writer.commit()
+    return staged
+
+
+def decision(verdicts: list[int], splits: list[int]) -> Decision:
+    verdict, split = np.array(verdicts, np.uint8), np.array(splits, np.uint8)
+    return Decision(verdict, split, np.zeros(verdict.size, np.uint32))
+
+
+def keep(num_documents: int, split: int = 0) -> Decision:
+    return decision([0] * num_documents, [split] * num_documents)
 
 
 def test_tokens_are_the_encoded_texts_each_with_its_end(
     tmp_path: Path, byte_tokenizer: Tokenizer
 ) -> None:
-    write(tmp_path, byte_tokenizer, [Document("ab", "1", "x"), Document("\u00e9", "2", "x")])
+    staged = stage(tmp_path, byte_tokenizer, ["ab", "\u00e9"])
+    write_token_shard(tmp_path, staged, keep(2), TOKENS)
     stored = np.fromfile(tmp_path / "00000.train.bin", dtype="<u2").tolist()
     encode = byte_tokenizer.encode
     assert stored == [*encode("ab"), 0, *encode("\u00e9"), 0]
 
 
 def test_the_index_holds_end_bytes_and_key(tmp_path: Path, byte_tokenizer: Tokenizer) -> None:
-    write(tmp_path, byte_tokenizer, [Document("ab", "1", "x"), Document("\u00e9", "2", "x")])
+    write_token_shard(tmp_path, stage(tmp_path, byte_tokenizer, ["ab", "\u00e9"]), keep(2), TOKENS)
     index = read_index(tmp_path / "00000.train.idx")
-    assert index.tolist() == [(3, 2, document_key("1")), (6, 2, document_key("2"))]
+    assert index.tolist() == [(3, 2, document_key("0")), (6, 2, document_key("1"))]
     assert INDEX_DTYPE.itemsize == 20
 
 
 def test_the_records_are_size_and_hash_of_the_files(
     tmp_path: Path, byte_tokenizer: Tokenizer
 ) -> None:
-    _, records = write(tmp_path, byte_tokenizer, [Document("ab", "1", "x")])
+    staged = stage(tmp_path, byte_tokenizer, ["ab"])
+    records, _ = write_token_shard(tmp_path, staged, keep(1), TOKENS)
     assert records == {
         name: FileRecord((tmp_path / name).stat().st_size, sha256_of(tmp_path / name))
         for name in ("00000.train.bin", "00000.train.idx")
@@ -54,60 +72,63 @@ def test_the_records_are_size_and_hash_of_the_files(
 
 
 def test_a_split_without_documents_has_no_files(tmp_path: Path, byte_tokenizer: Tokenizer) -> None:
-    write(tmp_path, byte_tokenizer, [Document("ab", "1", "x")])
-    assert {path.name for path in tmp_path.iterdir()} == {"00000.train.bin", "00000.train.idx"}
+    write_token_shard(tmp_path, stage(tmp_path, byte_tokenizer, ["ab"]), keep(1, split=2), TOKENS)
+    files = {path.name for path in tmp_path.iterdir() if path.is_file()}
+    assert files == {"00000.test.bin", "00000.test.idx"}
 
 
-def test_documents_lie_in_the_split_of_their_key(tmp_path: Path, byte_tokenizer: Tokenizer) -> None:
-    rule = SplitRule(300, 300)
-    write(tmp_path, byte_tokenizer, [Document("a", str(i), "x") for i in range(60)], rule)
-    for split in ("train", "val", "test"):
-        keys = read_index(tmp_path / f"00000.{split}.idx")["key"]
-        assert {rule.split_of(int(key)) for key in keys} == {split}
+def test_a_shard_without_documents_has_no_files(tmp_path: Path, byte_tokenizer: Tokenizer) -> None:
+    written = write_token_shard(tmp_path, stage(tmp_path, byte_tokenizer, []), keep(0), TOKENS)
+    assert written == ({}, dict.fromkeys(("train", "val", "test"), Totals()))
 
 
-def test_a_second_document_of_an_id_is_counted_not_written(
+@pytest.mark.parametrize("block", [1, 7, 1000])
+def test_every_document_that_stays_is_in_its_split_in_raw_order(
+    block: int, tmp_path: Path, byte_tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shard_writer_module, "_DOCUMENTS_PER_BLOCK", block)
+    rng = np.random.default_rng(0)
+    texts = ["x" * int(rng.integers(0, 9)) + str(i) for i in range(50)]
+    decided = decision(
+        [int(v) for v in rng.choice([0, 0, 1, 3], 50)], [int(s) for s in rng.integers(0, 3, 50)]
+    )
+    _, totals = write_token_shard(tmp_path, stage(tmp_path, byte_tokenizer, texts), decided, TOKENS)
+    for place, split in enumerate(("train", "val", "test")):
+        expected = [
+            text
+            for text, verdict, own in zip(texts, decided.verdict, decided.split, strict=True)
+            if verdict == Verdict.KEPT and own == place
+        ]
+        tokens = np.fromfile(tmp_path / f"00000.{split}.bin", dtype=TOKENS)
+        ends = read_index(tmp_path / f"00000.{split}.idx")["end"].astype(int)
+        pieces = np.split(tokens, ends[:-1])
+        assert [byte_tokenizer.decode(piece[:-1].tolist()) for piece in pieces] == expected
+        num_bytes = sum(map(len, expected))
+        assert totals[split] == Totals(len(expected), num_bytes + len(expected), num_bytes)
+
+
+def test_what_is_left_out_is_counted_by_reason() -> None:
+    decided = decision([0, 1, 1, 2, 4], [0] * 5)
+    assert count_verdicts(decided) == {"duplicate id": 2, "duplicate text": 1, "benchmark": 1}
+    assert count_verdicts(keep(0)) == {}
+
+
+def test_the_hash_follows_verdicts_and_splits() -> None:
+    first = decision_hash(decision([0, 1], [0, 0]))
+    assert first == decision_hash(decision([0, 1], [0, 0]))
+    assert len({first, *(decision_hash(d) for d in (keep(2), decision([0, 1], [0, 1])))}) == 3
+
+
+def test_lengths_are_differences_of_ends() -> None:
+    assert document_lengths(np.array([3, 3, 10], dtype="<u8")).tolist() == [3, 0, 7]
+    assert document_lengths(np.array([], dtype="<u8")).tolist() == []
+
+
+def test_nothing_stays_of_a_shard_that_could_not_be_written(
     tmp_path: Path, byte_tokenizer: Tokenizer
 ) -> None:
-    keys = KeySet()
-    keys.add(np.array([document_key("earlier")], dtype=np.uint64))
-    rows: list[Document | Reject] = [
-        Document(text, name, "x")
-        for text, name in (("a", "1"), ("b", "1"), ("c", "earlier"), ("d", "2"))
-    ]
-    writer, _ = write(tmp_path, byte_tokenizer, rows, keys=keys)
-    assert writer.counts.rejects == {"duplicate id": 2}
-    assert writer.counts.totals["train"] == Totals(documents=2, tokens=4, bytes=2)
-
-
-def test_rejects_are_counted_by_reason_and_damage_is_exemplified(
-    tmp_path: Path, byte_tokenizer: Tokenizer
-) -> None:
-    damaged = [Reject("broken", f"row {i}", is_damaged=True) for i in range(7)]
-    writer, _ = write(tmp_path, byte_tokenizer, [Reject("short", None), *damaged])
-    assert writer.counts.rejects == {"short": 1, "broken": 7}
-    assert (writer.counts.num_rows, writer.counts.num_damaged) == (8, 7)
-    assert writer.counts.examples == [f"broken at row {i}" for i in range(5)]
-
-
-def test_a_literal_end_of_document_does_not_cut_a_document(
-    tmp_path: Path, byte_tokenizer: Tokenizer
-) -> None:
-    write(tmp_path, byte_tokenizer, [Document(f"a{EOD_TOKEN}b", "1", "x")])
-    stored = np.fromfile(tmp_path / "00000.train.bin", dtype="<u2")
-    assert np.flatnonzero(stored == byte_tokenizer.eod_id).tolist() == [len(stored) - 1]
-
-
-def test_nothing_stays_of_a_shard_that_was_not_committed(
-    tmp_path: Path, byte_tokenizer: Tokenizer
-) -> None:
-    with ShardWriter(tmp_path, "00000", byte_tokenizer, ALL_TRAIN, KeySet()) as writer:
-        list(writer.write([Document("ab", "1", "x")]))
-    assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.parametrize(
-    ("vocab_size", "expected"), [(257, "<u2"), (65_536, "<u2"), (65_537, "<u4")]
-)
-def test_ids_are_stored_in_the_smallest_type(vocab_size: int, expected: str) -> None:
-    assert token_dtype(vocab_size) == np.dtype(expected)
+    staged = stage(tmp_path, byte_tokenizer, ["ab"])
+    staged.path("bin").unlink()
+    with pytest.raises(FileNotFoundError):
+        write_token_shard(tmp_path, staged, keep(1), TOKENS)
+    assert [path.name for path in tmp_path.iterdir()] == ["staging"]

@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 
 from biomamba.data import store as store_module
+from biomamba.data.cleaning.policy import Cleaning
 from biomamba.data.document import Document, Reject
-from biomamba.data.manifest import Manifest, ShardRecord, verify_store
-from biomamba.data.shard_writer import read_index
-from biomamba.data.store import StorePolicy
+from biomamba.data.manifest import Manifest, ShardRecord, read_index, verify_store
+from biomamba.data.store import Store, StorePolicy
 from biomamba.data.tokenizer import Tokenizer
 from biomamba.runtime.errors import ConfigError, DataError
 
@@ -113,7 +113,12 @@ def _die_at_replace(calls: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Path, "replace", replace_or_die)
 
 
+@pytest.mark.parametrize(
+    ("num_syncs", "committed"), [(15, "staging/00000.json"), (65, "00000.json")]
+)
 def test_a_full_disk_keeps_the_committed_shards(
+    num_syncs: int,  # staging a shard takes 10, finishing it 14
+    committed: str,
     tmp_path: Path,
     corpus: Any,
     write: Callable[..., Any],
@@ -123,7 +128,7 @@ def test_a_full_disk_keeps_the_committed_shards(
     write(tmp_path / "whole", corpus)
     folder = tmp_path / "full" / "whole"
     with monkeypatch.context() as patch:
-        left = iter(range(20))  # a shard takes 14
+        left = iter(range(num_syncs))
 
         def full(descriptor: int) -> None:
             if next(left, None) is None:
@@ -132,9 +137,10 @@ def test_a_full_disk_keeps_the_committed_shards(
         patch.setattr(os, "fsync", full)
         with pytest.raises(DataError, match=r"No space left on device.*make room"):
             write(folder, corpus)
-    committed = set(content_of(folder))
-    assert "00000.json" in committed
-    assert not [name for name in committed if name.endswith(".tmp")]
+    names = set(content_of(folder))
+    assert committed in names
+    assert "MANIFEST.json" not in names
+    assert not [name for name in names if name.endswith(".tmp")]
     write(folder, corpus)
     assert content_of(folder) == content_of(tmp_path / "whole")
 
@@ -204,12 +210,31 @@ def test_more_raw_shards_extend_the_store(
     assert content_of(tmp_path / "a") == content_of(tmp_path / "b" / "a")
 
 
-def test_an_interrupted_extension_leaves_no_manifest(
+def test_an_extension_that_is_interrupted_while_staging_leaves_the_store_whole(
     tmp_path: Path, corpus: Any, make_corpus: Callable[..., Any], write: Callable[..., Any]
 ) -> None:
-    write(tmp_path / "a", make_corpus(SHARDS[:2]))
+    manifest = write(tmp_path / "a", make_corpus(SHARDS[:2]))
     with pytest.raises(KeyboardInterrupt):
         write(tmp_path / "a", interrupted(corpus, 3))
+    assert verify_store(tmp_path / "a", "full") == manifest
+
+
+def test_an_extension_that_is_interrupted_while_finishing_leaves_no_manifest(
+    tmp_path: Path,
+    corpus: Any,
+    make_corpus: Callable[..., Any],
+    write: Callable[..., Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    write(tmp_path / "a", make_corpus(SHARDS[:2]))
+
+    def interrupted_finish(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store_module, "write_token_shard", interrupted_finish)
+        with pytest.raises(KeyboardInterrupt):
+            write(tmp_path / "a", corpus)
     with pytest.raises(DataError, match="is not finished"):
         Manifest.read(tmp_path / "a")
 
@@ -318,7 +343,11 @@ def test_impossible_tolerance_is_refused() -> None:
 
 
 def test_the_manifest_goes_before_anything_else_when_overwriting(
-    tmp_path: Path, corpus: Any, write: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
+    corpus: Any,
+    write: Callable[..., Any],
+    byte_tokenizer: Tokenizer,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     write(tmp_path / "a", corpus)
     removed: list[str] = []
@@ -329,5 +358,5 @@ def test_the_manifest_goes_before_anything_else_when_overwriting(
         unlink(self, missing_ok=missing_ok)
 
     monkeypatch.setattr(Path, "unlink", record)
-    store_module._clear(tmp_path / "a")
+    Store(tmp_path / "a", corpus, corpus.shards(), byte_tokenizer, POLICY, Cleaning()).clear()
     assert removed[0] == "MANIFEST.json"

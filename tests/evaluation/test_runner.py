@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 
 from biomamba.data.corpora.embedded import EmbeddedCorpus
-from biomamba.data.store import StorePolicy, StoreWriter
-from biomamba.data.tokenizer import Tokenizer
+from biomamba.data.preparation import prepare
+from biomamba.data.store import StorePolicy
+from biomamba.data.tokenizer_source import ByteLevel
 from biomamba.evaluation.runner import EvaluationSettings, evaluate_perplexity
 from biomamba.metrics.interval import Bootstrap
 from biomamba.model.backends.chunked import ChunkedSSD
@@ -22,12 +23,10 @@ def make_model(vocab_size: int = 257) -> Mamba2LM:
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("set") / "biomedical"
-    corpus = EmbeddedCorpus("biomedical", num_documents=40)
-    policy = StorePolicy(val_permille=300, test_permille=300)
-    writer = StoreWriter(folder, corpus, Tokenizer.byte_tokenizer(), policy)
-    writer.write(corpus.shards(), lambda shards, rows: None, overwrite=False)
-    return folder
+    folder = tmp_path_factory.mktemp("set")
+    corpora = {"biomedical": EmbeddedCorpus("biomedical", num_documents=40)}
+    prepare(folder, corpora, ByteLevel(), StorePolicy(val_permille=300, test_permille=300))
+    return folder / "biomedical"
 
 
 def make_settings(store: Path, **changes: object) -> EvaluationSettings:
