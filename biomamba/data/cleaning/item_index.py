@@ -24,7 +24,7 @@ HIT_DTYPE = np.dtype([("document", "<u4"), ("item", "<u4"), ("rule", "u1"), ("ng
 
 PMID_DOMAIN = "pubmed"  # documents of this domain are named by their PMID
 TITLE_DOMAIN = "wikipedia"  # the first line of a document of this domain is its title
-_SLOTS_PER_NGRAM = 32
+_SLOTS_PER_NGRAM = 16
 
 
 class Rule(IntEnum):
@@ -57,6 +57,13 @@ class Lookup:
         )
         unique = np.unique(pairs.reshape(-1, 2), axis=0)
         return cls(np.ascontiguousarray(unique[:, 0]), unique[:, 1].astype(np.int64))
+
+    def contains(self, hashes: Hashes) -> NDArray[np.bool_]:
+        """Return which hashes belong to an item."""
+        first = np.searchsorted(self.hashes, hashes, "left")
+        is_inside = first < self.hashes.size
+        is_inside[is_inside] = self.hashes[first[is_inside]] == hashes[is_inside]
+        return is_inside
 
     def find(self, hashes: Hashes) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Return all matches as places in `hashes` and items."""
@@ -142,6 +149,7 @@ class ItemIndex:
     def _ngram_hits(self, words: HashRows) -> Hits:
         runs = hash_ngrams(words, self.ngram_words)
         places = np.flatnonzero(self.may_match[_slots(runs.values, self.may_match)])
+        places = places[self.ngrams.contains(runs.values[places])]
         owners = np.searchsorted(runs.ends, places, "right")
         # Sorted by document, each n-gram of a document once.
         distinct = np.unique(np.stack([owners.astype(np.uint64), runs.values[places]]), axis=1)

@@ -32,7 +32,7 @@ class NearDuplicates:
 
     threshold: float = 0.7
     num_perm: int = 128
-    ngram_words: int = 3
+    ngram_words: int = 2
     drop: bool = False
 
     def __post_init__(self) -> None:
@@ -42,6 +42,7 @@ class NearDuplicates:
             raise ConfigError(f"num_perm is {self.num_perm}; use 2 or more")
         if self.ngram_words < 1:
             raise ConfigError(f"ngram_words is {self.ngram_words}; use 1 or more")
+        bands_and_rows(self.threshold, self.num_perm)
 
     def settings(self) -> dict[str, Any]:
         """Return everything that decides which texts count as near-duplicates."""

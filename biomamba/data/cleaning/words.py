@@ -2,24 +2,24 @@ r"""Words and word n-grams of a batch of texts as 64-bit hashes.
 
 A word is a run of `\w` after NFKC and case folding, so that case, punctuation, line breaks, spaced
 punctuation (WikiText) and composed against decomposed letters make no difference. The hashes are
-the same in every process and on every machine.
+the same in every process and on every machine. All words of a batch are hashed by a few passes
+over its characters, without a Python object per word.
 """
 
-import re
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from hashlib import blake2b
-from itertools import chain
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
 Hashes = NDArray[np.uint64]
 
-_WORD = re.compile(r"\w+")
-_MAX_CACHED_WORDS = 1 << 18
-_MAX_CACHED_CHARS = 32
+_NUM_CODE_POINTS = 0x110000
+_CHUNK_CHARS = 1 << 17  # what is in work stays in the processor's cache
 
 
 @dataclass(frozen=True)
@@ -47,10 +47,12 @@ class HashRows:
 
 def hash_words(texts: Sequence[str]) -> HashRows:
     """Hash the words of each text, in order."""
-    rows = [_WORD.findall(normalised(text)) for text in texts]
-    counts = np.fromiter(map(len, rows), np.int64, len(rows))
-    words = map(_CACHE.__getitem__, chain.from_iterable(rows))
-    return HashRows(np.fromiter(words, np.uint64, int(counts.sum())), np.cumsum(counts))
+    forms = [normalised(text) for text in texts]
+    sizes = np.cumsum([0, *map(len, forms)])
+    cuts = np.flatnonzero(np.diff(sizes // _CHUNK_CHARS)) + 1
+    parts = [_hash_chunk(forms[a:b]) for a, b in pairwise([0, *cuts.tolist(), len(forms)])]
+    counts = np.concatenate([part_counts for _, part_counts in parts])
+    return HashRows(np.concatenate([values for values, _ in parts]), np.cumsum(counts))
 
 
 def hash_ngrams(words: HashRows, num_words: int) -> HashRows:
@@ -103,19 +105,33 @@ def odd_factors(count: int) -> Hashes:
     return scramble(steps) | np.uint64(1)
 
 
-class _WordCache(dict[str, int]):
-    """Hashes by word, emptied when full; the words of a language repeat."""
+def _hash_chunk(texts: Sequence[str]) -> tuple[Hashes, NDArray[np.int64]]:
+    """Return the hashes of the words of all texts and the number of words in each."""
+    joined = "\n".join([*texts, ""])
+    points = np.frombuffer(joined.encode("utf-32-le", "surrogatepass"), "<u4")
+    in_word = np.flatnonzero(_is_word_character()[points])
+    is_start = np.diff(in_word, prepend=-2) > 1
+    starts = np.flatnonzero(is_start)
+    place = np.arange(in_word.size) - starts[np.cumsum(is_start) - 1]
+    factors = odd_factors(int(place.max(initial=-1)) + 1)
+    terms = _point_hashes()[points[in_word]] * factors[place]
+    text_ends = np.cumsum([len(text) + 1 for text in texts])
+    words_before = np.searchsorted(in_word[starts], text_ends)
+    values = np.add.reduceat(terms, starts) if starts.size else np.empty(0, np.uint64)
+    return scramble(values), np.diff(words_before, prepend=0)
 
-    def __missing__(self, word: str) -> int:
-        value = _digest(_encoded(word))
-        if len(word) <= _MAX_CACHED_CHARS:
-            if len(self) >= _MAX_CACHED_WORDS:
-                self.clear()
-            self[word] = value
-        return value
+
+@cache
+def _is_word_character() -> NDArray[np.bool_]:
+    points = map(chr, range(_NUM_CODE_POINTS))
+    table = np.fromiter((point.isalnum() for point in points), np.bool_, _NUM_CODE_POINTS)
+    table[ord("_")] = True
+    return table
 
 
-_CACHE = _WordCache()
+@cache
+def _point_hashes() -> Hashes:
+    return scramble(np.arange(1, _NUM_CODE_POINTS + 1, dtype=np.uint64))
 
 
 def _encoded(text: str) -> bytes:
