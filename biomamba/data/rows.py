@@ -197,6 +197,14 @@ def _csv_rows(path: Path) -> Iterator[Row | Reject]:
 
 def _parquet_rows(path: Path) -> Iterator[Row | Reject]:
     # Page checksums catch flipped bits that still decompress, where the writer stored them.
+    # The footer has no checksum, so its counts are compared with what was read.
+    num_rows = 0
     with pyarrow.parquet.ParquetFile(path, page_checksum_verification=True) as file:
         for batch in file.iter_batches(batch_size=1024):
+            num_rows += len(batch)
             yield from batch.to_pylist()
+        footer = file.metadata
+        groups = sum(footer.row_group(group).num_rows for group in range(footer.num_row_groups))
+        if not num_rows == groups == footer.num_rows:
+            counts = f"{num_rows} rows read, {groups} and {footer.num_rows} in the footer"
+            raise EOFError(counts)

@@ -115,7 +115,8 @@ class ColumnCorpus:
 
 def _name(row: Row, column: str | None) -> str | None:
     value = None if column is None else row.get(column)
-    return None if value is None else str(value).strip() or None
+    is_name = isinstance(value, str | int) and not isinstance(value, bool)
+    return str(value).strip() or None if is_name else None
 
 
 def column_text(row: Row, column: str, where: str) -> str | Reject:

@@ -75,6 +75,9 @@ def test_a_short_text_is_left_out_by_policy(read: Read) -> None:
         ({"a": "x", "b": "\ud800"}, "column 'b' is not valid Unicode"),
         ({"a": "x", "b": "y"}, "no id in column 'id'"),
         ({"a": "x", "b": "y", "id": " "}, "no id in column 'id'"),
+        ({"a": "x", "b": "y", "id": 1.0}, "no id in column 'id'"),
+        ({"a": "x", "b": "y", "id": True}, "no id in column 'id'"),
+        ({"a": "x", "b": "y", "id": ["1"]}, "no id in column 'id'"),
     ],
 )
 def test_a_technical_fault_is_damage(row: dict[str, Any], reason: str, read: Read) -> None:
