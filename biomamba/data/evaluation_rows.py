@@ -25,52 +25,24 @@ from biomamba.data.token_split import TokenSplit
 from biomamba.runtime.errors import DataError
 
 
-class EvaluationRows:
-    """The packed documents of one split of one source.
+class DocumentRows:
+    """Documents of one source in rows, each document once.
 
     Args:
-        stores: The stores of the source.
-        split: `val` or `test`.
+        documents: The documents.
         seq_len: Positions of a row.
         batch_size: Rows of a batch.
-        max_documents: Only so many documents, those with the smallest keys; None for all.
         source_index: Position of the source in the order of the sources.
-
-    Raises:
-        DataError: If the split is empty.
     """
 
     def __init__(
-        self,
-        stores: Sequence[OpenStore],
-        split: str,
-        *,
-        seq_len: int,
-        batch_size: int,
-        max_documents: int | None,
-        source_index: int = 0,
+        self, documents: TokenSplit, *, seq_len: int, batch_size: int, source_index: int = 0
     ) -> None:
-        documents = TokenSplit.open(stores, split).first_by_key(max_documents)
-        if not len(documents):
-            folders = ", ".join(str(store.folder) for store in stores)
-            raise DataError(
-                f"the {split} split of {folders} is empty; prepare it with a larger "
-                f"split.{split}_permille"
-            )
         self._source = PlannedSource(
             source_index, documents, BestFit().plan(documents.lengths, seq_len)
         )
         self._seq_len = seq_len
         self._batch_size = batch_size
-        self.vocab_size = stores[0].manifest.vocab_size
-        self.fingerprint = content_fingerprint(
-            {
-                "stores": [store.fingerprint for store in stores],
-                "split": split,
-                "seq_len": seq_len,
-                "documents": len(documents),
-            }
-        )
 
     @property
     def num_bytes(self) -> NDArray[np.int64]:
@@ -115,10 +87,56 @@ class EvaluationRows:
         )
 
 
+class EvaluationRows(DocumentRows):
+    """The packed documents of one split of one source.
+
+    Args:
+        stores: The stores of the source.
+        split: `val` or `test`.
+        seq_len: Positions of a row.
+        batch_size: Rows of a batch.
+        max_documents: Only so many documents, those with the smallest keys; None for all.
+        source_index: Position of the source in the order of the sources.
+
+    Raises:
+        DataError: If the split is empty.
+    """
+
+    def __init__(
+        self,
+        stores: Sequence[OpenStore],
+        split: str,
+        *,
+        seq_len: int,
+        batch_size: int,
+        max_documents: int | None,
+        source_index: int = 0,
+    ) -> None:
+        documents = TokenSplit.open(stores, split).first_by_key(max_documents)
+        if not len(documents):
+            folders = ", ".join(str(store.folder) for store in stores)
+            raise DataError(
+                f"the {split} split of {folders} is empty; prepare it with a larger "
+                f"split.{split}_permille"
+            )
+        super().__init__(
+            documents, seq_len=seq_len, batch_size=batch_size, source_index=source_index
+        )
+        self.vocab_size = stores[0].manifest.vocab_size
+        self.fingerprint = content_fingerprint(
+            {
+                "stores": [store.fingerprint for store in stores],
+                "split": split,
+                "seq_len": seq_len,
+                "documents": len(documents),
+            }
+        )
+
+
 class _RankBatches(Dataset[Batch]):
     """Every world_size-th batch."""
 
-    def __init__(self, rows: EvaluationRows, rank: int, world_size: int) -> None:
+    def __init__(self, rows: DocumentRows, rank: int, world_size: int) -> None:
         self._rows = rows
         self._rank = rank
         self._world_size = world_size
