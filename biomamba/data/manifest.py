@@ -11,7 +11,7 @@ A store is a folder of one corpus under one tokenizer:
 A split without documents in a shard has no files there.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -187,15 +187,28 @@ def verify_store(folder: Path, mode: str) -> Manifest:
     return manifest
 
 
-def file_problems(folder: Path, files: dict[str, FileRecord], *, is_full: bool) -> Iterable[str]:
-    """Iterate over the deviations of files from their records, each naming its file."""
+def file_problems(
+    folder: Path,
+    files: dict[str, FileRecord],
+    *,
+    is_full: bool,
+    report: Callable[[int], object] | None = None,
+) -> Iterable[str]:
+    """Iterate over the deviations of files from their records, each naming its file.
+
+    Args:
+        folder: Where the files are.
+        files: By name.
+        is_full: Hash the files; otherwise only sizes are compared.
+        report: Is told the bytes as they are hashed.
+    """
     for name, record in sorted(files.items()):
         path = folder / name
         if not path.is_file():
             yield f"{name} is missing"
         elif path.stat().st_size != record.size_bytes:
             yield f"{name} has {path.stat().st_size} bytes instead of {record.size_bytes}"
-        elif is_full and sha256_of(path) != record.sha256:
+        elif is_full and sha256_of(path, report) != record.sha256:
             yield f"{name} does not match its sha256"
 
 

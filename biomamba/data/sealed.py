@@ -1,6 +1,7 @@
 """JSON records that notice any changed byte, and the hash of a file."""
 
 import json
+from collections.abc import Callable
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -13,12 +14,14 @@ _SEAL = "sha256"
 _HASH_BLOCK_BYTES = 1 << 20
 
 
-def sha256_of(path: Path) -> str:
-    """Hash the content of a file."""
+def sha256_of(path: Path, report: Callable[[int], object] | None = None) -> str:
+    """Hash the content of a file; `report` is told the bytes of every block."""
     digest = sha256()
     with path.open("rb") as file:
         while block := file.read(_HASH_BLOCK_BYTES):
             digest.update(block)
+            if report is not None:
+                report(len(block))
     return digest.hexdigest()
 
 

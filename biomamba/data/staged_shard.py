@@ -102,16 +102,25 @@ class StagedShard:
         """Return the file of one of KINDS."""
         return self.folder / f"{self.name}.{kind}"
 
+    def paths(self) -> list[Path]:
+        """Return all files of this shard, the record among them."""
+        return [self.record_path, *(self.path(kind) for kind in KINDS)]
+
     def write_record(self, record: StagedRecord) -> None:
         """Commit the shard."""
         write_sealed(self.record_path, asdict(record))
 
+    def files(self, record: StagedRecord, *, needs_tokens: bool) -> dict[str, FileRecord]:
+        """Return the records of the files that must be there; the tokens may be gone."""
+        tokens = self.path("bin")
+        has_tokens = needs_tokens or tokens.is_file()
+        return {
+            name: file for name, file in record.files.items() if has_tokens or name != tokens.name
+        }
+
     def problems(self, record: StagedRecord, *, needs_tokens: bool) -> Iterable[str]:
         """Iterate over the deviations of the files from the record."""
-        tokens = self.path("bin").name
-        files = {
-            name: file for name, file in record.files.items() if needs_tokens or name != tokens
-        }
+        files = self.files(record, needs_tokens=needs_tokens)
         return file_problems(self.folder, files, is_full=True)
 
     def index(self) -> NDArray[Any]:

@@ -15,6 +15,7 @@ from biomamba.runtime.errors import DataError
 
 _FILE_NAME = "tokenizer.json"
 _RECORD_NAME = "tokenizer.record.json"
+TOKENIZER_FILES = (_FILE_NAME, _RECORD_NAME)
 
 
 def obtain_tokenizer(
