@@ -4,6 +4,7 @@ Every raw shard is staged on its own; then one decision over all documents of th
 a duplicate and which split each document is in; then the stores are finished from the staging.
 """
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from biomamba.data.cleaning.contamination import contamination_report
 from biomamba.data.cleaning.decisions import decide
 from biomamba.data.cleaning.policy import Cleaning
 from biomamba.data.corpora.corpus import Corpus
-from biomamba.data.decision_tables import shard_tables
+from biomamba.data.decision_tables import StagedSource, shard_tables
 from biomamba.data.document import SPLITS, Document, SplitRule, document_key
 from biomamba.data.folder_lock import folder_lock
 from biomamba.data.manifest import MANIFEST_NAME, Manifest, ShardRecord
@@ -164,10 +165,12 @@ def finish_stores(
         progress: Gets a line per store.
 
     Raises:
-        DataError: If committed token shards follow other decisions, are damaged, or the folder
-            cannot be written.
+        DataError: If a corpus has no document, committed token shards follow other decisions
+            or are damaged, or the folder cannot be written.
     """
     sources = {store.name: store.sources() for store in stores}
+    for store in stores:
+        _refuse_empty(store.name, sources[store.name])
     tables = shard_tables([source for own in sources.values() for source in own], folder)
     cleaning, rule = stores[0].cleaning, stores[0].policy.rule
     decided = decide(tables, cleaning, rule)
@@ -234,6 +237,20 @@ def _refuse_other_stores(folder: Path, corpora: Mapping[str, Corpus]) -> None:
             f"the set {folder} also holds {', '.join(others)}, and duplicates are looked for in "
             "all documents of a set; name these corpora too, or choose another name"
         )
+
+
+def _refuse_empty(name: str, sources: Sequence[StagedSource]) -> None:
+    """Refuse a corpus whose raw files gave no document."""
+    if any(source.record.num_documents for source in sources):
+        return
+    counts: Counter[str] = Counter()
+    for source in sources:
+        counts.update(source.record.rejects)
+    reasons = "; ".join(f"{reason}: {count}" for reason, count in sorted(counts.items()))
+    raise DataError(
+        f"corpus {name} has no document to store ({reasons or 'its raw files hold no rows'}); "
+        "check its files and rules, or leave it out"
+    )
 
 
 def _group_key(document: Document) -> int:

@@ -112,6 +112,19 @@ def test_progress_goes_to_stderr(
     assert not captured.out
 
 
+@pytest.mark.parametrize(
+    ("rows", "reasons"),
+    [([], "its raw files hold no rows"), ([Reject("too short", None)] * 2, "too short: 2")],
+)
+def test_a_corpus_without_documents_is_refused(
+    rows: list[Reject], reasons: str, tmp_path: Path, make_corpus: Callable[..., Any]
+) -> None:
+    corpora = {"a": make_corpus([["text"]]), "b": make_corpus([rows])}
+    with pytest.raises(DataError, match=rf"corpus b has no document to store \({reasons}\)"):
+        prepare(tmp_path, corpora, ByteLevel(), POLICY)
+    assert not list(tmp_path.glob("*/MANIFEST.json"))
+
+
 def test_no_corpora_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="corpora is empty"):
         prepare(tmp_path, {}, ByteLevel(), POLICY)
