@@ -20,6 +20,7 @@ from biomamba.data.rows import RawShard, Row
 from biomamba.runtime.errors import ConfigError, DataError
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
+_ROWS_AT_ONCE = 64
 # `datasets` would repeat a read of a compressed file that failed half-way: bytes get lost and the
 # rows behind them are broken (measured with datasets 5.2). So it may not repeat anything.
 datasets.config.STREAMING_READ_MAX_RETRIES = 1
@@ -164,7 +165,7 @@ class HubShard:
         num_rows = 0
         while True:
             try:
-                for row in islice(self.stream, num_rows, None):
+                for row in islice(self._whole(), num_rows, None):
                     num_rows += 1
                     faults.passed()
                     yield row
@@ -172,3 +173,10 @@ class HubShard:
                 faults.failed(error)
             else:
                 return
+
+    def _whole(self) -> Iterator[Row]:
+        # Iterating over the stream itself would, in a worker process of a torch loader, give only
+        # the shards that `datasets` assigns to that worker: often none.
+        for batch in self.stream.iter(batch_size=_ROWS_AT_ONCE):
+            for values in zip(*batch.values(), strict=True):
+                yield dict(zip(batch, values, strict=True))

@@ -3,13 +3,14 @@
 import gzip
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import datasets
 import pytest
 from fsspec.implementations import http
+from torch.utils.data import DataLoader, IterableDataset
 
 from biomamba.data import hub_faults
 from biomamba.data.http_fetch import Patience
@@ -85,6 +86,23 @@ def test_rows_and_shards_limited_give_equal_heads(make_rows: Callable[..., HubRo
     rows = make_rows(max_shards=3, max_rows=6)
     assert ids(rows) == [[0, 1], [4, 5], [8, 9]]
     assert rows.shards()[1].fingerprint() != make_rows().shards()[1].fingerprint()
+
+
+class Shards(IterableDataset[list[int]]):
+    """Each worker reads all shards."""
+
+    def __init__(self, rows: HubRows) -> None:
+        self.shards = rows.shards()
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for shard in self.shards:
+            yield [row["id"] for row in shard.rows() if isinstance(row, dict)]
+
+
+def test_a_shard_is_whole_in_every_worker_of_a_loader(make_rows: Callable[..., HubRows]) -> None:
+    loader = DataLoader(Shards(make_rows()), batch_size=None, num_workers=2)
+    expected = ids(make_rows())
+    assert sorted(loader) == sorted([*expected, *expected])
 
 
 def test_more_shards_than_files_are_refused(make_rows: Callable[..., HubRows]) -> None:
