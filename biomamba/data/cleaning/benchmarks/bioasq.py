@@ -6,9 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from biomamba.data.cleaning.benchmarks.item import Item, read_json, text_list
+from biomamba.data.cleaning.benchmarks.item import Item, hash_files, read_json, text_list
 from biomamba.data.raw_files import expand_files
-from biomamba.data.sealed import sha256_of
 from biomamba.runtime.errors import ConfigError, DataError
 
 # http://www.ncbi.nlm.nih.gov/pubmed/123 and https://pubmed.ncbi.nlm.nih.gov/123/
@@ -31,7 +30,7 @@ class BioASQ:
 
     def fingerprints(self) -> dict[str, str]:
         """Return the hashes of the files by name."""
-        return {path.name: sha256_of(path) for path in self._paths()}
+        return hash_files(self._paths())
 
     def settings(self) -> dict[str, Any]:
         """Return the layout; the bytes of the files say the rest."""

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from biomamba.data.sealed import sha256_of
 from biomamba.runtime.errors import DataError
 
 
@@ -57,6 +58,18 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_bytes())
     except (OSError, ValueError) as error:
         raise DataError(f"cannot read benchmark file {path} ({error}); fetch it again") from error
+
+
+def hash_files(paths: Sequence[Path]) -> dict[str, str]:
+    """Return the hash of each file by name.
+
+    Raises:
+        DataError: If two files share a name.
+    """
+    hashes = {path.name: f"sha256:{sha256_of(path)}" for path in paths}
+    if len(hashes) < len(paths):
+        raise DataError(f"benchmark files share a name: {', '.join(map(str, paths))}; rename one")
+    return hashes
 
 
 def text_list(value: Any) -> list[str] | None:

@@ -5,9 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from biomamba.data.cleaning.benchmarks.item import Item, read_json, text_list
+from biomamba.data.cleaning.benchmarks.item import Item, hash_files, read_json, text_list
 from biomamba.data.raw_files import expand_files
-from biomamba.data.sealed import sha256_of
 from biomamba.runtime.errors import DataError
 
 _TEXTS = ("QUESTION", "CONTEXTS", "LONG_ANSWER")
@@ -27,7 +26,7 @@ class PubMedQA:
 
     def fingerprints(self) -> dict[str, str]:
         """Return the hash of the file."""
-        return {path.name: sha256_of(path) for path in self._paths()}
+        return hash_files(self._paths())
 
     def settings(self) -> dict[str, Any]:
         """Return the layout; the bytes of the file say the rest."""

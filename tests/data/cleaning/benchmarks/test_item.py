@@ -1,0 +1,36 @@
+"""What the benchmark loaders share."""
+
+from pathlib import Path
+
+import pytest
+
+from biomamba.data.cleaning.benchmarks.item import hash_files, read_json, text_list
+from biomamba.runtime.errors import DataError
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"\xff{}", b'{"a": 1}}'])
+def test_a_file_that_is_no_json_is_named(content: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "set.json"
+    path.write_bytes(content)
+
+    with pytest.raises(DataError, match=r"cannot read benchmark file .*set\.json"):
+        read_json(path)
+
+
+def test_texts_come_as_one_or_many_or_none() -> None:
+    assert text_list(None) == []
+    assert text_list("one") == ["one"]
+    assert text_list(["one", "two"]) == ["one", "two"]
+    assert text_list(["one", 2]) is None
+    assert text_list({"one": "two"}) is None
+
+
+def test_files_of_one_name_are_refused(tmp_path: Path) -> None:
+    paths = [tmp_path / name / "set.json" for name in ("a", "b")]
+    for path in paths:
+        path.parent.mkdir()
+        path.write_text("{}")
+
+    assert list(hash_files(paths[:1])) == ["set.json"]
+    with pytest.raises(DataError, match="share a name"):
+        hash_files(paths)

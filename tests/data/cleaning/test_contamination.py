@@ -1,0 +1,146 @@
+"""contamination.json: what was found, by counts, ids and hashes."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from biomamba.data.cleaning.benchmarks.texts import TextColumns
+from biomamba.data.cleaning.contamination import contamination_report
+from biomamba.data.cleaning.decisions import ShardTable, decide
+from biomamba.data.cleaning.firewall import Firewall
+from biomamba.data.cleaning.near_duplicates import NearDuplicates
+from biomamba.data.cleaning.policy import Cleaning
+from biomamba.data.document import Document, SplitRule, document_key
+
+RULE = SplitRule(100, 100)
+SECRET = "this secret sentence belongs to a benchmark with a licence that keeps it at home"
+ROWS = [
+    {"name": "q1", "text": SECRET, "pmid": "11"},
+    {"name": "q2", "text": "short", "pmid": "22"},
+    {"name": "q3", "text": SECRET + " and more", "pmid": None},
+]
+
+
+def table(corpus: str, domain: str, documents: Sequence[Document], policy: Cleaning) -> ShardTable:
+    marks = policy.marks(documents)
+    keys = np.array([document_key(document.id) for document in documents], np.uint64)
+    return ShardTable(corpus, domain, keys, keys, marks.text, marks.bands, marks.hits)
+
+
+@pytest.fixture
+def cleaning(tmp_path: Path) -> Cleaning:
+    path = tmp_path / "set.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+    benchmark = TextColumns([str(path)], ["text"], id_column="name", pmid_column="pmid")
+    return Cleaning(near_duplicates=NearDuplicates(), firewall=Firewall({"house": benchmark}))
+
+
+def test_the_report_counts_what_was_found_and_names_it(cleaning: Cleaning) -> None:
+    copy = " ".join(f"w{i}" for i in range(100))
+    pubmed = [
+        Document("An article.", "11", "pubmed"),
+        Document("Another.", "33", "pubmed"),
+        Document(f"{copy} a", "44", "pubmed"),
+        Document(f"{copy} b", "55", "pubmed"),
+        Document(f"{copy} c", "66", "pubmed"),
+    ]
+    web = [Document(f"They wrote: {SECRET}!", "x", "web"), Document("Another", "y", "web")]
+    tables = [
+        table("abstracts", "pubmed", pubmed, cleaning),
+        table("pages", "web", web[:1], cleaning),
+        table("pages", "web", web[1:], cleaning),
+    ]
+    decisions = decide(tables, cleaning, RULE)
+    report = contamination_report(tables, decisions, cleaning, RULE)
+    none = {"duplicate id": 0, "duplicate text": 0, "near duplicate": 0, "benchmark": 0}
+    splits = {RULE.split_of(document_key(name)) for name in ("44", "55", "66")}
+
+    assert report["corpora"] == {
+        "abstracts": {"documents": 5, "kept": 4, "removed": {**none, "benchmark": 1}},
+        "pages": {
+            "documents": 2,
+            "kept": 0,
+            "removed": {**none, "benchmark": 1, "duplicate text": 1},
+        },
+    }
+    assert report["benchmarks"] == {
+        "house": {
+            "items": 3,
+            "items_too_short_for_ngrams": 1,
+            "items_found": 2,
+            "documents": {
+                "abstracts": {"any rule": 1, "pmid": 1},
+                "pages": {"any rule": 1, "ngram": 1},
+            },
+        }
+    }
+    assert report["near_duplicates"]["clusters"] == 1
+    assert report["near_duplicates"]["documents"] == report["near_duplicates"]["largest"] == 3
+    assert (report["near_duplicates"]["moved_to_the_split_of_their_cluster"] > 0) == (
+        len(splits) > 1
+    )
+    assert report["documents"] == [
+        {
+            "corpus": "abstracts",
+            "key": f"{document_key('11'):016x}",
+            "pmid": "11",
+            "benchmark": "house",
+            "rules": ["pmid"],
+            "num_items": 1,
+            "items": ["q1"],
+            "ngrams": 0,
+        },
+        {
+            "corpus": "pages",
+            "key": f"{document_key('x'):016x}",
+            "pmid": None,
+            "benchmark": "house",
+            "rules": ["ngram"],
+            "num_items": 2,
+            "items": ["q1", "q3"],
+            "ngrams": 3,
+        },
+    ]
+
+
+def test_documents_that_changed_split_are_counted(cleaning: Cleaning) -> None:
+    text = " ".join(f"w{i}" for i in range(100))
+    documents = [Document(f"{text} x{i}", str(i), "web") for i in range(200)]
+    tables = [table("pages", "web", documents, cleaning)]
+    report = contamination_report(tables, decide(tables, cleaning, RULE), cleaning, RULE)
+    keys = [document_key(document.id) for document in documents]
+    home = RULE.split_of(min(keys))
+
+    assert report["near_duplicates"] == {
+        "clusters": 1,
+        "documents": 200,
+        "largest": 200,
+        "moved_to_the_split_of_their_cluster": sum(RULE.split_of(key) != home for key in keys),
+    }
+
+
+def test_the_report_holds_no_text_and_the_hashes_of_the_benchmark_files(
+    cleaning: Cleaning,
+) -> None:
+    documents = [Document(f"{SECRET} {i}", str(i), "web") for i in range(3)]
+    tables = [table("pages", "web", documents, cleaning)]
+    printed = json.dumps(
+        contamination_report(tables, decide(tables, cleaning, RULE), cleaning, RULE)
+    )
+    assert "secret" not in printed
+    assert '"files": {"set.jsonl": "sha256:' in printed
+    assert '"is_firewall_on": true' in printed
+
+
+def test_a_set_without_firewall_or_documents_says_so() -> None:
+    cleaning = Cleaning()
+    tables = [table("pages", "web", [], cleaning)]
+    report = contamination_report(tables, decide(tables, cleaning, RULE), cleaning, RULE)
+
+    assert report["is_firewall_on"] is False
+    assert report["benchmarks"] == {}
+    assert report["documents"] == []
+    assert report["corpora"]["pages"]["documents"] == 0

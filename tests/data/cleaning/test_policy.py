@@ -1,0 +1,73 @@
+"""The marks on a batch and the settings that decide them."""
+
+import json
+import pickle
+
+import numpy as np
+
+from biomamba.data.cleaning.firewall import Firewall
+from biomamba.data.cleaning.item_index import HIT_DTYPE
+from biomamba.data.cleaning.near_duplicates import NearDuplicates, bands_and_rows
+from biomamba.data.cleaning.policy import Cleaning
+from biomamba.data.document import Document
+
+DOCUMENTS = [
+    Document(text, str(place), "web") for place, text in enumerate(["One two.", "", "one TWO", "x"])
+]
+
+
+def test_marks_have_a_row_per_document() -> None:
+    near = NearDuplicates()
+    marks = Cleaning(near_duplicates=near).marks(DOCUMENTS)
+
+    assert marks.text.shape == (4,)
+    assert marks.text.dtype == marks.bands.dtype == np.uint64
+    assert marks.bands.shape == (4, bands_and_rows(near.threshold, near.num_perm)[0])
+    assert marks.hits.dtype == HIT_DTYPE
+    assert marks.text[0] == marks.text[2]
+    assert np.array_equal(marks.bands[0], marks.bands[2])
+
+
+def test_without_near_duplicates_there_are_no_bands() -> None:
+    assert Cleaning().marks(DOCUMENTS).bands.shape == (4, 0)
+    assert Cleaning(near_duplicates=NearDuplicates()).marks([]).text.shape == (0,)
+
+
+def test_marks_do_not_depend_on_the_batch() -> None:
+    cleaning = Cleaning(near_duplicates=NearDuplicates())
+    whole = cleaning.marks(DOCUMENTS)
+    alone = [cleaning.marks([document]) for document in DOCUMENTS]
+
+    assert whole.text.tolist() == [int(marks.text[0]) for marks in alone]
+    assert whole.bands.tolist() == [marks.bands[0].tolist() for marks in alone]
+
+
+def test_every_option_is_in_the_settings() -> None:
+    policies = [
+        Cleaning(),
+        Cleaning(exact_duplicates=False),
+        Cleaning(near_duplicates=NearDuplicates()),
+        Cleaning(near_duplicates=NearDuplicates(drop=True)),
+        Cleaning(near_duplicates=NearDuplicates(threshold=0.8)),
+        Cleaning(near_duplicates=NearDuplicates(num_perm=64)),
+        Cleaning(near_duplicates=NearDuplicates(ngram_words=5)),
+        Cleaning(firewall=Firewall(ngram_words=8)),
+        Cleaning(firewall=Firewall(min_ngrams=1)),
+    ]
+
+    assert len({json.dumps(policy.settings(), sort_keys=True) for policy in policies}) == len(
+        policies
+    )
+
+
+def test_a_firewall_without_benchmarks_is_told() -> None:
+    (notice,) = Cleaning().notices()
+
+    assert "benchmark=[" in notice
+    assert not Cleaning(firewall=Firewall({"set": object()})).notices()  # type: ignore[dict-item]
+
+
+def test_the_policy_travels_to_worker_processes() -> None:
+    cleaning = Cleaning(near_duplicates=NearDuplicates())
+
+    assert pickle.loads(pickle.dumps(cleaning)) == cleaning
