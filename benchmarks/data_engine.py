@@ -7,9 +7,7 @@ run come later; where does the time go; how does it compare with other ways to t
 """
 
 import argparse
-import json
 import os
-import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -21,75 +19,29 @@ from typing import Any
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ["OMP_NUM_THREADS"] = "1"
 
-import datasets_pipeline
-import documents
-import numpy as np
 import torch
-from measurement import (
-    Sample,
-    in_turn,
-    measure,
-    print_table,
-    spread,
-    text_of,
-    write_result,
-)
-from synthetic_stores import MEAN_TOKENS, encoded_shards, random_shards, write_store
+from comparison import against_others
+from engine import NUM_STEPS, ROWS_PER_STEP, SEQ_LEN, WEIGHTS, million_tokens, open_run, steps_of
+from measurement import cpu_seconds, in_turn, print_table, spread, text_of, write_result
+from synthetic_stores import random_shards, write_store
 
 from biomamba.data import batches, training_rows
-from biomamba.data.budget import TokenBudget
-from biomamba.data.datamodule import PretrainDataModule
+from biomamba.data.batches import Batch
 from biomamba.data.mixed_rows import MixedRows
-from biomamba.data.mixture import Mixture
-from biomamba.data.packing import BestFit
-from biomamba.data.training_rows import TrainingSteps
 
-WEIGHTS = {"pubmed": 0.8, "web": 0.1, "wikipedia": 0.1}
-SEQ_LEN = 1_024
-ROWS_PER_STEP = 256
-MICRO_BATCH_SIZE = 8
-NUM_STEPS = 60_000  # 15 M samples, so that sample 10 M lies within the run
 SAMPLES = (0, 10_000_000)
-MILLION = 1e6
-
-
-def datamodule(root: Path, num_workers: int = 0) -> PretrainDataModule:
-    """Return the data of a long run over the stores in a folder."""
-    tokens_per_step = ROWS_PER_STEP * SEQ_LEN
-    return PretrainDataModule(
-        sources={name: [str(root / name)] for name in WEIGHTS},
-        mixture=Mixture(WEIGHTS),
-        packing=BestFit(),
-        budget=TokenBudget(
-            max_tokens=NUM_STEPS * tokens_per_step,
-            tokens_per_step=tokens_per_step,
-            seq_len=SEQ_LEN,
-            micro_batch_size=MICRO_BATCH_SIZE,
-        ),
-        seed=0,
-        num_workers=num_workers,
-        verify="size",
-    )
-
-
-def million_tokens(items: Iterator[list[batches.Batch]], num_steps: int) -> float:
-    """Take steps and count their tokens without padding."""
-    total = 0
-    for _ in range(num_steps):
-        total += sum(int(batch.pieces["tokens"].sum()) for batch in next(items))
-    return total / MILLION
 
 
 def by_corpus_size(folder: Path, sizes: list[int], repeats: int) -> dict[str, Any]:
     """Measure opening and reading for corpora of several sizes."""
     opening: dict[str, list[float]] = {}
-    streams: dict[str, Iterator[list[batches.Batch]]] = {}
+    streams: dict[str, Iterator[list[Batch]]] = {}
     for size in sizes:
         root, name = folder / f"{size}", f"{size:,}"
         for source, weight in WEIGHTS.items():
             write_store(root / source, random_shards(source, round(size * weight), seed=0))
-        opening[name] = [measure(partial(_open, root)).cpu_seconds for _ in range(repeats)]
-        steps = _steps(root)
+        opening[name] = [_opening_cpu_seconds(root) for _ in range(repeats)]
+        steps = steps_of(root)
         streams[name] = (steps[number % NUM_STEPS] for number in range(10**9))
         next(streams[name])
     reading = in_turn(
@@ -117,13 +69,18 @@ def by_corpus_size(folder: Path, sizes: list[int], repeats: int) -> dict[str, An
     return results
 
 
+def _opening_cpu_seconds(root: Path) -> float:
+    begin = cpu_seconds()
+    open_run(root)
+    return cpu_seconds() - begin
+
+
 def first_batch(root: Path, repeats: int) -> dict[str, Any]:
     """Measure the first step at the start of a run and far into it, opening excluded and not."""
-    cases: dict[str, Callable[[], float]] = {}
     waits: dict[int, list[float]] = {sample: [] for sample in SAMPLES}
 
     def start(sample: int) -> float:
-        module = _open(root)
+        module = open_run(root)
         position = {"consumed_steps": sample // ROWS_PER_STEP, "fingerprint": module.fingerprint}
         module.load_state_dict(position)
         begin = time.perf_counter()
@@ -131,7 +88,9 @@ def first_batch(root: Path, repeats: int) -> dict[str, Any]:
         waits[sample].append(time.perf_counter() - begin)
         return 1.0
 
-    cases = {f"{sample:,}": partial(start, sample) for sample in SAMPLES}
+    cases: dict[str, Callable[[], float]] = {
+        f"{sample:,}": partial(start, sample) for sample in SAMPLES
+    }
     start(SAMPLES[0])
     waits[SAMPLES[0]].clear()
     whole = in_turn(cases, 3 * repeats)
@@ -157,7 +116,7 @@ def first_batch(root: Path, repeats: int) -> dict[str, Any]:
 
 def parts_of_a_step(root: Path, repeats: int) -> dict[str, Any]:
     """Measure how the time of a step divides."""
-    steps, shares = _steps(root), []
+    steps, shares = steps_of(root), []
     for repeat in range(repeats):
         spent: dict[str, float] = {}
         begin = time.process_time()
@@ -185,7 +144,7 @@ def loader_workers(root: Path, repeats: int) -> dict[str, Any]:
     """Measure what handing steps over from worker processes costs."""
 
     def read(num_workers: int) -> float:
-        module = _open(root, num_workers)
+        module = open_run(root, num_workers)
         items = iter(module.train_dataloader())
         amount = million_tokens(items, 150)
         del items
@@ -212,105 +171,6 @@ def loader_workers(root: Path, repeats: int) -> dict[str, Any]:
         ],
     )
     return results
-
-
-def against_others(
-    folder: Path, num_documents: int, venvs: dict[str, Path], repeats: int
-) -> dict[str, Any]:
-    """Measure several ways from the same documents to batches of packed rows."""
-    tokenizer = documents.tokenizer()
-    for name, weight in WEIGHTS.items():
-        share = weight / MEAN_TOKENS[name] * MEAN_TOKENS["pubmed"]
-        texts = list(documents.texts(name, int(num_documents * share)))
-        ids = tokenizer.encode_batch(texts)
-        datasets_pipeline.write_parquet(folder, name, "text", texts)
-        datasets_pipeline.write_parquet(folder, name, "ids", ids)
-        write_store(folder / name, encoded_shards(ids))
-        stream = np.array([token for each in ids for token in [*each, 0]], dtype=np.uint16)
-        rows = stream[: len(stream) // SEQ_LEN * SEQ_LEN].reshape(-1, SEQ_LEN)
-        np.save(folder / f"{name}.npy", rows)
-    steps = _steps(folder)
-    stream_of_steps = (steps[number] for number in range(NUM_STEPS))
-    next(stream_of_steps)
-    texts_now = partial(datasets_pipeline.mixed_texts, folder, WEIGHTS, tokenizer)
-    ids_now = partial(datasets_pipeline.mixed_ids, folder, WEIGHTS, tokenizer.eod_id)
-    samples = in_turn(
-        {
-            "token stores": partial(million_tokens, stream_of_steps, 100),
-            "datasets, tokenised while training": partial(_read_packed, texts_now, 120),
-            "datasets, tokenised beforehand": partial(_read_packed, ids_now, 240),
-        },
-        repeats,
-    )
-    foreign = {name: _foreign(name, venv, folder, repeats) for name, venv in sorted(venvs.items())}
-    return _comparison(samples, foreign)
-
-
-def _comparison(
-    samples: dict[str, list[Sample]], foreign: dict[str, list[Sample] | str]
-) -> dict[str, Any]:
-    results: dict[str, Any] = {}
-    own = samples["token stores"]
-    for name, found in {**samples, **foreign}.items():
-        if isinstance(found, str):
-            results[name] = {"not_measured": found}
-            continue
-        rates = [each.per_cpu_second for each in found]
-        ratios = [a.per_cpu_second / b.per_cpu_second for a, b in zip(own, found, strict=True)]
-        results[name] = {
-            "million_tokens_per_cpu_second": spread(rates),
-            "token_stores_are_faster_by": spread(ratios),
-        }
-    print_table(
-        "From documents to batches, one thread (bar: 50 times datasets tokenising)",
-        ["way", "M tokens per CPU second", "token stores are faster by"],
-        [
-            [
-                name,
-                text_of(each["million_tokens_per_cpu_second"]),
-                text_of(each["token_stores_are_faster_by"], 1),
-            ]
-            if "not_measured" not in each
-            else [name, "not measured", each["not_measured"][-60:]]
-            for name, each in results.items()
-        ],
-    )
-    return results
-
-
-def _foreign(name: str, venv: Path, folder: Path, repeats: int) -> list[Sample] | str:
-    """Measure another library in its own environment, or return why that fails."""
-    script = Path(__file__).with_name("other_libraries.py")
-    samples = []
-    for _ in range(repeats):
-        done = subprocess.run(
-            [str(venv / "bin" / "python"), str(script), name, str(folder), "20_000_000"],
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=300,
-        )
-        if done.returncode:
-            return done.stderr.strip().splitlines()[-1]
-        found = json.loads(done.stdout.strip().splitlines()[-1])
-        samples.append(Sample(found["amount"], found["cpu_seconds"], found["wall_seconds"]))
-    return samples
-
-
-def _read_packed(source: Callable[[], Iterator[list[int]]], num_batches: int) -> float:
-    rows = datasets_pipeline.packed(source(), SEQ_LEN, MICRO_BATCH_SIZE)
-    return sum(next(rows)[0].numel() for _ in range(num_batches)) / MILLION
-
-
-def _open(root: Path, num_workers: int = 0) -> PretrainDataModule:
-    module = datamodule(root, num_workers)
-    module.prepare_data()
-    module.setup()
-    return module
-
-
-def _steps(root: Path) -> TrainingSteps:
-    return _open(root).steps(rank=0, world_size=1)
 
 
 @contextmanager

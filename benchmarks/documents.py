@@ -20,7 +20,7 @@ DOMAINS = ("pubmed", "web", "wikipedia")
 _EMBEDDED = {"pubmed": "biomedical", "web": "web", "wikipedia": "encyclopaedic"}
 _REAL = {
     "pubmed": ("pubmed-abstracts-cohen2006/abstracts.jsonl.gz", "abstract"),
-    "web": ("c4/c4_prefix_completion_1480.jsonl.gz", "text"),
+    "web": ("c4/c4_full_200.jsonl.gz", "text"),
     "wikipedia": ("wikipedia-extract/articles.jsonl.gz", "text"),
 }
 _REAL_TOKENIZER = "gpt-neox-20b-tokenizer/20B_tokenizer.json"

@@ -44,11 +44,13 @@ class Sample:
         return self.amount / self.wall_seconds
 
 
-def measure(work: Callable[[], float]) -> Sample:
+def measure(work: Callable[[], "float | Sample"]) -> Sample:
     """Measure work that returns how much it has done."""
     wall, cpu = time.perf_counter(), cpu_seconds()
-    amount = work()
-    return Sample(amount, cpu_seconds() - cpu, time.perf_counter() - wall)
+    done = work()
+    if isinstance(done, Sample):
+        return done
+    return Sample(done, cpu_seconds() - cpu, time.perf_counter() - wall)
 
 
 def cpu_seconds() -> float:
@@ -57,8 +59,10 @@ def cpu_seconds() -> float:
     return time.process_time() + children.ru_utime + children.ru_stime
 
 
-def in_turn(cases: Mapping[str, Callable[[], float]], repeats: int) -> dict[str, list[Sample]]:
-    """Measure every case once per repeat."""
+def in_turn(
+    cases: Mapping[str, Callable[[], float | Sample]], repeats: int
+) -> dict[str, list[Sample]]:
+    """Measure every case once per repeat; work that measures itself returns its sample."""
     samples: dict[str, list[Sample]] = {name: [] for name in cases}
     for _ in range(repeats):
         for name, work in cases.items():
