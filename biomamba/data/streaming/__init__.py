@@ -1,1 +1,1 @@
-"""Train directly on raw corpora: documents are read, tokenised and mixed while the model trains."""
+"""Training straight from the corpora: documents are read and tokenised while the model learns."""

@@ -1,0 +1,253 @@
+"""The data of a pretraining run read straight from the corpora, without token stores.
+
+Exact and elastic like the stores, and slower: the texts are read and tokenised in every run and
+every epoch, and a source on the network must be there while the model trains. Each document is
+judged alone: rows with the same id or the same text are all trained on, and near-duplicates of a
+validation document are not kept apart, because that needs the whole set. Prepare stores where it
+matters.
+"""
+
+from dataclasses import asdict
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch.distributed
+from rich.console import Console
+from torch.utils.data import DataLoader
+
+from biomamba.data.batches import Batch
+from biomamba.data.budget import TokenBudget
+from biomamba.data.cleaning.firewall import Firewall
+from biomamba.data.corpora.corpus import Corpus
+from biomamba.data.document import SplitRule
+from biomamba.data.evaluation_rows import DocumentRows
+from biomamba.data.exposure import Exposure
+from biomamba.data.mixture import Mixture
+from biomamba.data.store_reader import content_fingerprint
+from biomamba.data.streaming.admission import Admission
+from biomamba.data.streaming.held_out import DocumentsInMemory, held_out_documents
+from biomamba.data.streaming.row_reader import Positions, StreamPlan, endless_order
+from biomamba.data.streaming.source import StreamedSource
+from biomamba.data.streaming.source_reader import ReaderSettings, Reading
+from biomamba.data.streaming.step_stream import StreamLoader, readers_of
+from biomamba.data.tokenizer import Tokenizer
+from biomamba.data.tokenizer_source import TokenizerSource
+from biomamba.data.training_data import TrainingData
+from biomamba.runtime.errors import ConfigError
+from biomamba.runtime.ranks import is_rank_zero
+
+
+class StreamingDataModule(TrainingData):
+    """Mix corpora into steps while they are read; validate on every source.
+
+    Args:
+        sources: Name of each source and the corpora pooled in it; the order numbers the sources.
+        corpora: The corpora by name.
+        tokenizer: Encodes the texts; one that must be trained first cannot be used.
+        mixture: Shares of the sources; its keys are those of `sources`.
+        split: Which documents are trained on and which are validated on.
+        reading: How the corpora are read.
+        budget: Size of the run.
+        seed: Selects the order.
+        max_val_documents: Documents per source to validate on, the first that are found.
+        firewall: Benchmarks that are left out of all splits.
+        max_repetition: Passes over a source that each reader may begin; None for no limit.
+        num_workers: Processes that read and tokenise on each rank, at most one for each of its
+            readers; 0 reads in the main one.
+    """
+
+    def __init__(  # noqa: PLR0913 - one keyword per line of a data config
+        self,
+        *,
+        sources: dict[str, list[str]],
+        corpora: dict[str, Corpus],
+        tokenizer: TokenizerSource,
+        mixture: Mixture,
+        split: SplitRule,
+        reading: Reading,
+        budget: TokenBudget,
+        seed: int,
+        max_val_documents: int,
+        firewall: Firewall | None = None,
+        max_repetition: int | None = None,
+        num_workers: int = 0,
+    ) -> None:
+        super().__init__(budget, list(sources))
+        _check_names(sources, corpora, mixture)
+        if max_val_documents < 1 or split.val_permille < 1:
+            raise ConfigError(
+                f"max_val_documents is {max_val_documents} and split.val_permille "
+                f"{split.val_permille}; both must be 1 or more: every source is validated on"
+            )
+        if max_repetition is not None and max_repetition < 1:
+            raise ConfigError(f"max_repetition is {max_repetition}; use 1 or more, or null")
+        if tokenizer.needs_texts:
+            raise ConfigError(
+                "a stream needs a tokenizer that is ready: it cannot be trained on texts that are "
+                "only read later; use a tokenizer.json, for example that of a prepared set"
+            )
+        self.mixture = mixture
+        self._corpora = corpora
+        self._pools = sources
+        self._tokenizer_source = tokenizer
+        self._reading = reading
+        self._admission = Admission(split, firewall or Firewall())
+        self._seed = seed
+        self._max_val_documents = max_val_documents
+        self._max_repetition = max_repetition
+        self._num_workers = num_workers
+        self._positions: dict[int, Positions] = {}
+        self._loader: StreamLoader | None = None
+        self._order = endless_order(mixture, self.source_names, budget, seed)
+
+    @cached_property
+    def plan(self) -> StreamPlan:
+        """What the readers know; making it finds the raw shards."""
+        sources = tuple(
+            StreamedSource.open(name, index, self._pools[name], self._corpora)
+            for index, name in enumerate(self.source_names)
+        )
+        settings = ReaderSettings(
+            self._reading, self._admission, self._tokenizer, self._seed, self._max_repetition
+        )
+        return StreamPlan(sources, self._order, settings, self.budget)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Identify the stream of rows: equal fingerprints give equal steps."""
+        return content_fingerprint(
+            {
+                "sources": {source.name: source.settings for source in self.plan.sources},
+                "order": self.source_names,
+                "tokenizer": self.tokenizer_fingerprint,
+                "mixture": self.mixture.description(),
+                "admission": self._admission.settings(),
+                "reading": asdict(self._reading),
+                "seed": self._seed,
+                "seq_len": self.budget.seq_len,
+                "tokens_per_step": self.budget.tokens_per_step,
+            }
+        )
+
+    @property
+    def tokenizer_fingerprint(self) -> str:
+        """Fingerprint of the tokenizer."""
+        return self._tokenizer.fingerprint
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of ids that a batch may hold."""
+        return self._tokenizer.vocab_size
+
+    @property
+    def source_weights(self) -> dict[str, float]:
+        """Share of each source in the order that numbers them, averaged over the stages."""
+        weights = self.mixture.mean_weights(self.budget)
+        return {name: weights[name] for name in self.source_names}
+
+    @property
+    def store_folders(self) -> dict[str, list[str]]:
+        """Nothing: there are no stores."""
+        return {}
+
+    @property
+    def exposures(self) -> dict[str, Exposure]:
+        """Nothing: nobody knows how much a stream holds."""
+        return {}
+
+    def setup(self, stage: str = "fit") -> None:  # noqa: ARG002 - all stages need the same
+        """Find the raw shards and the validation documents; a second call does nothing."""
+        _ = self._validation
+
+    def train_dataloader(self) -> StreamLoader:
+        """Load the steps of this rank behind those that a checkpoint has consumed."""
+        rank, world_size = self._place()
+        self._loader = self.loader(rank=rank, world_size=world_size)
+        return self._loader
+
+    def loader(self, *, rank: int, world_size: int) -> StreamLoader:
+        """Load the steps of any rank.
+
+        Raises:
+            ConfigError: If the ranks cannot share the rows of a step, or the readers.
+        """
+        self.budget.accumulation(world_size)
+        readers = readers_of(rank, world_size, self.plan)
+        return StreamLoader(
+            self.plan, readers, self._positions, self._start_step, self._num_workers
+        )
+
+    def val_dataloader(self) -> list[DataLoader[Batch]]:
+        """Load the validation documents of this rank, one loader per source in their order."""
+        rank, world_size = self._place()
+        return [rows.loader(rank=rank, world_size=world_size) for rows in self._validation]
+
+    def save_tokenizer(self, path: Path) -> None:
+        """Write the tokenizer beside a model."""
+        self._tokenizer.save(path)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the positions of all readers; equal on all ranks, which must call it together."""
+        positions = self._all_positions()
+        return super().state_dict() | {"readers": [positions[n] for n in sorted(positions)]}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Continue behind the steps of a checkpoint.
+
+        Raises:
+            DataError: If the checkpoint saw another stream or lies beyond the budget.
+        """
+        super().load_state_dict(state_dict)
+        self._positions = dict(enumerate(state_dict["readers"]))
+
+    @cached_property
+    def _tokenizer(self) -> Tokenizer:
+        return self._tokenizer_source.build(())
+
+    @cached_property
+    def _validation(self) -> list[DocumentRows]:
+        if is_rank_zero():
+            Console(stderr=True).print(
+                "streaming: documents are judged one by one; duplicates and near-duplicates are "
+                "not removed (prepare token stores for that)"
+            )
+        return [self._held_out(source) for source in self.plan.sources]
+
+    def _held_out(self, source: StreamedSource) -> DocumentRows:
+        documents = held_out_documents(
+            source, self._admission, self._max_val_documents, self._reading.max_bad_fraction
+        )
+        return DocumentRows(
+            DocumentsInMemory(documents, self._tokenizer),
+            seq_len=self.budget.seq_len,
+            batch_size=self.budget.micro_batch_size,
+            source_index=source.index,
+        )
+
+    def _all_positions(self) -> dict[int, Positions]:
+        consumed = self.consumed_steps
+        if self._loader is None or consumed == self._start_step:
+            return self._positions
+        own = self._loader.positions_after(consumed)
+        if self._place()[1] == 1:
+            return own
+        gathered: list[dict[int, Positions] | None] = [None] * self._place()[1]
+        torch.distributed.all_gather_object(gathered, own)
+        return {number: found for part in gathered for number, found in (part or {}).items()}
+
+
+def _check_names(
+    sources: dict[str, list[str]], corpora: dict[str, Corpus], mixture: Mixture
+) -> None:
+    if set(sources) != set(mixture.weights):
+        raise ConfigError(
+            f"the keys of weights {sorted(mixture.weights)} must be those of sources "
+            f"{sorted(sources)}; give weight 0 to a source that is only validated"
+        )
+    named = [corpus for pool in sources.values() for corpus in pool]
+    if sorted(named) != sorted(corpora):
+        raise ConfigError(
+            f"sources name the corpora {sorted(named)}, the config has {sorted(corpora)}; each "
+            "must be named once"
+        )
