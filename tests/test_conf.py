@@ -12,7 +12,7 @@ from biomamba.config.check import check_config
 from biomamba.config.location import conf_dir
 
 CONF = conf_dir()
-PRIMARIES = ("train", "evaluate", "prepare")
+PRIMARIES = ("train", "ledger", "evaluate", "prepare")
 MAX_YAML_LINES = 40
 # A budget that every option of the data group divides; the demo's is too small for some.
 BUDGET = {"train": ("max_tokens=524_288_000", "tokens_per_step=262_144")}
@@ -49,10 +49,11 @@ def groups_of(primary: str) -> set[str]:
 
 
 def fill(cfg: DictConfig) -> DictConfig:
-    """Give what only the user can know (the checkpoint to evaluate, own files) a value."""
+    """Give what only the user can know (a checkpoint, a run, own files) a value."""
     given: dict[str, Any] = {
         "checkpoint": "checkpoint.ckpt",
         "baseline": "checkpoint.ckpt",
+        "run": "runs/x",
         "corpora.files.domain": "notes",
         "corpora.files.rows.files": ["notes.txt"],
     }

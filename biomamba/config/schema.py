@@ -34,6 +34,8 @@ class TrainSchema:
     paths: Paths = field(default_factory=Paths)
     sources: Any = MISSING
     data: Any = MISSING
+    corpora: Any = None
+    cleaning: Any = None
     model: Any = MISSING
     optimizer: Any = MISSING
     schedule: Any = MISSING
@@ -85,8 +87,20 @@ class VerifySchema:
     paths: Paths = field(default_factory=Paths)
 
 
+@dataclass
+class LedgerSchema:
+    """Top-level keys of `biomamba.ledger`."""
+
+    run: str = MISSING
+    compare: str | None = None
+    document: str | None = None
+    pmid: int | None = None
+    source: str | None = None
+
+
 SCHEMAS = {
     "train_schema": TrainSchema,
+    "ledger_schema": LedgerSchema,
     "evaluate_schema": EvaluateSchema,
     "prepare_schema": PrepareSchema,
     "verify_schema": VerifySchema,
