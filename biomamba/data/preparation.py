@@ -93,7 +93,7 @@ def prepare(
     if not corpora:
         raise ConfigError("corpora is empty; choose at least one with corpus=[...]")
     job = job or Job()
-    with _set_locks(folder, job.part):
+    with set_locks(folder, job.part):
         if job.part is None:
             _refuse_other_stores(folder, corpora)
         shards = {name: corpus.shards() for name, corpus in corpora.items()}
@@ -210,7 +210,12 @@ def summary(manifests: Mapping[str, Manifest]) -> Table:
 
 
 @contextmanager
-def _set_locks(folder: Path, part: Part | None) -> Iterator[None]:
+def set_locks(folder: Path, part: Part | None) -> Iterator[None]:
+    """Hold a set alone, or one part of it beside the holders of other parts.
+
+    Raises:
+        DataError: If another process holds the set or the same part.
+    """
     activity = "preparing"
     if part is None:
         with folder_lock(folder, activity):

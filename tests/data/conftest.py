@@ -1,5 +1,7 @@
 """In-memory corpora, small token stores and a server with faults for the data tests."""
 
+import json
+import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -11,14 +13,17 @@ from typing import Any
 import pytest
 
 from biomamba.data.cleaning.policy import Cleaning
+from biomamba.data.corpora.columns import ColumnCorpus
 from biomamba.data.document import Document, Reject
 from biomamba.data.folder_lock import folder_lock
 from biomamba.data.manifest import Manifest
 from biomamba.data.preparation import Job, finish_stores, stage_stores
 from biomamba.data.prepare_progress import PrepareProgress
-from biomamba.data.rows import RawShard, Row
+from biomamba.data.rows import LocalRows, RawShard, Row
 from biomamba.data.store import Store, StorePolicy
 from biomamba.data.tokenizer import Tokenizer
+
+WORDS = [f"{first}{second}" for first in "bcdfglmnprst" for second in ("an", "ir", "ol", "ute")]
 
 
 @dataclass(frozen=True)
@@ -126,15 +131,42 @@ def write_corpus() -> Callable[..., Manifest]:
 
 
 @pytest.fixture
+def file_corpora(tmp_path: Path) -> dict[str, ColumnCorpus]:
+    """Two corpora of four files each, with equal and nearly equal texts within and across."""
+    corpora = {}
+    for name, domain in (("a", "pubmed"), ("b", "web")):
+        files = []
+        for number in range(4):
+            rows = [
+                {"id": f"{i}", "text": _text(name, i)} for i in range(number * 40, number * 40 + 44)
+            ]
+            path = tmp_path / f"raw-{name}-{number}.jsonl"
+            path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+            files.append(str(path))
+        corpora[name] = ColumnCorpus(LocalRows(files), domain, "none", ["text"], "id")
+    return corpora
+
+
+def _text(name: str, number: int) -> str:
+    """Every third text is one of 20 templates with up to two words changed; others are unique."""
+    rng = random.Random(f"{name}{number}" if number % 3 else f"template {number % 20}")
+    words = [rng.choice(WORDS) for _ in range(60)]
+    changes = random.Random(f"change {name}{number}")
+    for _ in range(number % 3 or changes.randrange(3)):
+        words[changes.randrange(60)] = changes.choice(WORDS)
+    return " ".join(words)
+
+
+@pytest.fixture
 def content_of() -> Callable[[Path], dict[str, bytes]]:
-    """Return a function from a folder to the bytes of its files, the lock aside."""
+    """Return a function from a folder to the bytes of its files, locks aside."""
 
     def _content(folder: Path) -> dict[str, bytes]:
         files = (path for path in sorted(folder.rglob("*")) if path.is_file())
         return {
             str(path.relative_to(folder)): path.read_bytes()
             for path in files
-            if path.name != ".lock"
+            if not path.name.endswith(".lock")
         }
 
     return _content

@@ -2,16 +2,24 @@
 
 import io
 import json
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import pytest
 from rich.console import Console
 
+from biomamba.data import store as store_module
+from biomamba.data.cleaning.near_duplicates import NearDuplicates
+from biomamba.data.cleaning.policy import Cleaning
 from biomamba.data.corpora.embedded import EmbeddedCorpus
 from biomamba.data.document import Document, Reject, SplitRule, document_key
-from biomamba.data.manifest import verify_store
+from biomamba.data.manifest import Manifest, read_index, verify_store
+from biomamba.data.parts import Part
 from biomamba.data.preparation import Job, prepare, summary, training_texts
 from biomamba.data.store import StorePolicy
 from biomamba.data.tokenizer import Tokenizer
@@ -20,6 +28,7 @@ from biomamba.data.tokenizer_source import ByteLevel, TrainedBpe
 from biomamba.runtime.errors import ConfigError, DataError
 
 POLICY = StorePolicy(val_permille=300, test_permille=300)
+CLEANING = Cleaning(near_duplicates=NearDuplicates(num_perm=32))
 Content = Callable[[Path], dict[str, bytes]]
 
 
@@ -156,3 +165,236 @@ def test_an_interrupted_set_continues_to_identical_bytes(
             prepare(tmp_path / "cut", corpora, ByteLevel(), POLICY)
     prepare(tmp_path / "cut", corpora, ByteLevel(), POLICY)
     assert content_of(tmp_path / "cut") == content_of(tmp_path / "whole")
+
+
+def run(
+    folder: Path, corpora: dict[str, Any], part: str | None = None, **options: Any
+) -> dict[str, Manifest]:
+    job = Job(part=None if part is None else Part.parse(part), **options)
+    return prepare(folder, corpora, ByteLevel(), POLICY, CLEANING, job)
+
+
+@pytest.mark.parametrize("num_workers", [2, 3])
+def test_workers_change_no_byte(
+    num_workers: int, tmp_path: Path, file_corpora: dict[str, Any], content_of: Content
+) -> None:
+    manifests = run(tmp_path / "one", file_corpora)
+    assert run(tmp_path / "many", file_corpora, num_workers=num_workers) == manifests
+    assert content_of(tmp_path / "many") == content_of(tmp_path / "one")
+    # There is something to decide, within and across the corpora.
+    assert manifests["a"].rejects["duplicate id"] == 12
+    assert manifests["b"].rejects["duplicate text"] > 0
+
+
+@pytest.mark.parametrize("count", [1, 3, 20])
+def test_parts_change_no_byte(
+    count: int, tmp_path: Path, file_corpora: dict[str, Any], content_of: Content
+) -> None:
+    run(tmp_path / "whole", file_corpora)
+    for number in range(count, 0, -1):
+        assert run(tmp_path / "parts", file_corpora, f"{number}/{count}") == {}
+        assert not list(tmp_path.glob("parts/*/MANIFEST.json"))
+    staged = content_of(tmp_path / "parts")
+    assert sum(name.endswith(".bin") for name in staged) == 8
+    run(tmp_path / "parts", file_corpora)
+    assert content_of(tmp_path / "parts") == content_of(tmp_path / "whole")
+
+
+def test_parts_may_overlap_and_leave_out_shards(
+    tmp_path: Path, file_corpora: dict[str, Any], content_of: Content
+) -> None:
+    run(tmp_path / "whole", file_corpora)
+    for part in ("1/2", "2/5", "1/2"):
+        run(tmp_path / "parts", file_corpora, part, num_workers=2)
+    run(tmp_path / "parts", file_corpora)
+    assert content_of(tmp_path / "parts") == content_of(tmp_path / "whole")
+
+
+def test_a_part_of_a_finished_set_changes_nothing(
+    tmp_path: Path, file_corpora: dict[str, Any], content_of: Content
+) -> None:
+    run(tmp_path / "set", file_corpora)
+    before = content_of(tmp_path / "set")
+    run(tmp_path / "set", file_corpora, "1/2")
+    assert content_of(tmp_path / "set") == before
+
+
+def test_a_trained_tokenizer_is_made_by_the_first_part(
+    tmp_path: Path, file_corpora: dict[str, Any], content_of: Content
+) -> None:
+    prepare(tmp_path / "whole", file_corpora, TrainedBpe(300), POLICY)
+    for number in (2, 1):
+        job = Job(part=Part(number, 2))
+        prepare(tmp_path / "parts", file_corpora, TrainedBpe(300), POLICY, job=job)
+    prepare(tmp_path / "parts", file_corpora, TrainedBpe(300), POLICY)
+    assert content_of(tmp_path / "parts") == content_of(tmp_path / "whole")
+
+
+_HOLDER = """
+import sys
+from pathlib import Path
+from biomamba.data.parts import Part
+from biomamba.data.preparation import set_locks
+part = None if sys.argv[2] == "none" else Part.parse(sys.argv[2])
+with set_locks(Path(sys.argv[1]), part):
+    print("held", flush=True)
+    sys.stdin.readline()
+"""
+
+
+@pytest.mark.parametrize(
+    ("held", "asked", "is_refused"),
+    [
+        ("none", None, True),
+        ("none", "1/2", True),
+        ("1/2", None, True),
+        ("1/2", "1/2", True),
+        ("1/2", "2/2", False),
+        ("1/2", "1/3", False),
+    ],
+)
+def test_who_may_work_beside_another_process(
+    held: str, asked: str | None, is_refused: bool, tmp_path: Path, corpora: dict[str, Any]
+) -> None:
+    command = [sys.executable, "-c", _HOLDER, str(tmp_path), held]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "held\n"
+        if is_refused:
+            with pytest.raises(DataError, match=r"another process is (preparing|staging part 1/2)"):
+                run(tmp_path, corpora, asked)
+        else:
+            run(tmp_path, corpora, asked)
+        holder.communicate("end\n")
+    run(tmp_path, corpora)
+
+
+def test_the_corpora_of_a_set_are_named_together(tmp_path: Path, corpora: dict[str, Any]) -> None:
+    run(tmp_path, corpora)
+    with pytest.raises(DataError, match=r"also holds b, and duplicates.*name these corpora too"):
+        run(tmp_path, {"a": corpora["a"]})
+    run(tmp_path, {"a": corpora["a"]}, "1/1")  # a part decides nothing
+
+
+def test_a_corpus_added_later_leaves_a_store_alone_whose_decisions_stand(
+    tmp_path: Path, corpora: dict[str, Any], content_of: Content
+) -> None:
+    run(tmp_path / "set", {"a": corpora["a"]})
+    before = content_of(tmp_path / "set" / "a")
+    run(tmp_path / "set", corpora)
+    assert content_of(tmp_path / "set" / "a") == before
+    run(tmp_path / "whole", corpora)
+    assert content_of(tmp_path / "set") == content_of(tmp_path / "whole")
+
+
+def test_a_corpus_added_later_is_compared_with_what_is_there(
+    tmp_path: Path, make_corpus: Callable[..., Any], content_of: Content
+) -> None:
+    texts = [f"{number} common text of some words" for number in range(30)]
+    first = make_corpus([[Document(text, f"b{i}", "y") for i, text in enumerate(texts)]])
+    later = make_corpus([[Document(text, f"a{i}", "x") for i, text in enumerate(texts[:4])]])
+    run(tmp_path / "set", {"b": first})
+    before = content_of(tmp_path / "set" / "b")
+    # Earlier in the order of the set, the new corpus takes documents from the store that is there.
+    with pytest.raises(DataError, match=r"00000.json was written when other documents.*overwrite"):
+        run(tmp_path / "set", {"a": later, "b": first})
+    assert content_of(tmp_path / "set" / "b") == before
+    assert verify_store(tmp_path / "set" / "b", "full")
+    manifests = run(tmp_path / "set", {"a": later, "b": first}, overwrite=True)
+    assert manifests["b"].rejects == {"duplicate text": 4}
+    run(tmp_path / "whole", {"a": later, "b": first})
+    assert content_of(tmp_path / "set") == content_of(tmp_path / "whole")
+
+
+def test_a_later_corpus_that_yields_to_the_first_needs_no_rebuild(
+    tmp_path: Path, make_corpus: Callable[..., Any]
+) -> None:
+    texts = [f"{number} common text of some words" for number in range(30)]
+    first = make_corpus([[Document(text, f"b{i}", "y") for i, text in enumerate(texts)]])
+    later = make_corpus([[Document(text, f"a{i}", "x") for i, text in enumerate(texts[:4])]])
+    run(tmp_path, {"b": first})
+    manifests = run(tmp_path, {"b": first, "a": make_corpus([["another"], *later_rows(later)])})
+    assert manifests["a"].rejects == {"duplicate text": 4}
+
+
+def later_rows(corpus: Any) -> list[Any]:
+    return [list(shard.content) for shard in corpus.raw]
+
+
+def test_a_rebuild_uses_staging_of_the_same_settings_again(
+    tmp_path: Path, corpora: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(tmp_path, corpora, "1/1")
+    unread = {
+        name: replace(corpus, raw=[replace(shard, fail_at=0) for shard in corpus.raw])
+        for name, corpus in corpora.items()
+    }
+    manifests = prepare(
+        tmp_path, unread, ByteLevel(), StorePolicy(0, 0), CLEANING, Job(overwrite=True)
+    )
+    assert manifests["a"].totals["train"].documents == 30
+
+
+def test_another_cleaning_is_refused(tmp_path: Path, corpora: dict[str, Any]) -> None:
+    run(tmp_path, corpora)
+    with pytest.raises(DataError, match=r"cleaning.near_duplicates.drop is False, asked for True"):
+        prepare(
+            tmp_path,
+            corpora,
+            ByteLevel(),
+            POLICY,
+            Cleaning(near_duplicates=NearDuplicates(num_perm=32, drop=True)),
+        )
+
+
+def test_documents_of_a_group_share_a_split(
+    tmp_path: Path, make_corpus: Callable[..., Any]
+) -> None:
+    rows = [Document(f"note {i}", f"n{i}", "x", group=f"patient {i % 12}") for i in range(120)]
+    run(tmp_path, {"notes": make_corpus([rows[:70], rows[70:]])})
+    splits: dict[int, set[str]] = {}
+    for path in (tmp_path / "notes").glob("*.idx"):
+        for key in read_index(path)["key"].tolist():
+            (number,) = (i for i in range(120) if document_key(f"n{i}") == key)
+            splits.setdefault(number % 12, set()).add(path.name.split(".")[1])
+    assert len(splits) == 12
+    assert all(len(found) == 1 for found in splits.values())
+    assert len(set().union(*splits.values())) == 3
+
+
+def test_the_manifest_names_the_code_and_its_rewriting_is_avoided(
+    tmp_path: Path,
+    corpora: dict[str, Any],
+    content_of: Content,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    manifests = run(tmp_path, corpora)
+    assert manifests["a"].code["version"] == version("biomamba")
+    before = content_of(tmp_path)
+    monkeypatch.setattr(store_module, "code_version", lambda: {"version": "99", "git": None})
+    run(tmp_path, corpora)
+    assert content_of(tmp_path) == before
+
+
+def test_a_damaged_manifest_is_written_again(
+    tmp_path: Path, corpora: dict[str, Any], content_of: Content
+) -> None:
+    run(tmp_path, corpora)
+    before = content_of(tmp_path)
+    (tmp_path / "a" / "MANIFEST.json").write_bytes(b"{}")
+    run(tmp_path, corpora)
+    assert content_of(tmp_path) == before
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        ({"num_workers": 0}, "num_workers is 0"),
+        ({"part": Part(1, 2), "overwrite": True}, "overwrite=true with part"),
+    ],
+)
+def test_impossible_jobs_are_refused(options: dict[str, Any], match: str) -> None:
+    with pytest.raises(ConfigError, match=match):
+        Job(**options)

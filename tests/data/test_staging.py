@@ -121,8 +121,8 @@ def test_differences_are_found_without_reading_raw_data(
     stage(rules, 1)
     shards = rules.corpus.shards()
     refuse_other_staging(rules, shards, rules.settings())
+    other = {**rules.settings(), "tokenizer": "other"}
     with pytest.raises(DataError, match="tokenizer is"):
-        other = {**rules.settings(), "tokenizer": "other"}
         refuse_other_staging(rules, shards, other)
     with pytest.raises(DataError, match="no such raw shard"):
         refuse_other_staging(rules, shards[:1], rules.settings())
