@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader
 
 from biomamba.data.batches import Batch
 from biomamba.data.budget import TokenBudget
-from biomamba.data.cleaning.firewall import Firewall
+from biomamba.data.cleaning.policy import Cleaning
 from biomamba.data.corpora.corpus import Corpus
 from biomamba.data.document import SplitRule
 from biomamba.data.evaluation_rows import DocumentRows
@@ -37,6 +37,11 @@ from biomamba.data.training_data import TrainingData
 from biomamba.runtime.errors import ConfigError
 from biomamba.runtime.ranks import is_rank_zero
 
+_NOTICE = (
+    "documents are streamed and judged one by one: duplicates and near-duplicates are not removed; "
+    "prepare token stores where that matters"
+)
+
 
 class StreamingDataModule(TrainingData):
     """Mix corpora into steps while they are read; validate on every source.
@@ -51,7 +56,7 @@ class StreamingDataModule(TrainingData):
         budget: Size of the run.
         seed: Selects the order.
         max_val_documents: Documents per source to validate on, the first that are found.
-        firewall: Benchmarks that are left out of all splits.
+        cleaning: Benchmarks that are left out of all splits; nothing else can be found in a stream.
         max_repetition: Passes over a source that each reader may begin; None for no limit.
         num_workers: Processes that read and tokenise on each rank, at most one for each of its
             readers; 0 reads in the main one.
@@ -68,8 +73,8 @@ class StreamingDataModule(TrainingData):
         reading: Reading,
         budget: TokenBudget,
         seed: int,
+        cleaning: Cleaning,
         max_val_documents: int,
-        firewall: Firewall | None = None,
         max_repetition: int | None = None,
         num_workers: int = 0,
     ) -> None:
@@ -82,6 +87,11 @@ class StreamingDataModule(TrainingData):
             )
         if max_repetition is not None and max_repetition < 1:
             raise ConfigError(f"max_repetition is {max_repetition}; use 1 or more, or null")
+        if cleaning.exact_duplicates or cleaning.near_duplicates is not None:
+            raise ConfigError(
+                "a stream cannot find duplicates: set cleaning.exact_duplicates=false and "
+                "cleaning.near_duplicates=null, as cleaning=stream does, or prepare token stores"
+            )
         if tokenizer.needs_texts:
             raise ConfigError(
                 "a stream needs a tokenizer that is ready: it cannot be trained on texts that are "
@@ -92,7 +102,8 @@ class StreamingDataModule(TrainingData):
         self._pools = sources
         self._tokenizer_source = tokenizer
         self._reading = reading
-        self._admission = Admission(split, firewall or Firewall())
+        self._cleaning = cleaning
+        self._admission = Admission(split, cleaning.firewall)
         self._seed = seed
         self._max_val_documents = max_val_documents
         self._max_repetition = max_repetition
@@ -208,10 +219,9 @@ class StreamingDataModule(TrainingData):
     @cached_property
     def _validation(self) -> list[DocumentRows]:
         if is_rank_zero():
-            Console(stderr=True).print(
-                "streaming: documents are judged one by one; duplicates and near-duplicates are "
-                "not removed (prepare token stores for that)"
-            )
+            console = Console(stderr=True)
+            for notice in [_NOTICE, *self._cleaning.notices()]:
+                console.print(f"note: {notice}")
         return [self._held_out(source) for source in self.plan.sources]
 
     def _held_out(self, source: StreamedSource) -> DocumentRows:

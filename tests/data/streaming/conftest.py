@@ -8,6 +8,7 @@ import pytest
 
 from biomamba.data.budget import TokenBudget
 from biomamba.data.cleaning.firewall import Firewall
+from biomamba.data.cleaning.policy import Cleaning
 from biomamba.data.corpora.corpus import Corpus
 from biomamba.data.document import SplitRule
 from biomamba.data.mixture import Mixture
@@ -84,6 +85,7 @@ def make_module(corpora: dict[str, Corpus]) -> Callable[..., StreamingDataModule
             "corpora": corpora,
             "tokenizer": ByteLevel(),
             "mixture": Mixture(WEIGHTS, block_size=200),
+            "cleaning": Cleaning(exact_duplicates=False),
             "split": SplitRule(val_permille=200, test_permille=100),
             "reading": Reading(num_readers=4, block_documents=8),
             "budget": BUDGET,

@@ -1,14 +1,18 @@
 """The split and the firewall of single documents."""
 
+import json
 from pathlib import Path
-from typing import Any
 
+import pytest
+
+from biomamba.data.cleaning.benchmarks.texts import TextColumns
 from biomamba.data.cleaning.firewall import Firewall
 from biomamba.data.document import SPLITS, Document, SplitRule, document_key
 from biomamba.data.streaming.admission import Admission
 
 RULE = SplitRule(val_permille=300, test_permille=200)
 ADMISSION = Admission(RULE, Firewall())
+ITEM = " ".join(f"word{number}" for number in range(40))
 
 
 def test_a_document_is_of_one_split_that_of_its_key() -> None:
@@ -22,3 +26,31 @@ def test_documents_of_a_group_share_a_split() -> None:
     documents = [Document("text", str(number), "test", "patient") for number in range(50)]
     expected = RULE.split_of(document_key("patient"))
     assert all(ADMISSION.is_of(expected, document) for document in documents)
+
+
+@pytest.fixture
+def guarded(tmp_path: Path) -> Admission:
+    """Keep out a benchmark of one item of 40 words."""
+    file = tmp_path / "items.jsonl"
+    file.write_text(json.dumps({"question": ITEM}) + "\n")
+    benchmark = TextColumns([str(file)], text_columns=["question"])
+    return Admission(RULE, Firewall({"house": benchmark}))
+
+
+def test_documents_with_an_item_of_a_benchmark_are_left_out(guarded: Admission) -> None:
+    texts = ["something else", f"before {ITEM} after", "more", ITEM.upper()]
+    documents = [Document(text, str(i), "test") for i, text in enumerate(texts)]
+    assert [d.id for d in guarded.without_benchmarks(documents)] == ["0", "2"]
+
+
+def test_the_batch_does_not_matter(guarded: Admission) -> None:
+    texts = [f"{i} {ITEM if i % 3 == 0 else 'nothing'}" for i in range(20)]
+    documents = [Document(text, str(i), "test") for i, text in enumerate(texts)]
+    alone = [d for document in documents for d in guarded.without_benchmarks([document])]
+    assert guarded.without_benchmarks(documents) == alone
+    assert len(alone) == 13
+
+
+def test_the_benchmark_is_part_of_the_settings(guarded: Admission) -> None:
+    assert guarded.settings() != ADMISSION.settings()
+    json.dumps(guarded.settings())

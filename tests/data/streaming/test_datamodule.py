@@ -11,6 +11,8 @@ import torch
 
 from biomamba.data.batches import Batch
 from biomamba.data.budget import TokenBudget
+from biomamba.data.cleaning.near_duplicates import NearDuplicates
+from biomamba.data.cleaning.policy import Cleaning
 from biomamba.data.document import SplitRule
 from biomamba.data.mixture import Mixture
 from biomamba.data.streaming.datamodule import StreamingDataModule
@@ -54,9 +56,9 @@ def test_it_says_that_duplicates_stay(
     make_module: Make, capsys: pytest.CaptureFixture[str]
 ) -> None:
     make_module().setup()
-    assert "duplicates and near-duplicates are not removed" in " ".join(
-        capsys.readouterr().err.split()
-    )
+    said = " ".join(capsys.readouterr().err.split())
+    assert "duplicates and near-duplicates are not removed" in said
+    assert "no benchmark is kept out" in said
 
 
 def test_the_tokenizer_is_saved_beside_a_model(
@@ -82,6 +84,11 @@ def test_sizes_and_stores_are_not_known(make_module: Make) -> None:
         ({"max_val_documents": 0}, "max_val_documents is 0"),
         ({"split": SplitRule(0, 10)}, "val_permille 0"),
         ({"max_repetition": 0}, "max_repetition is 0"),
+        ({"cleaning": Cleaning(exact_duplicates=True)}, "cannot find duplicates"),
+        (
+            {"cleaning": Cleaning(exact_duplicates=False, near_duplicates=NearDuplicates())},
+            "cannot find duplicates",
+        ),
         ({"tokenizer": TrainedBpe(300)}, "needs a tokenizer that is ready"),
     ],
 )

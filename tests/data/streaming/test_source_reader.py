@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from biomamba.data.document import SplitRule
+from biomamba.data.document import Document, SplitRule, document_key
+from biomamba.data.streaming.admission import Admission
 from biomamba.data.streaming.row_reader import StreamPlan
 from biomamba.data.streaming.source_reader import Piece, Reading, SourceReader
 from biomamba.data.tokenizer import Tokenizer
@@ -163,6 +164,24 @@ def test_other_splits_are_never_read(make_plan: Make, byte_tokenizer: Tokenizer)
     rule = SplitRule(300, 300)
     assert keys[300] == {key for key in keys[0] if rule.split_of(key) == "train"}
     assert 0 < len(keys[300]) < len(keys[0])
+
+
+@pytest.mark.parametrize("block_documents", [3, 8])
+def test_documents_of_a_benchmark_leave_no_gap(
+    block_documents: int, make_plan: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def drop_some(self: Admission, documents: list[Document]) -> list[Document]:
+        return [document for document in documents if document_key(document.id) % 3]
+
+    plan = make_plan(block_documents=block_documents, rule=SplitRule(0, 0))
+    every = {piece.key for piece in reader_of(plan, 1, 0).take(50_000)}
+    monkeypatch.setattr(Admission, "without_benchmarks", drop_some)
+    read = reader_of(plan, 1, 0)
+    kept: set[int] = set()
+    while read.position[0] < 2:
+        kept |= {piece.key for piece in read.take(50)}
+        read = reader_of(plan, 1, 0, read.position)
+    assert kept == {key for key in every if key % 3}
 
 
 @pytest.mark.parametrize(
