@@ -16,8 +16,10 @@ from rich.console import Console
 
 from biomamba.config.build import build
 from biomamba.config.cli import run_cli
+from biomamba.data.cleaning.contamination import findings
 from biomamba.data.parts import Part
-from biomamba.data.preparation import Job, prepare, summary
+from biomamba.data.preparation import CONTAMINATION_NAME, Job, prepare, summary
+from biomamba.data.sealed import read_sealed
 
 
 def main(cfg: DictConfig) -> None:
@@ -26,8 +28,9 @@ def main(cfg: DictConfig) -> None:
     part = None if cfg.part is None else Part.parse(cfg.part)
     for notice in cleaning.notices():
         Console(stderr=True).print(f"note: {notice}", highlight=False, markup=False)
+    folder = Path(cfg.paths.data_dir) / cfg.name
     manifests = prepare(
-        Path(cfg.paths.data_dir) / cfg.name,
+        folder,
         {name: build(node) for name, node in cfg.corpora.items()},
         build(cfg.tokenizer),
         build(cfg.split),
@@ -36,6 +39,8 @@ def main(cfg: DictConfig) -> None:
     )
     if part is None:
         Console().print(summary(manifests))
+        for line in findings(read_sealed(folder / CONTAMINATION_NAME)):
+            print(line)
     else:
         print(f"part {part} is staged; when all parts are, run without `part` to finish")
 

@@ -43,6 +43,23 @@ def contamination_report(
     }
 
 
+def findings(report: dict[str, Any]) -> list[str]:
+    """Return what a user should read of a report, a line each."""
+    near = report["near_duplicates"]
+    lines = [
+        f"{near['documents']:,} documents in {near['clusters']:,} clusters of near-duplicates, "
+        f"the largest of {near['largest']:,}; "
+        f"{near['moved_to_the_split_of_their_cluster']:,} documents changed split for their sake"
+    ]
+    for name, benchmark in report["benchmarks"].items():
+        num_documents = sum(counts["any rule"] for counts in benchmark["documents"].values())
+        lines.append(
+            f"benchmark {name}: {benchmark['items_found']:,} of {benchmark['items']:,} items found; "
+            f"documents left out for it: {num_documents:,}"
+        )
+    return lines
+
+
 @dataclass(frozen=True)
 class _Match:
     """One document and the items of one benchmark that were found in it.

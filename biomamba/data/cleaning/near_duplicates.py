@@ -1,4 +1,11 @@
-"""Near-duplicate texts: MinHash over word n-grams, candidates by bands of equal values."""
+"""Near-duplicate texts: MinHash over word n-grams, linked where a band of values is equal.
+
+Links are not verified. On 13,450 PubMed abstracts (90 million pairs) the defaults linked 13 pairs,
+all of them copies (similarity 0.73 to 1), and found 99.8, 94 and 57 % of abstracts after edits to
+2, 5 and 10 % of the words; runs of 5 words found 90, 37 and 3 %. False links grow with the square
+of the number of documents: at threshold 0.5 they would join most of 24 million abstracts into one
+cluster. See docs/results/contamination.md.
+"""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from biomamba.data.cleaning.benchmarks.texts import TextColumns
-from biomamba.data.cleaning.contamination import contamination_report
+from biomamba.data.cleaning.contamination import contamination_report, findings
 from biomamba.data.cleaning.decisions import ShardTable, decide
 from biomamba.data.cleaning.firewall import Firewall
 from biomamba.data.cleaning.near_duplicates import NearDuplicates
@@ -103,6 +103,18 @@ def test_the_report_counts_what_was_found_and_names_it(cleaning: Cleaning) -> No
             "items": ["q1", "q3"],
             "ngrams": 3,
         },
+    ]
+
+
+def test_findings_are_told_in_a_line_each(cleaning: Cleaning) -> None:
+    documents = [Document(f"{SECRET} {i}", str(i), "web") for i in range(3)]
+    tables = [table("pages", "web", documents, cleaning)]
+    report = contamination_report(tables, decide(tables, cleaning, RULE), cleaning, RULE)
+
+    assert findings(report) == [
+        "0 documents in 0 clusters of near-duplicates, the largest of 0; "
+        "0 documents changed split for their sake",
+        "benchmark house: 2 of 3 items found; documents left out for it: 3",
     ]
 
 

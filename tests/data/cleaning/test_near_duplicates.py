@@ -1,5 +1,11 @@
 """MinHash against datasketch and against the Jaccard similarity that it estimates."""
 
+import gzip
+import json
+import re
+from itertools import islice, pairwise
+from pathlib import Path
+
 import numpy as np
 import pytest
 from datasketch import MinHash, MinHashLSH
@@ -120,3 +126,32 @@ def test_bands_of_a_text_do_not_depend_on_its_batch() -> None:
 def test_senseless_options_are_refused(options: dict[str, float], words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         NearDuplicates(**options)  # type: ignore[arg-type]
+
+
+def test_real_abstracts_are_found_after_edits_and_not_confused(real_data: Path) -> None:
+    path = real_data / "pubmed-abstracts-cohen2006" / "abstracts.jsonl.gz"
+    with gzip.open(path, "rt", encoding="utf-8") as file:
+        texts = [json.loads(line)["abstract"] for line in islice(file, 1_500)]
+    generator = np.random.default_rng(3)
+    found = bands(NearDuplicates(), texts + [edited(text, 0.05, generator) for text in texts])
+    num_found = sum(shares_a_band(found, i, len(texts) + i) for i in range(len(texts)))
+    sets = [word_pairs(text) for text in texts]
+    linked = {
+        (i, j)
+        for column in found[: len(texts)].T
+        for i in np.flatnonzero(np.isin(column, repeated(column)))
+        for j in np.flatnonzero(column == column[i])
+        if i < j
+    }
+
+    assert num_found > 0.9 * len(texts)
+    assert all(len(sets[i] & sets[j]) > 0.5 * len(sets[i] | sets[j]) for i, j in linked)
+
+
+def repeated(values: np.ndarray) -> np.ndarray:
+    unique, counts = np.unique(values, return_counts=True)
+    return unique[counts > 1]
+
+
+def word_pairs(text: str) -> set[tuple[str, str]]:
+    return set(pairwise(re.findall(r"\w+", text.casefold())))
