@@ -45,17 +45,16 @@ def main(cfg: DictConfig) -> None:
     elif asked:
         print_document(ledger, str(cfg[asked[0]]), cfg.source)
     else:
-        print_summary(ledger, Path(cfg.run) / "run.json")
+        print_summary(Path(cfg.run), ledger)
 
 
-def print_summary(ledger: Ledger, record_path: Path) -> None:
+def print_summary(run: Path, ledger: Ledger) -> None:
     """Print what the run has trained on, after a comparison with its own record."""
-    record: dict[str, Any] = {}
-    if record_path.is_file():
-        record = json.loads(record_path.read_text(encoding="utf-8"))
+    path = run / "run.json"
+    record: dict[str, Any] = json.loads(path.read_text("utf-8")) if path.is_file() else {}
     found = totals(ledger)
     if not ledger.gaps and not ledger.num_unfinished_steps:
-        check_realised(found, record.get("realised", {}), record_path)
+        check_realised(found, record.get("realised", {}), path)
     sources = record.get("sources", {})
     print(summary(found, {name: source["num_tokens"] for name, source in sources.items()}))
 
@@ -105,7 +104,8 @@ def print_comparison(first: str, ledger: Ledger, second: str) -> None:
     ends = (ledger.end_step, other.end_step)
     print(comparison(first, second, compare(ledger, other), last_steps=ends))
     for run, each in ((first, ledger), (second, other)):
-        print(f"\n{run}:\n\n{summary(totals(each), {})}")
+        print(f"\n{run}:\n")
+        print_summary(Path(run), each)
 
 
 if __name__ == "__main__":

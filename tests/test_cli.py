@@ -6,14 +6,23 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from omegaconf import DictConfig
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from biomamba.config.build import build
+from biomamba.config.compose import compose_config
+from biomamba.data.document import document_key
+from biomamba.data.ledger import Ledger
+from biomamba.data.ledger_queries import totals
+from biomamba.data.store_reader import open_stores
+from biomamba.data.token_split import TokenSplit
 from biomamba.evaluation.records import read_records
 from biomamba.model.backends.chunked import ChunkedSSD
 from biomamba.model.checkpoint import load_pretrained, save_pretrained
@@ -91,6 +100,7 @@ def test_the_curves_hold_every_figure_and_end_with_the_record(workspace: Path) -
         "train/lr/no_decay",
         "data/tokens",
         "data/token_share/biomedical",
+        "data/epochs/biomedical",
         "throughput/tokens_per_second",
         "throughput/data_wait_ratio",
         "system/peak_memory_gib",
@@ -116,6 +126,66 @@ def test_a_resumed_run_ends_with_the_weights_of_an_uninterrupted_one(workspace: 
         for run_id in ("base", "resumed")
     )
     assert resumed == whole
+    base, run_dir = workspace / "runs" / "t" / "base", workspace / "runs" / "t" / "resumed"
+    assert np.array_equal(ledger_entries(run_dir), ledger_entries(base))
+    assert realised(run_dir) == realised(base)
+
+
+def ledger_entries(run_dir: Path) -> NDArray[Any]:
+    ledger = Ledger(run_dir / "ledger")
+    assert (ledger.num_steps, ledger.gaps, ledger.num_unfinished_steps) == (8, [], 0)
+    return np.concatenate(list(ledger.chunks()))
+
+
+def realised(run_dir: Path) -> dict[str, dict[str, float]]:
+    found: dict[str, dict[str, float]] = json.loads((run_dir / "run.json").read_text())["realised"]
+    return found
+
+
+def test_the_record_counts_what_the_ledger_holds(workspace: Path) -> None:
+    run_dir = workspace / "runs" / "t" / "base"
+    sources = json.loads((run_dir / "run.json").read_text())["sources"]
+    in_ledger = totals(Ledger(run_dir / "ledger"))
+    assert {name: found["tokens"] for name, found in realised(run_dir).items()} == {
+        name: found.tokens for name, found in in_ledger.items()
+    }
+    total = sum(found.tokens for found in in_ledger.values())
+    for name, found in realised(run_dir).items():
+        assert found["share"] == in_ledger[name].tokens / total
+        assert found["epochs"] == in_ledger[name].tokens / sources[name]["num_tokens"]
+        begun = sum(times * count for times, count in in_ledger[name].repeats.items())
+        assert found["documents"] == begun
+
+
+def test_the_ledger_tells_seen_from_unseen_held_out_and_unknown(workspace: Path) -> None:
+    store = open_stores([str(workspace / "data" / "embedded" / "biomedical")])
+    in_split = {name: TokenSplit.open(store, name).keys.tolist() for name in ("train", "test")}
+    entries = ledger_entries(workspace / "runs" / "t" / "base")
+    seen = entries["key"][entries["source"] == 0].tolist()
+    corpus = build(compose_config("prepare").corpora.biomedical)
+    ids = {
+        document_key(document.id): document.id
+        for shard in corpus.shards()
+        for document in corpus.documents(shard)
+    }
+    asked = {
+        seen[0]: "TRAINED ON in 1 step(s)",
+        next(key for key in in_split["train"] if key not in seen): "not seen so far, it is in the",
+        in_split["test"][0]: "HELD OUT in the test split of data/embedded/biomedical",
+    }
+    for key, answer in asked.items():
+        question = ("run=runs/t/base", f"document='{ids[key]}'", "source=biomedical")
+        assert answer in succeed(workspace, "ledger", *question)
+    assert "not in the corpus" in succeed(workspace, "ledger", "run=runs/t/base", "pmid=1")
+    assert not (workspace / "outputs").exists()
+    assert not (workspace / ".hydra").exists()
+
+
+def test_a_damaged_ledger_is_named(workspace: Path) -> None:
+    subprocess.run(["cp", "-r", "runs/t/base", "runs/t/hurt"], check=True, cwd=workspace)
+    victim = min((workspace / "runs" / "t" / "hurt" / "ledger").iterdir())
+    victim.write_bytes(victim.read_bytes()[:-1])
+    assert f"{victim.name} is damaged or cut" in refusal(workspace, "ledger", "run=runs/t/hurt")
 
 
 def test_two_ranks_end_with_the_weights_of_one_process(workspace: Path) -> None:
@@ -136,6 +206,20 @@ def test_two_ranks_end_with_the_weights_of_one_process(workspace: Path) -> None:
     ]
     assert records[0]["after"] == pytest.approx(records[1]["after"], rel=1e-5)
     assert records[0]["data_fingerprint"] == records[1]["data_fingerprint"]
+    assert records[0]["realised"] == records[1]["realised"]
+    base, ranks = (workspace / "runs" / "t" / run_id for run_id in ("base", "ranks"))
+    assert np.array_equal(ledger_entries(ranks), ledger_entries(base))
+    # One process goes on behind the checkpoint in the middle, in the same folder.
+    (half,) = (ranks / "checkpoints").glob("step_*4.ckpt")
+    succeed(workspace, "train", "run_id=ranks", f"resume={half}", "name=t", *STEPS, *SMALL)
+    chunks = sorted(path.name for path in (ranks / "ledger").iterdir())
+    assert [name.split(".", 1)[1] for name in chunks] == [
+        "rank-0-of-2.ledger",
+        "rank-1-of-2.ledger",
+        "rank-0-of-1.ledger",
+    ]
+    assert np.array_equal(ledger_entries(ranks), ledger_entries(base))
+    assert realised(ranks) == realised(base)
 
 
 def test_evaluation_sets_two_models_side_by_side(workspace: Path) -> None:

@@ -46,7 +46,7 @@ def ask(
 
 def test_without_a_question_the_run_is_summed_up(ask: Ask) -> None:
     lines = ask().splitlines()
-    assert "6 steps recorded, to step 6" in lines[0]
+    assert "6 steps recorded, the last is step 5" in lines[0]
     pubmed = [cell.strip() for cell in lines[4].strip("|").split("|")]
     assert pubmed == ["pubmed", "24", "50.00%", "0.750", "2", "1x: 1, 2x: 1"]
 

@@ -12,7 +12,8 @@ _MAX_REPEATS = 8
 
 def coverage(ledger: Ledger) -> str:
     """Say which steps the ledger records, and which it does not."""
-    lines = [f"{ledger.folder}: {ledger.num_steps:,} steps recorded, to step {ledger.end_step:,}"]
+    last = ledger.end_step - 1
+    lines = [f"{ledger.folder}: {ledger.num_steps:,} steps recorded, the last is step {last:,}"]
     lines += [f"steps {first:,} to {end - 1:,} are NOT recorded" for first, end in ledger.gaps]
     if ledger.num_unfinished_steps:
         lines.append(
@@ -25,7 +26,7 @@ def coverage(ledger: Ledger) -> str:
 def summary(found: Mapping[str, SourceTotals], epoch_tokens: Mapping[str, int]) -> str:
     """Return tokens, share, epochs and repetition of each source; epochs where they are known."""
     total = max(1, sum(source.tokens for source in found.values()))
-    header = ["source", "tokens", "share", "epochs", "documents", "begun times: documents"]
+    header = ["source", "tokens", "share", "epochs", "documents", "times begun: documents"]
     rows = [
         [
             name,

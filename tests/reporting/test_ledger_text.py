@@ -30,7 +30,7 @@ def test_coverage_tells_what_is_not_recorded() -> None:
         num_unfinished_steps=7,
     )
     first, second, third = coverage(ledger).splitlines()
-    assert first == "runs/x/ledger: 1,100 steps recorded, to step 1,200"
+    assert first == "runs/x/ledger: 1,100 steps recorded, the last is step 1,199"
     assert second == "steps 0 to 99 are NOT recorded"
     assert third.startswith("7 further steps were not written by all ranks")
 
