@@ -54,8 +54,8 @@ def findings(report: dict[str, Any]) -> list[str]:
     for name, benchmark in report["benchmarks"].items():
         num_documents = sum(counts["any rule"] for counts in benchmark["documents"].values())
         lines.append(
-            f"benchmark {name}: {benchmark['items_found']:,} of {benchmark['items']:,} items found; "
-            f"documents left out for it: {num_documents:,}"
+            f"benchmark {name}: {benchmark['items_found']:,} of {benchmark['items']:,} items "
+            f"found; documents left out for it: {num_documents:,}"
         )
     return lines
 

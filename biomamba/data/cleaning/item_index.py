@@ -1,5 +1,6 @@
 """Look up benchmark items by PMID, title and word n-gram for a batch of documents at once."""
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
@@ -125,6 +126,16 @@ class ItemIndex:
             needed=np.minimum(np.bincount(ngrams.items, minlength=len(items)), min_ngrams),
             may_match=may_match,
         )
+
+    def summary(self) -> str:
+        """Say how many items are kept out, and how many only their PMID or title can find."""
+        counts = Counter(benchmark for benchmark, _ in self.names)
+        parts = ", ".join(f"{name} ({count:,} items)" for name, count in counts.items())
+        num_short = int(np.count_nonzero(self.needed == 0))
+        short = (
+            f"; {num_short:,} items have fewer than {self.ngram_words} words" if num_short else ""
+        )
+        return f"kept out of these documents: {parts}{short}"
 
     def hits(self, documents: Sequence[Document], words: HashRows) -> Hits:
         """Return the pairs of document and item of a batch, as HIT_DTYPE."""

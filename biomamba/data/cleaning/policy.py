@@ -54,13 +54,17 @@ class Cleaning:
         }
 
     def notices(self) -> list[str]:
-        """Return what a user should be told when documents are prepared under this policy."""
-        if self.firewall.benchmarks:
-            return []
-        return [
-            "no benchmark is kept out of these documents: evaluations may meet texts seen in "
-            "training; name the benchmarks with benchmark=[pubmedqa,bioasq,wikitext,...]"
-        ]
+        """Return what a user should know before documents are prepared under this policy.
+
+        Raises:
+            DataError: If a benchmark file is missing or malformed.
+        """
+        if not self.firewall.benchmarks:
+            return [
+                "no benchmark is kept out of these documents: evaluations may meet texts seen in "
+                "training; name the benchmarks with benchmark=[pubmedqa,bioasq,wikitext,...]"
+            ]
+        return [self.firewall.index.summary()]
 
     def marks(self, documents: Sequence[Document]) -> Marks:
         """Mark a batch of documents; a few hundred at a time are fastest."""

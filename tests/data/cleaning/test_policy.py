@@ -2,14 +2,18 @@
 
 import json
 import pickle
+from pathlib import Path
 
 import numpy as np
+import pytest
 
+from biomamba.data.cleaning.benchmarks.texts import TextColumns
 from biomamba.data.cleaning.firewall import Firewall
 from biomamba.data.cleaning.item_index import HIT_DTYPE
 from biomamba.data.cleaning.near_duplicates import NearDuplicates, bands_and_rows
 from biomamba.data.cleaning.policy import Cleaning
 from biomamba.data.document import Document
+from biomamba.runtime.errors import DataError
 
 DOCUMENTS = [
     Document(text, str(place), "web") for place, text in enumerate(["One two.", "", "one TWO", "x"])
@@ -64,7 +68,20 @@ def test_a_firewall_without_benchmarks_is_told() -> None:
     (notice,) = Cleaning().notices()
 
     assert "benchmark=[" in notice
-    assert not Cleaning(firewall=Firewall({"set": object()})).notices()  # type: ignore[dict-item]
+
+
+def test_what_is_kept_out_is_told_after_its_files_were_read(tmp_path: Path) -> None:
+    path = tmp_path / "set.csv"
+    path.write_text("q\nshort\n" + "long " * 13 + "\n")
+    benchmark = TextColumns([str(path)], ["q"])
+    (notice,) = Cleaning(firewall=Firewall({"house": benchmark})).notices()
+    path.unlink()
+
+    assert notice == (
+        "kept out of these documents: house (2 items); 1 items have fewer than 13 words"
+    )
+    with pytest.raises(DataError, match="does not exist"):
+        Cleaning(firewall=Firewall({"house": benchmark})).notices()
 
 
 def test_the_policy_travels_to_worker_processes() -> None:
