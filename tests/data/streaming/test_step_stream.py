@@ -45,8 +45,8 @@ def run(
     for rank in range(world_size):
         readers = readers_of(rank, world_size, plan)
         loader = StreamLoader(plan, readers, positions or {}, start, num_workers)
-        for global_step, part in zip(steps, loader, strict=stop == NUM_STEPS):
-            global_step += part
+        for step, part in zip(range(stop - start), loader, strict=stop == NUM_STEPS):
+            steps[step] += part
         behind |= loader.positions_after(stop)
     return [digest(step) for step in steps], behind
 
@@ -118,5 +118,5 @@ def test_ranks_that_cannot_share_the_readers_are_refused(make_plan: Make) -> Non
 
 
 def test_readers_that_cannot_share_the_rows_are_refused(make_plan: Make) -> None:
-    with pytest.raises(ConfigError, match="8 rows .* no multiple of num_readers = 16"):
+    with pytest.raises(ConfigError, match=r"8 rows .* no multiple of num_readers = 16"):
         readers_of(0, 1, make_plan(num_readers=16))
