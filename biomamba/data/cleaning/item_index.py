@@ -1,7 +1,7 @@
 """Look up benchmark items by PMID, title and word n-gram for a batch of documents at once."""
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 
@@ -50,14 +50,15 @@ class Lookup:
 
     @classmethod
     def of(
-        cls, hashes: Iterable[int] | Hashes, items: Iterable[int] | NDArray[np.int64]
+        cls, hashes: Sequence[int] | Hashes, items: Sequence[int] | NDArray[np.int64]
     ) -> "Lookup":
         """Sort pairs of hash and item, each pair once."""
-        pairs = np.stack(
-            [np.asarray(hashes, np.uint64), np.asarray(items, np.int64).astype(np.uint64)], axis=1
-        )
-        unique = np.unique(pairs.reshape(-1, 2), axis=0)
-        return cls(np.ascontiguousarray(unique[:, 0]), unique[:, 1].astype(np.int64))
+        keys, places = np.asarray(hashes, np.uint64), np.asarray(items, np.int64)
+        order = np.lexsort((places, keys))
+        keys, places = keys[order], places[order]
+        is_new = np.ones(keys.size, np.bool_)
+        is_new[1:] = (keys[1:] != keys[:-1]) | (places[1:] != places[:-1])
+        return cls(keys[is_new], places[is_new])
 
     def contains(self, hashes: Hashes) -> NDArray[np.bool_]:
         """Return which hashes belong to an item."""
