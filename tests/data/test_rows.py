@@ -3,6 +3,7 @@
 import csv
 import gzip
 import json
+from collections import Counter
 from collections.abc import Callable
 from hashlib import sha256
 from pathlib import Path
@@ -141,6 +142,33 @@ def test_a_flipped_bit_in_a_checked_parquet_page_stops(tmp_path: Path) -> None:
     path.write_bytes(content)
     with pytest.raises(DataError, match=r"a\.parquet"):
         read(path)
+
+
+def test_no_flipped_bit_of_a_parquet_footer_passes_as_other_rows(tmp_path: Path) -> None:
+    """The footer has no checksum of its own; a third of its bits is tried."""
+    path = tmp_path / "a.parquet"
+    write_parquet(path)
+    whole = path.read_bytes()
+    num_bytes = int.from_bytes(whole[-8:-4], "little") + 8
+    outcomes: Counter[str] = Counter()
+    for place in range(8 * (len(whole) - num_bytes), 8 * len(whole), 3):
+        bit = 1 << place % 8
+        content = bytearray(whole)
+        content[place // 8] ^= bit
+        path.write_bytes(content)
+        try:
+            rows = read(path)
+        except DataError as error:
+            outcomes["named" if "a.parquet" in str(error) else "nameless"] += 1
+            continue
+        values = [value for row in rows if isinstance(row, dict) for value in row.values()]
+        is_refused = any(
+            isinstance(row, Reject) or row.keys() != {"id", "text"} for row in rows
+        ) or not all(isinstance(value, str) for value in values)
+        outcomes["same" if rows == ROWS else "refused later" if is_refused else "changed"] += 1
+
+    assert set(outcomes) == {"named", "same", "refused later"}
+    assert sum(outcomes.values()) == -(-8 * num_bytes // 3)
 
 
 def test_a_pattern_stands_for_sorted_files(tmp_path: Path) -> None:

@@ -26,6 +26,7 @@ INTACT = [
     "<0.001; <or= 5; </= 140/90",
     "AT&T, R&D; &c.; &ltx",
     "x <i y, x </= y",
+    "x </b y, then a<b",
     "1 < i < n, 2 < b < m",
 ]
 MENDED = [

@@ -4,7 +4,6 @@ import csv
 import gzip
 import io
 import logging
-from collections import Counter, defaultdict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,10 +11,12 @@ from typing import Any
 import pytest
 
 from biomamba.data.corpora.mimic_note import MimicNotes
-from biomamba.data.document import Document, Reject
+from biomamba.data.document import SPLITS, Document, Reject, document_key
 from biomamba.data.preparation import prepare
 from biomamba.data.rows import LocalRows
 from biomamba.data.store import StorePolicy
+from biomamba.data.store_reader import open_stores
+from biomamba.data.token_split import TokenSplit
 from biomamba.data.tokenizer_source import ByteLevel
 from biomamba.runtime.errors import DataError
 
@@ -131,22 +132,22 @@ def test_no_message_holds_text_of_a_note(
 
 
 def test_all_notes_of_a_patient_share_a_split_over_both_kinds(tmp_path: Path) -> None:
-    rows = [note(subject, n, NOTE + str(n)) for subject in range(100, 130) for n in range(3)]
+    rows = [note(s, n, f"{NOTE} {s} {n}") for s in range(100, 160) for n in range(3)]
     reports = [row | {"note_id": row["note_id"].replace("DS", "RR")} for row in rows]
+    reports = [row | {"text": f"Report. {row['text']}"} for row in reports]
     corpora = {
         "discharge": corpus_of(write(tmp_path / "discharge.csv.gz", rows)),
         "radiology": corpus_of(write(tmp_path / "radiology.csv.gz", reports)),
     }
-    groups: defaultdict[str, set[str | None]] = defaultdict(set)
-    for corpus in corpora.values():
-        for row in corpus.documents(corpus.shards()[0]):
-            assert isinstance(row, Document)
-            groups[row.id].add(row.group)
-    assert {len(found) for found in groups.values()} == {1}
-    assert Counter(len(row["note_id"]) for row in rows)
-    assert {group for found in groups.values() for group in found} == {
-        str(subject) for subject in range(100, 130)
-    }
+    prepare(tmp_path / "set", corpora, ByteLevel(), StorePolicy(300, 300))
+    patients = {document_key(row["note_id"]): row["subject_id"] for row in rows + reports}
+    seen: dict[str, list[int]] = {}
+    for split in SPLITS:
+        stores = open_stores([str(tmp_path / "set" / name) for name in corpora])
+        seen[split] = [patients[key] for key in TokenSplit.open(stores, split).keys.tolist()]
+
+    assert sorted(p for split in SPLITS for p in seen[split]) == sorted(list(range(100, 160)) * 6)
+    assert all(len(seen[split]) == 6 * len(set(seen[split])) > 0 for split in SPLITS)
 
 
 def test_real_layout(real_data: Path) -> None:
