@@ -13,8 +13,11 @@ from fsspec.implementations import http
 from torch.utils.data import DataLoader, IterableDataset
 
 from biomamba.data import hub_faults
+from biomamba.data.corpora.columns import ColumnCorpus
 from biomamba.data.http_fetch import Patience
 from biomamba.data.hub_rows import HubRows
+from biomamba.data.store import StorePolicy
+from biomamba.data.tokenizer import Tokenizer
 from biomamba.runtime.errors import ConfigError, DataError
 
 COMMIT = "0" * 40
@@ -133,7 +136,10 @@ def test_a_stream_that_holds_something_else_is_named(make_rows: Callable[..., Hu
 @pytest.fixture(scope="module")
 def compressed() -> bytes:
     """JSON lines over 10 MB: `datasets` parses them in parts of that size."""
-    lines = [json.dumps({"id": i, "text": os.urandom(7_000).hex()}) + "\n" for i in range(1_000)]
+    lines = [
+        json.dumps({"id": i, "text": f"text {i}", "pad": os.urandom(7_000).hex()}) + "\n"
+        for i in range(1_000)
+    ]
     return gzip.compress("".join(lines).encode(), compresslevel=1)
 
 
@@ -151,7 +157,7 @@ def remote_rows(server: Any) -> HubRows:
     return HubRows(
         dataset="json",
         split="train",
-        columns=["id"],
+        columns=["id", "text"],
         data_files=[f"{server.url}f.json.gz"],
         patience=QUICK,
     )
@@ -201,6 +207,44 @@ def test_a_server_that_stays_away_ends_the_stream(remote: Any) -> None:
     remote.faults["f.json.gz"] = ["503"] * 50
     with pytest.raises(DataError, match="status 503, 3 failures in a row"):
         list(rows)
+
+
+@pytest.fixture
+def prepared(
+    remote: Any, tmp_path: Path, byte_tokenizer: Tokenizer, write_corpus: Callable[..., Any]
+) -> Callable[[str], Path]:
+    """Return write(name): the store of the served rows, written with the faults that are set."""
+
+    def _write(name: str) -> Path:
+        corpus = ColumnCorpus(remote_rows(remote), "test", "none", ["text"], "id")
+        write_corpus(tmp_path / name / "c", corpus, byte_tokenizer, StorePolicy(10, 10))
+        return tmp_path / name / "c"
+
+    return _write
+
+
+@pytest.mark.parametrize("fault", PASSING)
+def test_a_store_prepared_through_faults_is_the_same(
+    fault: str,
+    remote: Any,
+    prepared: Callable[[str], Path],
+    content_of: Callable[[Path], dict[str, bytes]],
+) -> None:
+    expected = content_of(prepared("calm"))
+    remote.faults["f.json.gz"], remote.late_faults["f.json.gz"] = [fault], [fault, fault]
+    assert content_of(prepared("stormy")) == expected
+    assert not remote.faults["f.json.gz"]
+    assert not remote.late_faults["f.json.gz"]
+
+
+@pytest.mark.parametrize("fault", ["403", "404"])
+def test_prepare_names_a_refusal_at_once(
+    fault: str, remote: Any, prepared: Callable[[str], Path]
+) -> None:
+    remote.late_faults["f.json.gz"] = [fault] * 50
+    with pytest.raises(DataError, match=rf"f\.json\.gz answers {fault}"):
+        prepared("refused")
+    assert len(remote.late_faults["f.json.gz"]) >= 48
 
 
 def test_a_failing_hub_is_asked_again_and_then_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,7 @@
 """The steps of a run: equal for any ranks, workers and interruptions."""
 
+import gzip
+import json
 from collections.abc import Callable
 from hashlib import sha256
 from typing import Any
@@ -9,6 +11,9 @@ import pytest
 
 from biomamba.data.batches import Batch
 from biomamba.data.budget import TokenBudget
+from biomamba.data.corpora.columns import ColumnCorpus
+from biomamba.data.http_fetch import Patience
+from biomamba.data.hub_rows import HubRows
 from biomamba.data.streaming.row_reader import Positions, StreamPlan
 from biomamba.data.streaming.step_stream import StreamLoader, readers_of
 from biomamba.runtime.errors import ConfigError, DataError
@@ -120,3 +125,32 @@ def test_ranks_that_cannot_share_the_readers_are_refused(make_plan: Make) -> Non
 def test_readers_that_cannot_share_the_rows_are_refused(make_plan: Make) -> None:
     with pytest.raises(ConfigError, match=r"8 rows .* no multiple of num_readers = 16"):
         readers_of(0, 1, make_plan(num_readers=16))
+
+
+@pytest.mark.parametrize("fault", ["429", "503", "drop", "hang", "refuse"])
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_faults_of_the_network_change_nothing(
+    fault: str, num_workers: int, make_plan: Make, fault_server: Any
+) -> None:
+    urls = []
+    for number in range(4):
+        rows = [{"text": f"{number}-{i} " + "x" * (i % 70)} for i in range(60)]
+        lines = "".join(json.dumps(row) + "\n" for row in rows)
+        fault_server.files[f"{number}.json.gz"] = gzip.compress(lines.encode())
+        urls.append(f"{fault_server.url}{number}.json.gz")
+    hub_rows = HubRows(
+        dataset="json",
+        split="train",
+        columns=["text"],
+        data_files=urls,
+        patience=Patience(attempts=5, first_pause_seconds=0.0, timeout_seconds=0.5),
+    )
+    plan = make_plan(
+        weights={"s": 1.0}, corpora={"s": ColumnCorpus(hub_rows, "test", "none", ["text"])}
+    )
+    calm, _ = run(plan, 1, 0)
+    faults = {f"{number}.json.gz": [fault, "", "", fault] for number in range(4)}
+    fault_server.faults |= faults
+    assert run(plan, 1, num_workers)[0] == calm
+    # Several epochs open every file several times, so that each has met both of its faults.
+    assert not any(fault_server.faults.values())
