@@ -231,7 +231,7 @@ def test_a_store_prepared_through_faults_is_the_same(
     content_of: Callable[[Path], dict[str, bytes]],
 ) -> None:
     expected = content_of(prepared("calm"))
-    remote.faults["f.json.gz"], remote.late_faults["f.json.gz"] = [fault], [fault, fault]
+    remote.faults["f.json.gz"], remote.late_faults["f.json.gz"] = [fault], [fault]
     assert content_of(prepared("stormy")) == expected
     assert not remote.faults["f.json.gz"]
     assert not remote.late_faults["f.json.gz"]
