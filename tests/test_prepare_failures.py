@@ -185,17 +185,24 @@ def test_an_interruption_from_the_keyboard_ends_all_processes(
     os.killpg(process.pid, signal.SIGINT)
     assert process.wait(60) == 130
     deadline = time.monotonic() + 30
-    with pytest.raises(ProcessLookupError):
-        while time.monotonic() < deadline:
-            os.killpg(process.pid, 0)
-            time.sleep(0.01)
+    while is_group_alive(process.pid) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert not is_group_alive(process.pid)
     assert not list(folder.rglob("*.tmp"))
     assert run(raw, folder, "num_workers=2").returncode == 0
     assert tree(folder / "set") == expected
 
 
+def is_group_alive(group: int) -> bool:
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
 @pytest.mark.parametrize("num_workers", [1, 2])
-@pytest.mark.parametrize("limit_bytes", [200_000, 450_000, 900_000])
+@pytest.mark.parametrize("limit_bytes", [200_000, 600_000])
 def test_want_of_room_is_one_error_and_a_rerun_completes(
     limit_bytes: int,
     num_workers: int,
@@ -293,7 +300,7 @@ def test_verification_tells_every_damaged_file(
     ]
     done = subprocess.run(verify, env=environment(), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("ok") == 2
+    assert done.stdout.count(" ok ") == 2
     store = tmp_path / "data" / "set" / "a"
     victim = store / "00001.train.bin"
     content = bytearray(victim.read_bytes())

@@ -6,6 +6,7 @@ locks that do not survive a fork.
 
 import os
 import signal
+import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -21,6 +22,7 @@ from biomamba.runtime.errors import BioMambaError, DataError
 
 Task = TypeVar("Task")
 Work = Callable[[Any], Iterator[int]]  # yields amounts of work done
+_LEAVE_SECONDS = 10
 
 
 @dataclass(frozen=True)
@@ -115,6 +117,8 @@ class _Pool(Generic[Task]):
         for process in self._workers.values():
             process.terminate()
         for connection, process in self._workers.items():
+            process.join(_LEAVE_SECONDS)
+            process.kill()
             process.join()
             connection.close()
 
@@ -137,6 +141,7 @@ def _num_cores() -> int:
 def _serve(connection: Connection, work: Work, num_threads: int) -> None:
     """Run a worker process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends its workers
+    signal.signal(signal.SIGTERM, _leave)
     Thread(target=_die_with_parent, daemon=True).start()
     os.environ["RAYON_NUM_THREADS"] = str(num_threads)
     os.environ["TOKENIZERS_PARALLELISM"] = "true" if num_threads > 1 else "false"
@@ -154,6 +159,10 @@ def _serve(connection: Connection, work: Work, num_threads: int) -> None:
             connection.send(RuntimeError(f"in the worker for {task}:\n{traceback.format_exc()}"))
         else:
             connection.send(None)
+
+
+def _leave(*_: object) -> None:
+    sys.exit(1)  # unwinds the work, which removes its temporary files
 
 
 def _die_with_parent() -> None:
