@@ -28,8 +28,8 @@ _RECORDS = ("PubmedArticle", "MedlineCitation", "PubmedBookArticle")
 # The last two come from expat for encodings it does not know.
 _FAULTS = (OSError, EOFError, zlib.error, ParseError, expat.ExpatError, LookupError, ValueError)
 _DELETIONS = ("DeleteCitation", "DeleteDocument")
-# The largest records, with thousands of authors and their addresses, have some MB.
-MAX_RECORD_BYTES = 1 << 26
+# 15,000 collaborators with their addresses are about 6 MB; 32 MiB of `<a/>` take below 1 GB.
+MAX_RECORD_BYTES = 1 << 25
 # Few living elements keep the garbage collector idle: 16 KiB parse twice as fast as 256 KiB.
 _BLOCK_BYTES = 1 << 14
 _MAX_PROLOG_BYTES = 1 << 20
