@@ -6,13 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import lightning
+import numpy as np
 import pytest
 import torch
 from lightning.pytorch.plugins.precision import MixedPrecision
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
-from biomamba.data.batches import Batch
+from biomamba.data.batches import PIECE_DTYPE, Batch
 from biomamba.model.backends.chunked import ChunkedSSD
 from biomamba.model.config import Mamba2Config
 from biomamba.model.mamba2 import Mamba2LM
@@ -49,6 +50,10 @@ def make_rows(num_rows: int, seed: int = 0) -> Batch:
         source=torch.arange(num_rows) % 2,
         num_bytes=torch.full((num_rows,), 5),
         row_ids=torch.arange(num_rows),
+        pieces=np.array(
+            [(row, row % 2, row, 0, LENGTH // 2) for row in range(num_rows) for _ in range(2)],
+            dtype=PIECE_DTYPE,
+        ),
     )
 
 
@@ -56,8 +61,12 @@ def cut(rows: Batch, micro_batch_size: int) -> list[Batch]:
     """Return the rows as micro-batches."""
     starts = range(0, len(rows.input_ids), micro_batch_size)
     fields = ("input_ids", "targets", "seq_idx", "source", "num_bytes", "row_ids")
+    row = rows.pieces["row"]
     return [
-        Batch(**{name: getattr(rows, name)[s : s + micro_batch_size] for name in fields})
+        Batch(
+            **{name: getattr(rows, name)[s : s + micro_batch_size] for name in fields},
+            pieces=rows.pieces[(row >= s) & (row < s + micro_batch_size)],
+        )
         for s in starts
     ]
 
@@ -125,11 +134,13 @@ def test_weights_do_not_depend_on_the_micro_batch_size(
         torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-7, msg=name)
 
 
-def test_source_tokens_count_scored_targets(tmp_path: Path) -> None:
+def test_scored_targets_and_documents_are_counted(tmp_path: Path) -> None:
     module = make_module(make_model())
     fit(module, [cut(make_rows(ROWS), 2)] * 2, tmp_path)
     # Rows 0 and 2 are pubmed with 12 and 8 targets, rows 1 and 3 web with 10 and 6; two steps.
     assert module.seen.tokens.tolist() == [40, 32]
+    # Two documents to a row.
+    assert module.seen.documents.tolist() == [8, 8]
 
 
 def test_learning_rate_follows_the_schedule(tmp_path: Path) -> None:
