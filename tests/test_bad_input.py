@@ -26,7 +26,7 @@ from biomamba.data.corpora.columns import ColumnCorpus
 from biomamba.data.corpora.corpus import Corpus
 from biomamba.data.corpora.medline import MedlineCorpus
 from biomamba.data.manifest import FORMAT_VERSION, MANIFEST_NAME, Manifest
-from biomamba.data.preparation import prepare
+from biomamba.data.preparation import Job, prepare
 from biomamba.data.rows import LocalRows
 from biomamba.data.sealed import read_sealed, write_sealed
 from biomamba.data.store import StorePolicy
@@ -170,6 +170,16 @@ def test_a_cut_file_is_named(fraction: float, name: str, tmp_path: Path, run: Ru
     (tmp_path / name).write_bytes(content[: int(len(content) * fraction)])
     with pytest.raises(DataError, match=rf"cannot read .*{name} to its end .*fetch .* again"):
         run(tmp_path / name)
+
+
+def test_a_cut_file_is_named_by_its_worker_too(tmp_path: Path) -> None:
+    for name in ("a.jsonl.gz", "b.jsonl.gz", "c.jsonl.gz"):
+        write_jsonl(tmp_path / name, texts(50))
+    content = (tmp_path / "b.jsonl.gz").read_bytes()
+    (tmp_path / "b.jsonl.gz").write_bytes(content[:-100])
+    corpora = {"raw": corpus_of(tmp_path / "*.jsonl.gz")}
+    with pytest.raises(DataError, match=r"cannot read .*b\.jsonl\.gz to its end"):
+        prepare(tmp_path / "set", corpora, ByteLevel(), POLICY, job=Job(num_workers=2))
 
 
 @pytest.mark.parametrize("name", ["a.jsonl", "a.csv"])

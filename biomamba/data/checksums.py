@@ -1,4 +1,4 @@
-"""Expected hashes of raw files, as `sha256sum` writes them and PhysioNet hands them out."""
+"""Expected hashes of raw files, as `sha256sum` and PhysioNet write them."""
 
 import re
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from pathlib import Path
 
 from biomamba.runtime.errors import DataError
 
-_LINE = re.compile(r"([0-9a-fA-F]{64}) [ *](.+)")
+_LINE = re.compile(r"([0-9a-fA-F]{64}) [ *]?(\S.*)")  # PhysioNet puts one blank
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Checksums:
 
     @classmethod
     def read(cls, path: Path) -> "Checksums":
-        """Read a file of lines `hash  name`.
+        """Read a file of lines `hash name`.
 
         Raises:
             DataError: If the file cannot be read, lists nothing or has a line of another form.
@@ -37,7 +37,7 @@ class Checksums:
             found = _LINE.fullmatch(line)
             if found is None:
                 raise DataError(
-                    f"{path}:{number} is no checksum; expected 64 hex digits, two blanks and a name"
+                    f"{path}:{number} is no checksum; expected 64 hex digits and a name"
                 )
             digests[(path.parent / found[2]).resolve()] = found[1].lower()
         if not digests:

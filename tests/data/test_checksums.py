@@ -30,10 +30,12 @@ def test_what_sha256sum_writes_is_read(tmp_path: Path) -> None:
         checksums.check(raw, sha256(b"y").hexdigest())
 
 
-def test_the_binary_mark_and_upper_case_are_read(tmp_path: Path) -> None:
+@pytest.mark.parametrize("gap", ["  ", " *", " "])
+def test_every_writer_is_read(gap: str, tmp_path: Path) -> None:
+    """As text, as binary, and as PhysioNet writes it; upper case as other tools do."""
     digest = sha256(b"x").hexdigest()
-    checksums = Checksums.read(write(tmp_path, f"{digest.upper()} *a.csv\n"))
-    checksums.check(tmp_path / "a.csv", digest)
+    checksums = Checksums.read(write(tmp_path, f"{digest.upper()}{gap}note/a.csv\n"))
+    checksums.check(tmp_path / "note" / "a.csv", digest)
 
 
 def test_a_file_that_is_not_listed_is_refused(tmp_path: Path) -> None:
