@@ -40,7 +40,8 @@ def main(cfg: DictConfig) -> None:
         folders = set_folders(folder)
         problems.extend(check_set_files(folder))
     else:
-        folders = [Path(store) for store in cfg.stores]
+        stores = [cfg.stores] if isinstance(cfg.stores, str) else cfg.stores
+        folders = [Path(store) for store in stores]
     checks = check(folders)
     Console().print(table(checks))
     problems.extend(problem for check in checks for problem in check.problems)

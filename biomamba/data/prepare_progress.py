@@ -68,10 +68,12 @@ class Phase:
         self._started: set[int] = set()
         self._work = 0.0
         self._left = sum(sizes.values())
-        self._begin = time.monotonic()
+        self._begin: float | None = None
 
     def rows(self, number: int, num_rows: int) -> None:
         """Count rows of shard `number`."""
+        if self._begin is None:  # lines of later corpora stand still until their turn comes
+            self._begin = time.monotonic()
         self._started.add(number)
         self._num_rows += num_rows
         self._show()
@@ -87,7 +89,7 @@ class Phase:
         self._show()
 
     def _show(self) -> None:
-        seconds = time.monotonic() - self._begin
+        seconds = 0.0 if self._begin is None else time.monotonic() - self._begin
         parts = [f"{self._num_rows / seconds:,.0f} rows/s"] if self._num_rows and seconds else []
         if self._work and self._left > 0:
             parts.append(f"{_duration(seconds * self._left / self._work)} left")

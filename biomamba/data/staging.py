@@ -182,7 +182,6 @@ def _stage(
     settings, fingerprint = asked
     try:
         staged.folder.mkdir(parents=True, exist_ok=True)
-        staged.record_path.unlink(missing_ok=True)
         with StageWriter(staged, rules.tokenizer, rules.cleaning) as writer:
             yield from writer.write(rules.corpus.documents(task.shard))
             _check_damage(writer, task.shard.name, rules.max_bad_fraction)

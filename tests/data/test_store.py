@@ -15,6 +15,7 @@ from biomamba.data import store as store_module
 from biomamba.data.cleaning.policy import Cleaning
 from biomamba.data.document import Document, Reject
 from biomamba.data.manifest import Manifest, ShardRecord, read_index, verify_store
+from biomamba.data.sealed import read_sealed, write_sealed
 from biomamba.data.store import Store, StorePolicy
 from biomamba.data.tokenizer import Tokenizer
 from biomamba.runtime.errors import ConfigError, DataError
@@ -250,6 +251,19 @@ def test_what_a_crash_left_is_removed(
     (folder / name).write_bytes(b"left")
     write(folder, corpus, only_train)
     assert content_of(folder) == content_of(tmp_path / "whole")
+
+
+def test_a_store_of_an_older_version_is_refused_and_can_be_rebuilt(
+    tmp_path: Path, corpus: Any, write: Callable[..., Any]
+) -> None:
+    manifest = write(tmp_path / "a", corpus)
+    path = tmp_path / "a" / "00001.json"
+    old = read_sealed(path)
+    del old["decisions"]
+    write_sealed(path, old)
+    with pytest.raises(DataError, match=r"00001.json is no shard record of.*overwrite=true"):
+        write(tmp_path / "a", corpus)
+    assert write(tmp_path / "a", corpus, overwrite=True) == manifest
 
 
 def test_overwrite_rebuilds_with_other_settings(
