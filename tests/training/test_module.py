@@ -104,17 +104,18 @@ def make_loader(items: Sequence[Any]) -> DataLoader[Any]:
     return DataLoader(items, batch_size=None)  # type: ignore[arg-type]
 
 
-def test_a_step_equals_plain_pytorch(tmp_path: Path) -> None:
+@pytest.mark.parametrize("max_grad_norm", [0.5, 1_000.0])  # clipped, and its size as it is
+def test_a_step_equals_plain_pytorch(tmp_path: Path, max_grad_norm: float) -> None:
     rows = make_rows(ROWS)
     expected = make_model()
     optimizer = SETTINGS.build(expected)
     logits = expected(rows.input_ids, rows.seq_idx)
     # cross_entropy with mean reduction divides by the number of scored targets.
     F.cross_entropy(logits.flatten(0, 1), rows.targets.flatten(), ignore_index=-100).backward()
-    torch.nn.utils.clip_grad_norm_(expected.parameters(), 0.5)
+    torch.nn.utils.clip_grad_norm_(expected.parameters(), max_grad_norm)
     optimizer.step()
     trained = make_model()
-    fit(make_module(trained), [[rows]], tmp_path)
+    fit(make_module(trained, objective=Objective(max_grad_norm)), [[rows]], tmp_path)
     for (name, found), wanted in zip(
         trained.named_parameters(), expected.parameters(), strict=True
     ):
