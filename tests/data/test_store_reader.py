@@ -1,11 +1,12 @@
 """Opening stores that belong together."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from biomamba.data.manifest import Manifest
+from biomamba.data.manifest import FileRecord, Manifest
 from biomamba.data.store import StorePolicy
 from biomamba.data.store_reader import content_fingerprint, open_stores, verify_stores
 from biomamba.data.tokenizer import Tokenizer
@@ -49,6 +50,19 @@ def test_the_fingerprint_follows_the_content(write_store: Callable[..., Path]) -
     first, _, third = (store.fingerprint for store in open_stores(folders))
     again = open_stores(folders[:1])[0].fingerprint
     assert first == again != third
+
+
+def test_the_fingerprint_is_that_of_the_content_alone(write_store: Callable[..., Path]) -> None:
+    folder = write_store("a", ["text"])
+    before = open_stores([str(folder)])[0].fingerprint
+    manifest = Manifest.read(folder)
+    files = manifest.files | {"00000.json": FileRecord(1, "of a record in other words")}
+    later = replace(manifest, code={"version": "99"}, licence="other", files=files)
+    later.write(folder)
+    assert open_stores([str(folder)])[0].fingerprint == before
+    changed = manifest.files | {"00000.train.bin": FileRecord(10, "other tokens")}
+    replace(manifest, files=changed).write(folder)
+    assert open_stores([str(folder)])[0].fingerprint != before
 
 
 def test_verification_covers_every_store(write_store: Callable[..., Path]) -> None:
