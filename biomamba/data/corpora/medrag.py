@@ -2,10 +2,13 @@
 
 import re
 from html import unescape
+from typing import Any
 
 from biomamba.data.corpora.pubmed import PubMedAbstracts
 from biomamba.data.rows import RowSource
 
+# Goes up when the same row would give another text.
+_VERSION = 1
 # MedRAG's reader drops every `>`: `10<sup>-5</sup>` is stored as `10<sup-5</sup`. Its titles keep
 # theirs. A `<` of the article itself is still written as `&lt;`.
 _TAG = re.compile(r"<(/?)(sup|sub|i|b|u)(>?)")
@@ -48,6 +51,10 @@ class MedRag(PubMedAbstracts):
             min_chars=min_chars,
             domain=domain,
         )
+
+    def settings(self) -> dict[str, Any]:
+        """Return everything that decides the documents, apart from the raw bytes."""
+        return super().settings() | {"mending_version": _VERSION}
 
     def clean_text(self, value: str) -> str:
         """Take the remains of tags out, resolve entities and join runs of spaces."""

@@ -106,6 +106,7 @@ def test_a_row_becomes_a_document_under_its_pmid(rows_of: Callable[..., LocalRow
     corpus = MedRag(rows_of([row]), "none")
     (document,) = corpus.documents(corpus.shards()[0])
     assert document == Document("E. coli\n\n105", "21", "pubmed")
+    assert corpus.settings()["mending_version"] == 1
 
 
 def line_based(text: str) -> Iterator[tuple[str, Fields]]:
