@@ -5,6 +5,7 @@ part of a step, so the entries of all ranks one behind the other are the global 
 number of ranks; it may change within a ledger.
 """
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import groupby, pairwise
@@ -128,6 +129,17 @@ class Ledger:
 def chunk_spans(folder: Path) -> list[Span]:
     """Return what the chunks in a folder cover, in order; none if there is no folder."""
     return sorted(Span.of(path.name) for path in folder.glob("*.ledger"))
+
+
+def num_recorded_steps(folder: Path, step: int) -> int:
+    """Count the steps before `step` that all ranks wrote."""
+    spans = chunk_spans(folder)
+    num_ranks = Counter((span.first_step, span.end_step, span.world_size) for span in spans)
+    return sum(
+        min(step, end) - first
+        for (first, end, world_size), found in num_ranks.items()
+        if found == world_size and first < step
+    )
 
 
 def cut_ledger(folder: Path, step: int, fingerprint: str) -> None:

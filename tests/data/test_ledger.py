@@ -8,7 +8,13 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from biomamba.data.ledger import Ledger, chunk_spans, copy_ledger, cut_ledger
+from biomamba.data.ledger import (
+    Ledger,
+    chunk_spans,
+    copy_ledger,
+    cut_ledger,
+    num_recorded_steps,
+)
 from biomamba.data.ledger_chunk import ENTRY_DTYPE, Chunk, Origin, Span
 from biomamba.runtime.errors import DataError
 
@@ -151,6 +157,14 @@ def test_a_cut_after_a_killed_cut_mends_it(tmp_path: Path) -> None:
     write_all(tmp_path, (0, 3, 1), (3, 5, 1), (3, 7, 1))
     cut_ledger(tmp_path, 5, "stream")
     assert chunk_spans(tmp_path) == [Span(0, 3, 0, 1), Span(3, 5, 0, 1)]
+
+
+def test_steps_are_counted_that_all_ranks_wrote_before_a_step(tmp_path: Path) -> None:
+    write_all(tmp_path, (2, 5, 2), (5, 6, 1), (6, 9, 4))
+    (tmp_path / Span(6, 9, 3, 4).name).unlink()
+    counts = {step: num_recorded_steps(tmp_path, step) for step in (2, 4, 6, 9)}
+    assert counts == {2: 0, 4: 2, 6: 4, 9: 4}
+    assert num_recorded_steps(tmp_path / "none", 9) == 0
 
 
 def test_a_copy_holds_the_steps_before_and_leaves_the_source_alone(tmp_path: Path) -> None:

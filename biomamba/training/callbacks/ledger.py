@@ -11,7 +11,7 @@ from lightning.pytorch.utilities.types import STEP_OUTPUT
 from numpy.typing import NDArray
 
 from biomamba.data.batches import Batch
-from biomamba.data.ledger import chunk_spans, copy_ledger, cut_ledger
+from biomamba.data.ledger import copy_ledger, cut_ledger, num_recorded_steps
 from biomamba.data.ledger_chunk import ENTRY_DTYPE, Chunk, Origin, Span
 from biomamba.data.training_data import TrainingData
 
@@ -112,15 +112,18 @@ class LedgerWriter(lightning.Callback):
         self._write()
 
     def _take_over(self) -> None:
+        """Keep what comes before the first step; take it over if another folder has more of it."""
         step, fingerprint = self._first_step, self._origin.fingerprint
         cut_ledger(self._folder, step, fingerprint)
-        if self._earlier is not None and _end(self._folder) < min(step, _end(self._earlier)):
+        found = num_recorded_steps(self._folder, step)
+        if self._earlier is not None and found < num_recorded_steps(self._earlier, step):
             cut_ledger(self._folder, 0, fingerprint)
             copy_ledger(self._earlier, self._folder, step, fingerprint)
-        if _end(self._folder) < step:
+            found = num_recorded_steps(self._folder, step)
+        if found < step:
             warnings.warn(
-                f"{self._folder} has no entries of the steps from {_end(self._folder)} to before "
-                f"{step}: copy the ledger of the run that is resumed into it before resuming",
+                f"{self._folder} records {found} of the {step} steps before the checkpoint: copy "
+                "the ledger of the run that is resumed into it before resuming",
                 stacklevel=2,
             )
 
@@ -138,7 +141,3 @@ def _data_of(trainer: lightning.Trainer) -> TrainingData:
     data = getattr(trainer, "datamodule", None)
     assert isinstance(data, TrainingData)
     return data
-
-
-def _end(folder: Path) -> int:
-    return max((span.end_step for span in chunk_spans(folder)), default=0)

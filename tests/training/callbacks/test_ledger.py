@@ -1,5 +1,6 @@
 """The ledger that a run writes: whole after kills and resumes, on any number of ranks."""
 
+import contextlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import SimpleNamespace
@@ -267,12 +268,68 @@ def test_a_run_resumed_in_another_folder_takes_the_earlier_part_over(
 
 
 def test_a_missing_earlier_part_is_told_and_left_as_a_gap(tmp_path: Path) -> None:
-    with pytest.warns(UserWarning, match="no entries of the steps from 0 to before 8"):
+    with pytest.warns(UserWarning, match="new records 0 of the 8 steps before the checkpoint"):
         ranks = Ranks(tmp_path / "new", 1, 8, {"folder": str(tmp_path / "gone")})
     ranks.train_to(10).end()
     ledger = Ledger(tmp_path / "new")
     assert ledger.gaps == [(0, 8)]
     assert np.array_equal(np.concatenate(list(ledger.chunks())), expected(8, 10))
+
+
+def test_a_run_resumed_twice_without_its_beginning_keeps_the_rest(tmp_path: Path) -> None:
+    with pytest.warns(UserWarning, match="records 0 of the 8 steps"):
+        first = Ranks(tmp_path / "first", 2, 8).train_to(17)
+    state = first.writers[0].state_dict()
+    with pytest.warns(UserWarning, match="records 8 of the 16 steps"):
+        Ranks(tmp_path / "second", 1, 16, state).train_to(NUM_STEPS).end()
+    ledger = Ledger(tmp_path / "second")
+    assert ledger.gaps == [(0, 8)]
+    assert np.array_equal(np.concatenate(list(ledger.chunks())), expected(8))
+
+
+class Killed(BaseException):
+    """The process ends here."""
+
+
+@pytest.fixture
+def kill_after(monkeypatch: pytest.MonkeyPatch) -> Callable[[int | None], None]:
+    """Return kill_after(n): the n-th change of a file from now on does not happen; None: all do."""
+    left: list[int | None] = [None]
+
+    def guarded(change: Callable[..., Any]) -> Callable[..., Any]:
+        def _change(*arguments: Any, **options: Any) -> Any:
+            if left[0] is not None:
+                if left[0] == 0:
+                    raise Killed
+                left[0] -= 1
+            return change(*arguments, **options)
+
+        return _change
+
+    monkeypatch.setattr(Path, "unlink", guarded(Path.unlink))
+    monkeypatch.setattr(Path, "replace", guarded(Path.replace))
+
+    def _kill_after(number: int | None) -> None:
+        left[0] = number
+
+    return _kill_after
+
+
+@pytest.mark.parametrize("target", ["run", "elsewhere"])
+@pytest.mark.parametrize("number", range(12))
+def test_a_run_killed_while_it_resumes_can_be_resumed(
+    number: int, target: str, kill_after: Callable[[int | None], None], tmp_path: Path
+) -> None:
+    first = Ranks(tmp_path / "run", 2).train_to(11)
+    first.writers[0]._write()
+    state = first.writers[0].state_dict()
+    kill_after(number)
+    with contextlib.suppress(Killed):
+        Ranks(tmp_path / target, 4, 8, state)
+    kill_after(None)
+    Ranks(tmp_path / target, 1, 8, state).train_to(NUM_STEPS).end()
+    assert np.array_equal(recorded(tmp_path / target), expected())
+    assert not list((tmp_path / target).glob(".*"))
 
 
 def test_a_run_that_fails_keeps_what_it_did(tmp_path: Path) -> None:
