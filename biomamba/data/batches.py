@@ -73,7 +73,11 @@ class Batch:
         return self._map(lambda tensor: tensor.pin_memory())
 
     def split(self, num_rows: int) -> "list[Batch]":
-        """Cut into batches of at most so many rows, which share the memory of this one."""
+        """Cut into batches of at most so many rows, which share the memory of this one.
+
+        A worker process hands memory over by file descriptor: shared, a step needs a handful of
+        them however many micro-batches it has.
+        """
         return [
             self._rows(begin, begin + num_rows) for begin in range(0, len(self.targets), num_rows)
         ]

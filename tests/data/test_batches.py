@@ -22,6 +22,7 @@ from biomamba.data.token_split import TokenSplit
 from biomamba.data.tokenizer import Tokenizer
 
 TEXTS = ["abc", "de"]
+TENSORS = ("input_ids", "targets", "seq_idx", "source", "num_bytes", "row_ids", "document")
 
 
 @pytest.fixture
@@ -162,6 +163,14 @@ def test_the_parts_of_a_batch_equal_batches_of_their_rows(
         rows = requests[number * num_rows : (number + 1) * num_rows]
         for name, value in vars(build_batch(rows, 2, with_documents=True)).items():
             assert np.array_equal(getattr(part, name), value), name
+
+
+def test_the_parts_of_a_batch_share_its_memory(planned: Callable[..., PlannedSource]) -> None:
+    batch = all_rows(planned(Concat(), 2), 2)
+    for part in batch.split(1):
+        for name in TENSORS:
+            whole, own = getattr(batch, name), getattr(part, name)
+            assert own.untyped_storage().data_ptr() == whole.untyped_storage().data_ptr(), name
 
 
 TWO_SOURCES = {
