@@ -28,6 +28,7 @@ from biomamba.data.sealed import write_sealed
 from biomamba.data.staged_shard import STAGING_NAME
 from biomamba.data.staging import Stager
 from biomamba.data.store import Store, StorePolicy
+from biomamba.data.tokenizer import Tokenizer
 from biomamba.data.tokenizer_folder import obtain_tokenizer
 from biomamba.data.tokenizer_source import TokenizerSource
 from biomamba.data.worker_pool import work_on
@@ -97,16 +98,7 @@ def prepare(
         if job.part is None:
             _refuse_other_stores(folder, corpora)
         shards = {name: corpus.shards() for name, corpus in corpora.items()}
-        with folder_lock(
-            folder, "making the tokenizer of", name=".tokenizer.lock", is_patient=True
-        ):
-            tokenizer = obtain_tokenizer(
-                folder,
-                tokenizer_source,
-                lambda: training_texts(corpora, shards, policy.rule),
-                {name: _identities(shards[name]) for name in corpora} | {"split": str(policy.rule)},
-                overwrite=job.overwrite,
-            )
+        tokenizer = _tokenizer(folder, tokenizer_source, corpora, shards, policy.rule, job)
         stores = [
             Store(folder / name, corpus, shards[name], tokenizer, policy, cleaning or Cleaning())
             for name, corpus in corpora.items()
@@ -114,6 +106,25 @@ def prepare(
         with PrepareProgress() as progress:
             stage_stores(stores, job, progress)
             return {} if job.part is not None else finish_stores(folder, stores, progress)
+
+
+def _tokenizer(
+    folder: Path,
+    source: TokenizerSource,
+    corpora: Mapping[str, Corpus],
+    shards: Shards,
+    rule: SplitRule,
+    job: Job,
+) -> Tokenizer:
+    # Parts that start side by side make it once.
+    with folder_lock(folder, "making the tokenizer of", name=".tokenizer.lock", is_patient=True):
+        return obtain_tokenizer(
+            folder,
+            source,
+            lambda: training_texts(corpora, shards, rule),
+            {name: _identities(shards[name]) for name in corpora} | {"split": str(rule)},
+            overwrite=job.overwrite,
+        )
 
 
 def training_texts(corpora: Mapping[str, Corpus], shards: Shards, rule: SplitRule) -> Iterator[str]:
