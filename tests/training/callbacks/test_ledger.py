@@ -255,6 +255,13 @@ def test_what_another_stream_left_in_the_folder_is_not_taken_for_its_own(tmp_pat
     assert np.array_equal(recorded(tmp_path / "used"), expected(0, 10))
 
 
+def test_a_shorter_ledger_of_the_same_stream_gives_way_to_the_one_resumed(tmp_path: Path) -> None:
+    first = Ranks(tmp_path / "first", 2).train_to(9)
+    Ranks(tmp_path / "used", 4).train_to(5)
+    Ranks(tmp_path / "used", 1, 8, first.writers[0].state_dict()).train_to(NUM_STEPS).end()
+    assert np.array_equal(recorded(tmp_path / "used"), expected())
+
+
 @pytest.mark.parametrize("world_sizes", [(1, 1), (2, 1), (1, 2)])
 def test_a_run_resumed_in_another_folder_takes_the_earlier_part_over(
     world_sizes: tuple[int, int], tmp_path: Path
