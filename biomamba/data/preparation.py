@@ -122,7 +122,7 @@ def _tokenizer(
             folder,
             source,
             lambda: training_texts(corpora, shards, rule),
-            {name: _identities(shards[name]) for name in corpora} | {"split": str(rule)},
+            lambda: {name: _identities(shards[name]) for name in corpora} | {"split": str(rule)},
             overwrite=job.overwrite,
         )
 

@@ -22,7 +22,7 @@ def obtain_tokenizer(
     folder: Path,
     source: TokenizerSource,
     texts: Callable[[], Iterable[str]],
-    trained_on: dict[str, Any],
+    trained_on: Callable[[], dict[str, Any]],
     *,
     overwrite: bool,
 ) -> Tokenizer:
@@ -34,7 +34,7 @@ def obtain_tokenizer(
         folder: The set.
         source: How to make it.
         texts: Gives the training texts.
-        trained_on: Identity of those texts, for the record.
+        trained_on: Gives the identity of those texts, for the record of a trained tokenizer.
         overwrite: Make it anew even if the set has one.
 
     Raises:
@@ -48,7 +48,7 @@ def obtain_tokenizer(
         "settings": source.settings(),
         "fingerprint": tokenizer.fingerprint,
         "file_sha256": sha256_of(folder / _FILE_NAME),
-        "trained_on": trained_on if source.needs_texts else {},
+        "trained_on": trained_on() if source.needs_texts else {},
     }
     write_sealed(folder / _RECORD_NAME, record)
     return tokenizer

@@ -15,7 +15,7 @@ FILES = ["tokenizer.json", "tokenizer.record.json"]
 
 def obtain(folder: Path, source: TokenizerSource, *, overwrite: bool = False) -> Tokenizer:
     return obtain_tokenizer(
-        folder, source, lambda: iter(["abab abab"]), {"raw": ["x"]}, overwrite=overwrite
+        folder, source, lambda: iter(["abab abab"]), lambda: {"raw": ["x"]}, overwrite=overwrite
     )
 
 
@@ -31,8 +31,17 @@ def test_a_trained_tokenizer_is_kept_without_reading_texts(tmp_path: Path) -> No
         pytest.fail("the texts were read")
         yield ""
 
-    kept = obtain_tokenizer(tmp_path, TrainedBpe(258), unread, {}, overwrite=False)
+    kept = obtain_tokenizer(tmp_path, TrainedBpe(258), unread, dict, overwrite=False)
     assert kept.fingerprint == made.fingerprint
+
+
+def test_raw_data_is_identified_only_for_a_tokenizer_that_is_trained(tmp_path: Path) -> None:
+    def unread() -> dict[str, object]:
+        pytest.fail("raw files were hashed")
+
+    obtain_tokenizer(tmp_path, ByteLevel(), lambda: iter(()), unread, overwrite=False)
+    obtain(tmp_path / "bpe", TrainedBpe(258))
+    obtain_tokenizer(tmp_path / "bpe", TrainedBpe(258), lambda: [], unread, overwrite=False)
 
 
 def test_another_kind_is_refused(tmp_path: Path) -> None:
