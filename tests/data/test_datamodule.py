@@ -258,7 +258,7 @@ def test_the_tokenizer_is_saved_beside_a_model(
     make: Make, sources: dict[str, list[str]], tmp_path: Path, byte_tokenizer: Tokenizer
 ) -> None:
     folder = Path(sources["short"][0]).parent
-    obtain_tokenizer(folder, ByteLevel(), lambda: iter(()), {}, overwrite=False)
+    obtain_tokenizer(folder, ByteLevel(), lambda: iter(()), dict, overwrite=False)
     make().save_tokenizer(tmp_path / "tokenizer.json")
     saved = Tokenizer.load(str(tmp_path / "tokenizer.json"))
     assert saved.fingerprint == byte_tokenizer.fingerprint
