@@ -41,7 +41,7 @@ def test_raw_data_is_identified_only_for_a_tokenizer_that_is_trained(tmp_path: P
 
     obtain_tokenizer(tmp_path, ByteLevel(), lambda: iter(()), unread, overwrite=False)
     obtain(tmp_path / "bpe", TrainedBpe(258))
-    obtain_tokenizer(tmp_path / "bpe", TrainedBpe(258), lambda: [], unread, overwrite=False)
+    obtain_tokenizer(tmp_path / "bpe", TrainedBpe(258), list, unread, overwrite=False)
 
 
 def test_another_kind_is_refused(tmp_path: Path) -> None:
