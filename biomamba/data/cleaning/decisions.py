@@ -81,7 +81,8 @@ def decide(tables: Sequence[ShardTable], cleaning: Cleaning, rule: SplitRule) ->
     """Decide over all documents of a set.
 
     A document whose id or text is that of a benchmark document is one too. Clusters of
-    near-duplicates and documents of one group share the split of their smallest group key.
+    near-duplicates and documents of one group, in whatever corpora, share the split of their
+    smallest group key; what is left out binds nobody.
 
     Args:
         tables: All shards, the corpora in the order of the set.

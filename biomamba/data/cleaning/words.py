@@ -1,9 +1,11 @@
 r"""Words and word n-grams of a batch of texts as 64-bit hashes.
 
 A word is a run of `\w` after NFKC and case folding, so that case, punctuation, line breaks, spaced
-punctuation (WikiText) and composed against decomposed letters make no difference. The hashes are
-the same in every process and on every machine. All words of a batch are hashed by a few passes
-over its characters, without a Python object per word.
+punctuation (WikiText) and composed against decomposed letters make no difference. A language
+written without spaces gives few and long words, in which little is found. The hashes are the same
+in every process and on every machine (but for characters that are new in the Unicode tables of one
+of two Python versions). All words of a batch are hashed by a few passes over its characters,
+without a Python object per word.
 """
 
 import unicodedata

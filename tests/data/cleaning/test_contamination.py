@@ -1,12 +1,14 @@
 """contamination.json: what was found, by counts, ids and hashes."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
+from omegaconf import DictConfig
 
+from biomamba.config.build import build
 from biomamba.data.cleaning.benchmarks.texts import TextColumns
 from biomamba.data.cleaning.contamination import contamination_report, findings
 from biomamba.data.cleaning.decisions import ShardTable, decide
@@ -15,6 +17,7 @@ from biomamba.data.cleaning.near_duplicates import NearDuplicates
 from biomamba.data.cleaning.policy import Cleaning
 from biomamba.data.document import Document, SplitRule, document_key
 
+CHECKOUT = Path(__file__).resolve().parents[3]
 RULE = SplitRule(100, 100)
 SECRET = "this secret sentence belongs to a benchmark with a licence that keeps it at home"
 ROWS = [
@@ -156,3 +159,30 @@ def test_a_set_without_firewall_or_documents_says_so() -> None:
     assert report["benchmarks"] == {}
     assert report["documents"] == []
     assert report["corpora"]["pages"]["documents"] == 0
+
+
+def test_the_committed_counts_are_found_again(
+    real_data: Path, compose: Callable[..., DictConfig]
+) -> None:
+    path = CHECKOUT / "docs" / "results" / "contamination.json"
+    committed = json.loads(path.read_text(encoding="utf-8"))
+    cfg = compose(
+        "prepare",
+        "corpus=[local_pubmed]",
+        "benchmark=[pubmedqa,bioasq,wikitext]",
+        f"paths.raw_dir={real_data}",
+    )
+    cleaning, corpus = build(cfg.cleaning), build(cfg.corpora.pubmed)
+    (shard,) = corpus.shards()
+    documents = [row for row in corpus.documents(shard) if isinstance(row, Document)]
+    tables = [
+        table("pubmed", "pubmed", documents[start : start + 512], cleaning)
+        for start in range(0, len(documents), 512)
+    ]
+    rule = SplitRule(**committed["settings"]["split"])
+    report = contamination_report(tables, decide(tables, cleaning, rule), cleaning, rule)
+
+    assert report["settings"] == committed["settings"]
+    assert report["corpora"]["pubmed"] == committed["corpora"]["pubmed"]
+    assert report["benchmarks"]["pubmedqa"] == committed["benchmarks"]["pubmedqa"]
+    assert report["documents"] == committed["documents"]

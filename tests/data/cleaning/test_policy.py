@@ -2,11 +2,14 @@
 
 import json
 import pickle
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+from omegaconf import DictConfig
 
+from biomamba.config.build import build
 from biomamba.data.cleaning.benchmarks.texts import TextColumns
 from biomamba.data.cleaning.firewall import Firewall
 from biomamba.data.cleaning.item_index import HIT_DTYPE
@@ -88,3 +91,14 @@ def test_the_policy_travels_to_worker_processes() -> None:
     cleaning = Cleaning(near_duplicates=NearDuplicates())
 
     assert pickle.loads(pickle.dumps(cleaning)) == cleaning
+
+
+def test_the_config_chooses_benchmarks_by_name(compose: Callable[..., DictConfig]) -> None:
+    by_default = build(compose("prepare").cleaning)
+    chosen = build(
+        compose("prepare", "benchmark=[bioasq,pubmedqa]", "cleaning.near_duplicates=null").cleaning
+    )
+
+    assert by_default == Cleaning(near_duplicates=NearDuplicates())
+    assert set(chosen.firewall.benchmarks) == {"bioasq", "pubmedqa"}
+    assert chosen.near_duplicates is None
