@@ -37,9 +37,9 @@ class SourceCounts(nn.Module):
         counts = torch.stack([torch.zeros_like(self.tokens), torch.zeros_like(self.tokens)])
         for part in batch:
             counts[0].index_add_(0, part.source, (part.targets >= 0).sum(dim=1))
-            begun = part.pieces["source"][part.pieces["start"] == 0]
-            documents = torch.from_numpy(np.bincount(begun, minlength=len(self._names)))
-            counts[1] += documents.to(counts.device, non_blocking=True)
+        pieces = np.concatenate([part.pieces for part in batch])
+        begun = np.bincount(pieces["source"][pieces["start"] == 0], minlength=len(self._names))
+        counts[1] = torch.from_numpy(begun)
         return counts
 
     def add(self, counts: Tensor) -> None:

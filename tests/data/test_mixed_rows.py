@@ -143,6 +143,46 @@ def test_a_walk_draws_every_source_row_by_row_over_all_parts(firsts: list[int]) 
     assert max(epoch) >= 2
 
 
+@pytest.mark.parametrize("seed", range(10))
+def test_any_stages_of_any_sources_are_walked_without_gap_or_repeat(seed: int) -> None:
+    generator = np.random.default_rng(seed)
+    names = [f"source{index}" for index in range(generator.integers(1, 5))]
+    sizes = {
+        name: SourceSize(int(rows), int(rows) * int(mean), int(rows))
+        for name, rows, mean in zip(
+            names,
+            generator.integers(1, 200, len(names)),
+            generator.integers(50, 900, len(names)),
+            strict=True,
+        )
+    }
+    num_parts = int(generator.integers(1, 6))
+    shares = generator.dirichlet(np.ones(len(names)), size=num_parts)
+    shares[shares < 0.05] = 0.0
+    shares /= shares.sum(axis=1, keepdims=True)
+    weights = [dict(zip(names, part.tolist(), strict=True)) for part in shares]
+    firsts = [0, *np.sort(generator.choice(1_500, num_parts - 1, replace=False) + 1).tolist()]
+    stages = [Stage(index, later) for index, later in enumerate(weights[1:], start=1)]
+    mixture = Mixture(weights[0], "tokens", 1_000, stages)
+    rows = MixedRows(mixture, sizes, seed, firsts)
+    source, row, epoch = rows.locate_many(np.arange(4_000))
+    for index, name in enumerate(names):
+        mine = source == index
+        drawn = np.arange(mine.sum())
+        assert epoch[mine].tolist() == (drawn // sizes[name].num_rows).tolist()
+        for number in range(int(mine.sum()) // sizes[name].num_rows):
+            in_epoch = row[mine][epoch[mine] == number]
+            assert sorted(in_epoch.tolist()) == list(range(sizes[name].num_rows))
+    for sample in [*firsts, *generator.integers(0, 4_000, 20).tolist()]:
+        counted = np.bincount(source[:sample], minlength=len(names)).tolist()
+        assert list(rows.rows_drawn(sample).values()) == counted
+    for part, first, end in zip(mixture.parts, firsts, [*firsts[1:], 4_000], strict=True):
+        in_part = np.bincount(source[first:end], minlength=len(names))
+        share = np.array(list(part.counts(sizes).values())) / 1_000
+        # Exact over whole blocks; in the rest each source is a row or so off.
+        assert (np.abs(in_part - share * (end - first)) <= 1 + len(names) * share).all()
+
+
 @pytest.mark.parametrize("firsts", FIRSTS)
 def test_every_whole_block_of_a_part_has_its_exact_counts(firsts: list[int]) -> None:
     source, _, _ = staged(firsts).locate_many(np.arange(2_000))
