@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +16,13 @@ from biomamba.data.cleaning.decisions import ShardTable, decide
 from biomamba.data.cleaning.firewall import Firewall
 from biomamba.data.cleaning.near_duplicates import NearDuplicates
 from biomamba.data.cleaning.policy import Cleaning
-from biomamba.data.document import Document, SplitRule, document_key
+from biomamba.data.corpora.columns import ColumnCorpus
+from biomamba.data.document import SPLITS, Document, SplitRule, document_key
+from biomamba.data.manifest import read_index
+from biomamba.data.preparation import prepare
+from biomamba.data.rows import LocalRows
+from biomamba.data.store import StorePolicy
+from biomamba.data.tokenizer_source import ByteLevel
 
 CHECKOUT = Path(__file__).resolve().parents[3]
 RULE = SplitRule(100, 100)
@@ -186,3 +193,47 @@ def test_the_committed_counts_are_found_again(
     assert report["corpora"]["pubmed"] == committed["corpora"]["pubmed"]
     assert report["benchmarks"]["pubmedqa"] == committed["benchmarks"]["pubmedqa"]
     assert report["documents"] == committed["documents"]
+
+
+def prepared_splits(folder: Path, rows: Sequence[dict[str, str]], cleaning: Cleaning) -> set[Any]:
+    """Prepare rows as three files of one corpus and return (key, split) of all that was stored."""
+    folder.mkdir()
+    for number in range(3):
+        lines = [json.dumps(row) + "\n" for row in rows[number::3]]
+        (folder / f"{number}.jsonl").write_text("".join(lines), encoding="utf-8")
+    source = LocalRows([str(folder / "*.jsonl")])
+    corpus = ColumnCorpus(source, "web", "none", ["text"], id_column="id")
+    prepare(folder / "set", {"pages": corpus}, ByteLevel(), StorePolicy(200, 200), cleaning)
+    return {
+        (int(key), split)
+        for split in SPLITS
+        for path in (folder / "set" / "pages").glob(f"*.{split}.idx")
+        for key in read_index(path)["key"]
+    }
+
+
+def test_a_prepared_set_holds_no_benchmark_text_and_no_copy_in_two_splits(
+    cleaning: Cleaning, tmp_path: Path
+) -> None:
+    random = np.random.default_rng(0)
+    texts = [" ".join(f"w{n}" for n in random.integers(0, 5_000, 60)) for _ in range(60)]
+    rows = [
+        {"id": f"{number}-{copy}", "text": f"{text} {'x' * copy}"}
+        for number, text in enumerate(texts)
+        for copy in range(4)
+    ]
+    rows += [{"id": f"leak {n}", "text": f"w{n} {SECRET}"} for n in range(20)]
+    expected: dict[int, set[str]] = {}
+    stored = prepared_splits(tmp_path / "one", rows, cleaning)
+    for key, split in stored:
+        expected.setdefault(key, set()).add(split)
+    by_text = [
+        set().union(*(expected[document_key(f"{number}-{copy}")] for copy in range(4)))
+        for number in range(len(texts))
+    ]
+    random.shuffle(rows)  # type: ignore[arg-type]
+
+    assert len(stored) == 4 * len(texts)
+    assert all(len(splits) == 1 for splits in by_text)
+    assert set().union(*by_text) == set(SPLITS)
+    assert prepared_splits(tmp_path / "two", rows, cleaning) == stored
