@@ -70,15 +70,13 @@ def test_every_token_comes_once_per_epoch(source: int, reader: int, make_plan: M
 
 def test_a_piece_knows_what_came_before(make_plan: Make) -> None:
     plan = make_plan()
-    pieces = [piece for _ in range(200) for piece in reader_of_long(plan).take(64)]
+    read = reader_of(plan, 1, 0)
+    pieces = [piece for _ in range(200) for piece in read.take(64)]
+    assert sum(piece.start > 0 for piece in pieces) > 100
     for before, piece in pairwise(pieces):
         expected = before.tokens[-1] if piece.start else plan.settings.tokenizer.eod_id
         assert piece.previous == expected
         assert (piece.num_bytes > 0) == (piece.start == 0)
-
-
-def reader_of_long(plan: StreamPlan) -> SourceReader:
-    return reader_of(plan, 1, 0)
 
 
 def test_num_bytes_are_those_of_the_text(make_plan: Make, make_corpus: Make) -> None:
@@ -98,6 +96,36 @@ def test_a_block_is_shuffled_within_itself(block_documents: int, make_plan: Make
         block = slice(start, start + block_documents)
         assert sorted(documents[block]) == sorted(expected[block])
     assert (documents == expected) == (block_documents == 1)
+
+
+def orders(plan: StreamPlan, num_documents: int, num_epochs: int) -> list[list[int]]:
+    """Return the number that each document of one byte stands for, epoch by epoch."""
+    read = reader_of(plan, 0, 0)
+    tokens = [
+        np.concatenate([piece.tokens for piece in read.take(2 * num_documents)])[::2]
+        for _ in range(num_epochs)
+    ]
+    return [[ord(c) for c in plan.settings.tokenizer.decode(list(found))] for found in tokens]
+
+
+def test_every_block_has_an_order_of_its_own(make_plan: Make, make_corpus: Make) -> None:
+    corpora = {"s": make_corpus([[chr(32 + number) for number in range(64)]])}
+    options = {"weights": {"s": 1.0}, "num_readers": 1, "rule": SplitRule(0, 0)}
+    plan = make_plan(corpora=corpora, block_documents=8, **options)
+    blocks = {
+        tuple(number % 8 for number in order[start : start + 8])
+        for order in orders(plan, 64, 2)
+        for start in range(0, 64, 8)
+    }
+    assert len(blocks) == 16
+
+
+def test_every_epoch_has_an_order_of_the_shards(make_plan: Make, make_corpus: Make) -> None:
+    shards = [[chr(32 + 2 * number), chr(33 + 2 * number)] for number in range(6)]
+    options = {"weights": {"s": 1.0}, "num_readers": 1, "rule": SplitRule(0, 0)}
+    plan = make_plan(corpora={"s": make_corpus(shards)}, block_documents=2, **options)
+    found = {tuple(number // 2 for number in order[::2]) for order in orders(plan, 12, 4)}
+    assert len(found) == 4
 
 
 def test_seed_and_reader_change_the_order(make_plan: Make) -> None:
