@@ -10,7 +10,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from biomamba.data.manifest import FileRecord
-from biomamba.data.sealed import TEMPORARY_SUFFIX, move_into_place
+from biomamba.data.sealed import TEMPORARY_SUFFIX
 
 
 class HashedFile:
@@ -36,11 +36,14 @@ class HashedFile:
         self._size_bytes += len(content)
 
     def commit(self) -> FileRecord:
-        """Make the content durable, put the file in place and return its record."""
+        """Make the content durable, put the file in place and return its record.
+
+        The new name is durable once the folder is synced, which the caller does for all its files.
+        """
         self._stream.flush()
         os.fsync(self._stream.fileno())
         self._stream.close()
-        move_into_place(self._temporary, self._path)
+        self._temporary.replace(self._path)
         return FileRecord(self._size_bytes, self._digest.hexdigest())
 
     def discard(self) -> None:

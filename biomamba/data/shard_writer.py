@@ -13,6 +13,7 @@ from biomamba.data.document import SPLITS
 from biomamba.data.hashed_file import HashedFile
 from biomamba.data.manifest import INDEX_DTYPE, FileRecord, Totals
 from biomamba.data.staged_shard import StagedShard
+from biomamba.runtime.atomic import sync_folder
 
 _DOCUMENTS_PER_BLOCK = 8_192
 
@@ -44,6 +45,7 @@ def write_token_shard(
             blocks = _chosen_tokens(staged.path("bin"), index["end"], is_chosen, dtype)
             files |= _write_pair(stem, blocks, _split_index(index, is_chosen))
             totals[split] = _totals(index, is_chosen)
+    sync_folder(folder)
     return files, totals
 
 

@@ -15,6 +15,7 @@ from biomamba.data.hashed_file import HashedFile
 from biomamba.data.manifest import FileRecord, token_dtype
 from biomamba.data.staged_shard import BAND_DTYPE, KINDS, STAGED_DTYPE, StagedShard
 from biomamba.data.tokenizer import Tokenizer
+from biomamba.runtime.atomic import sync_folder
 
 _ROWS_PER_BATCH = 512
 _MAX_EXAMPLES = 5
@@ -106,7 +107,9 @@ class StageWriter:
             for band in range(self.num_bands):
                 column = np.concatenate([bands[:, band] for bands in self._bands])
                 self._files["bands"].write(column.astype(BAND_DTYPE, copy=False))
-        return {self._shard.path(kind).name: self._files[kind].commit() for kind in KINDS}
+        records = {self._shard.path(kind).name: self._files[kind].commit() for kind in KINDS}
+        sync_folder(self._shard.folder)
+        return records
 
     def _write_batch(self, documents: list[Document]) -> None:
         texts = [document.text for document in documents]

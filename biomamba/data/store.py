@@ -199,8 +199,9 @@ class Store:
         staged = source.staged
         try:
             (self.folder / MANIFEST_NAME).unlink(missing_ok=True)
-            for path in self.folder.glob(f"{staged.name}.*"):
-                path.unlink()  # left by a crash between the first file and the record
+            for split in SPLITS:  # left by a crash between the first file and the record
+                for kind in ("bin", "idx"):
+                    (self.folder / f"{staged.name}.{split}.{kind}").unlink(missing_ok=True)
             dtype = token_dtype(self.tokenizer.vocab_size)
             files, totals = write_token_shard(self.folder, staged, decision, dtype)
         except OSError as error:

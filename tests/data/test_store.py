@@ -115,10 +115,10 @@ def _die_at_replace(calls: int, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    ("num_syncs", "committed"), [(15, "staging/00000.json"), (65, "00000.json")]
+    ("num_syncs", "committed"), [(11, "staging/00000.json"), (42, "00000.json")]
 )
 def test_a_full_disk_keeps_the_committed_shards(
-    num_syncs: int,  # staging a shard takes 10, finishing it 14
+    num_syncs: int,  # staging a shard takes 7, finishing it 9
     committed: str,
     tmp_path: Path,
     corpus: Any,
