@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from biomamba.data.cleaning.firewall import HIT_DTYPE
+from biomamba.data.cleaning.item_index import HIT_DTYPE
 from biomamba.data.manifest import FileRecord, file_problems
 from biomamba.data.sealed import read_sealed, write_sealed
 from biomamba.runtime.errors import DataError

@@ -13,8 +13,6 @@ from biomamba.data.cleaning.words import HashRows
 from biomamba.data.document import Document
 from biomamba.runtime.errors import ConfigError
 
-__all__ = ["HIT_DTYPE", "Firewall"]
-
 
 @dataclass(frozen=True)
 class Firewall:
