@@ -47,9 +47,8 @@ class Faults:
     Args:
         name: The stream, for messages.
         patience: How often and how long.
-        urls: Addresses to ask for the status where an error has none; for a dataset on the hub
-            none, then the hub is asked.
-        dataset: Id on the hub.
+        urls: Addresses to ask for the status where an error has none.
+        dataset: Id on the hub, which is asked instead; None with urls or for files on disk.
         revision: Commit on the hub.
     """
 
@@ -103,7 +102,8 @@ class Faults:
                 f"{self._name} cannot be reached: HF_HUB_OFFLINE is set; unset it"
             ) from error
         problem = f"{type(error).__name__}: {error}"
-        if _stays(error):
+        is_missing = isinstance(error, FileNotFoundError) and not (self._dataset or self._urls)
+        if is_missing or _stays(error):
             raise DataError(
                 f"{self._name} does not hold what the settings say ({problem}); check dataset, "
                 "revision, files and columns"

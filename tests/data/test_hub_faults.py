@@ -125,6 +125,11 @@ def test_a_missing_file_is_asked_for(fault: str, is_borne: bool, fault_server: A
             faults.failed(FileNotFoundError("Unable to find f"))
 
 
+def test_a_file_that_is_not_on_the_disk_is_named_at_once() -> None:
+    with pytest.raises(DataError, match="does not hold what the settings say .*no/such/file"):
+        Faults("s", QUICK).failed(FileNotFoundError("no/such/file"))
+
+
 def test_a_server_that_is_not_there_is_borne() -> None:
     Faults("s", QUICK, urls=["http://127.0.0.1:1/f"]).failed(FileNotFoundError("f"))
 

@@ -4,8 +4,6 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import numpy as np
-
 from biomamba.data.cleaning.firewall import Firewall
 from biomamba.data.cleaning.words import hash_words
 from biomamba.data.document import Document, SplitRule, document_key
@@ -35,8 +33,8 @@ class Admission:
         if not self.firewall.benchmarks or not documents:
             return list(documents)
         words = hash_words([document.text for document in documents])
-        hit = np.unique(self.firewall.hits(documents, words)["document"])
-        return [document for i, document in enumerate(documents) if i not in set(hit.tolist())]
+        hit = set(self.firewall.hits(documents, words)["document"].tolist())
+        return [document for place, document in enumerate(documents) if place not in hit]
 
     def settings(self) -> dict[str, Any]:
         """Return everything that decides."""

@@ -221,7 +221,7 @@ class StreamingDataModule(TrainingData):
         if is_rank_zero():
             console = Console(stderr=True)
             for notice in [_NOTICE, *self._cleaning.notices()]:
-                console.print(f"note: {notice}")
+                console.print(f"note: {notice}", markup=False, highlight=False, soft_wrap=True)
         return [self._held_out(source) for source in self.plan.sources]
 
     def _held_out(self, source: StreamedSource) -> DocumentRows:

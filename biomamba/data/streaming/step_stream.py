@@ -127,13 +127,17 @@ class StreamLoader:
             os.environ["TOKENIZERS_PARALLELISM"] = "false"
         loader = DataLoader(self._parts, batch_size=None, num_workers=self._num_workers)
         items = iter(loader)
-        for step in range(self._start_step, len(self)):
-            # The loader asks its workers in turn, so these are the parts of one step in order.
-            rows, positions = _unpack([next(items) for _ in range(max(1, self._num_workers))])
-            self._behind[step + 1] = positions
-            if len(self._behind) > _STEPS_KEPT:
-                self._behind.popitem(last=False)
-            yield self._micro_batches(rows)
+        try:
+            for step in range(self._start_step, len(self)):
+                # The loader asks its workers in turn: these are the parts of one step in order.
+                rows, positions = _unpack([next(items) for _ in range(max(1, self._num_workers))])
+                self._behind[step + 1] = positions
+                if len(self._behind) > _STEPS_KEPT:
+                    self._behind.popitem(last=False)
+                yield self._micro_batches(rows)
+        finally:
+            # The traceback of an error would hold the workers for as long as it is looked at.
+            del items
 
     def positions_after(self, num_steps: int) -> dict[int, Positions]:
         """Return the positions of the readers of this rank behind so many steps of the run."""
