@@ -126,7 +126,7 @@ def test_a_missing_file_is_asked_for(fault: str, is_borne: bool, fault_server: A
 
 
 def test_a_file_that_is_not_on_the_disk_is_named_at_once() -> None:
-    with pytest.raises(DataError, match="does not hold what the settings say .*no/such/file"):
+    with pytest.raises(DataError, match=r"does not hold what the settings say .*no/such/file"):
         Faults("s", QUICK).failed(FileNotFoundError("no/such/file"))
 
 
