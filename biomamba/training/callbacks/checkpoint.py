@@ -1,0 +1,209 @@
+"""When checkpoints are saved, and which of them are kept."""
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import lightning
+import torch
+from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.utilities.types import STEP_OUTPUT
+
+from biomamba.data.batches import Batch
+from biomamba.runtime.errors import ConfigError
+from biomamba.runtime.rng_state import load_rng_state, rng_state
+from biomamba.training.checkpoint_io import RUN_KEY, DurableCheckpointIO
+
+_RNG_KEY = "rng_states"
+_NAME = re.compile(r"step_(\d{7,})\.ckpt")
+
+
+def checkpoint_name(step: int) -> str:
+    """Return the file name of the checkpoint behind so many steps."""
+    return f"step_{step:07d}.ckpt"
+
+
+def checkpoints_in(folder: Path) -> dict[int, Path]:
+    """Return the checkpoints in a folder by their step, the newest first; good or not."""
+    found = {int(match[1]): p for p in folder.glob("*.ckpt") if (match := _NAME.fullmatch(p.name))}
+    return dict(sorted(found.items(), reverse=True))
+
+
+class Checkpoints(Checkpoint):
+    """Saves at step boundaries, on all ranks together; the last step is always saved.
+
+    Lightning calls it after all other callbacks, so that they have taken in the step.
+
+    Args:
+        folder: Where the checkpoints lie.
+        every_n_steps: Steps between two checkpoints.
+        keep_last: How many of the newest are kept; with at least two, a damaged one costs no more
+            than every_n_steps.
+        keep_every_steps: Checkpoints at multiples of this are kept for good; None for no others.
+        in_background: Write while the training goes on, from a copy in main memory (of weights
+            and optimizer, 12 bytes per parameter); an error then stops the run at a later step.
+    """
+
+    def __init__(
+        self,
+        folder: str,
+        every_n_steps: int = 100,
+        keep_last: int = 2,
+        keep_every_steps: int | None = None,
+        *,
+        in_background: bool = False,
+    ) -> None:
+        given = {"every_n_steps": every_n_steps, "keep_last": keep_last}
+        if keep_every_steps is not None:
+            given["keep_every_steps"] = keep_every_steps
+        for name, value in given.items():
+            if value < 1:
+                raise ConfigError(f"{name} must be at least 1, got {value}")
+        self.folder = Path(folder)
+        # What decides about the run, for its checkpoints; the program sets it.
+        self.settings: Mapping[str, Any] = {}
+        self._every_n_steps = every_n_steps
+        self._keep_last = keep_last
+        self._keep_every_steps = keep_every_steps
+        self._in_background = in_background
+        self._reason = "asked for"
+        self._saved_step: int | None = None
+        self._must_prune = False
+        self._rng_states: list[dict[str, Any]] = []
+        self._group_options: list[dict[str, Any]] = []
+
+    def save_now(self, trainer: lightning.Trainer, reason: str) -> Path:
+        """Save at this step boundary and return the durable file; all ranks must call it.
+
+        A step that is saved already is not saved again.
+        """
+        path = self._save(trainer, reason)
+        _io_of(trainer).wait()
+        trainer.strategy.barrier("checkpoint")
+        return path
+
+    def setup(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str
+    ) -> None:
+        """Choose how the files are written."""
+        _io_of(trainer).is_background = self._in_background
+
+    def on_fit_start(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule
+    ) -> None:
+        """Note the options of the optimizer before a checkpoint overwrites them."""
+        self._group_options = [
+            {name: value for name, value in group.items() if name not in {"params", "lr"}}
+            for optimizer in trainer.optimizers
+            for group in optimizer.param_groups
+        ]
+
+    def on_train_start(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule
+    ) -> None:
+        """Go on with the random states of the checkpoint, and the optimizer options of now.
+
+        Options that differ from those of the checkpoint were allowed to change.
+        """
+        groups = [group for optimizer in trainer.optimizers for group in optimizer.param_groups]
+        for group, options in zip(groups, self._group_options, strict=True):
+            group.update(options)
+        if trainer.global_rank < len(self._rng_states):
+            load_rng_state(self._rng_states[trainer.global_rank])
+        self._saved_step = None
+
+    def on_train_batch_end(
+        self,
+        trainer: lightning.Trainer,
+        pl_module: lightning.LightningModule,
+        outputs: STEP_OUTPUT,
+        batch: Sequence[Batch],
+        batch_idx: int,
+    ) -> None:
+        """Save when it is time."""
+        _io_of(trainer).raise_failure()
+        self._prune(trainer)
+        step = trainer.global_step
+        if step % self._every_n_steps == 0 or step == trainer.max_steps:
+            self._save(trainer, "last step" if step == trainer.max_steps else "schedule")
+
+    def on_train_end(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule
+    ) -> None:
+        """Wait until all is durable."""
+        _io_of(trainer).wait()
+        self._prune(trainer)
+
+    def on_exception(
+        self,
+        trainer: lightning.Trainer,
+        pl_module: lightning.LightningModule,
+        exception: BaseException,
+    ) -> None:
+        """Let the checkpoint in flight get home."""
+        if isinstance(io := trainer.strategy.checkpoint_io, DurableCheckpointIO):
+            io.teardown()
+
+    def on_save_checkpoint(
+        self,
+        trainer: lightning.Trainer,
+        pl_module: lightning.LightningModule,
+        checkpoint: dict[str, Any],
+    ) -> None:
+        """Add the random states of all ranks and what the record repeats."""
+        states: list[dict[str, Any]] = [rng_state()]
+        if trainer.world_size > 1:
+            gathered: list[Any] = [None] * trainer.world_size
+            torch.distributed.all_gather_object(gathered, states[0])
+            states = gathered
+        checkpoint[_RNG_KEY] = states
+        checkpoint[RUN_KEY] = {
+            "step": trainer.global_step,
+            "reason": self._reason,
+            "settings": dict(self.settings),
+        }
+
+    def on_load_checkpoint(
+        self,
+        trainer: lightning.Trainer,
+        pl_module: lightning.LightningModule,
+        checkpoint: dict[str, Any],
+    ) -> None:
+        """Remember the random states; another number of ranks begins with those of the seed."""
+        states = checkpoint.get(_RNG_KEY, [])
+        self._rng_states = states if len(states) == trainer.world_size else []
+
+    def _save(self, trainer: lightning.Trainer, reason: str) -> Path:
+        step = trainer.global_step
+        path = self.folder / checkpoint_name(step)
+        if self._saved_step != step:
+            self._reason = reason
+            trainer.save_checkpoint(path)
+            self._saved_step = step
+            self._must_prune = True
+            self._prune(trainer)
+        return path
+
+    def _prune(self, trainer: lightning.Trainer) -> None:
+        """Remove what need not be kept, once the newest is durable."""
+        io = _io_of(trainer)
+        if not self._must_prune or not trainer.is_global_zero or not io.is_idle:
+            return
+        io.raise_failure()
+        self._must_prune = False
+        found = checkpoints_in(self.folder)
+        behind = [step for step in found if step <= (self._saved_step or 0)]
+        for step in behind[self._keep_last :]:
+            if not self._keep_every_steps or step % self._keep_every_steps:
+                io.remove_checkpoint(found[step])
+
+
+def _io_of(trainer: lightning.Trainer) -> DurableCheckpointIO:
+    io = trainer.strategy.checkpoint_io
+    if not isinstance(io, DurableCheckpointIO):
+        raise ConfigError(
+            f"the trainer writes checkpoints with {type(io).__name__}; give it the plugin "
+            "DurableCheckpointIO"
+        )
+    return io
