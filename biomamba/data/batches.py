@@ -9,7 +9,7 @@ Deviation: the released code of arXiv 2408.02600 appends no EOD and begins a tex
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -78,22 +78,23 @@ class Batch:
         A worker process hands memory over by file descriptor: shared, a step needs a handful of
         them however many micro-batches it has.
         """
+        tensors: dict[str, Any] = {
+            name: torch.split(value, num_rows)
+            for name, value in vars(self).items()
+            if isinstance(value, Tensor)
+        }
+        first_rows = np.arange(num_rows, len(self.targets), num_rows)
+        cuts = np.searchsorted(self.pieces["row"], first_rows)
+        pieces = self.pieces.copy()
+        pieces["row"] %= num_rows
         return [
-            self._rows(begin, begin + num_rows) for begin in range(0, len(self.targets), num_rows)
+            Batch(**{name: parts[place] for name, parts in tensors.items()}, pieces=part)
+            for place, part in enumerate(np.split(pieces, cuts))
         ]
-
-    def _rows(self, begin: int, end: int) -> "Batch":
-        rows = self._map(lambda tensor: tensor[begin:end])
-        first, last = np.searchsorted(self.pieces["row"], [begin, end])
-        rows.pieces = self.pieces[first:last].copy()
-        rows.pieces["row"] -= begin
-        return rows
 
     def _map(self, change: Callable[[Tensor], Tensor]) -> "Batch":
         changed: dict[str, Any] = {
-            attribute.name: change(value)
-            for attribute in fields(self)
-            if isinstance(value := getattr(self, attribute.name), Tensor)
+            name: change(value) for name, value in vars(self).items() if isinstance(value, Tensor)
         }
         return replace(self, **changed)
 
