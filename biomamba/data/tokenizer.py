@@ -41,6 +41,11 @@ class Tokenizer:
         self.vocab_size: int = max(backend.get_vocab(with_added_tokens=True).values()) + 1
         self.fingerprint: str = sha256(self._canonical_json()).hexdigest()
 
+    def __reduce__(self) -> tuple[type["Tokenizer"], tuple[tokenizers.Tokenizer]]:
+        # The backend forgets encode_special_tokens when it is pickled: in a worker process the
+        # literal <|endoftext|> of a text would end the document.
+        return Tokenizer, (self._backend,)
+
     @classmethod
     def load(cls, source: str, revision: str | None = None) -> "Tokenizer":
         """Load a tokenizer.json file, or the one of a hub repository.

@@ -1,6 +1,7 @@
 """Tokenizers: round trips, literal special tokens, fingerprints."""
 
 import json
+import pickle
 import random
 from pathlib import Path
 
@@ -122,3 +123,11 @@ def test_neox_ids_are_those_of_the_published_models(real_data: Path) -> None:
     assert (neox.vocab_size, neox.eod_id) == (50_277, 0)
     assert neox.encode_batch([" yes", " no", " maybe"]) == [[4754], [642], [5046]]
     assert neox.encode(EOD_TOKEN) == [29, 93, 423, 1171, 1156, 49651]
+
+
+def test_a_pickled_tokenizer_encodes_alike() -> None:
+    tokenizer = Tokenizer.byte_tokenizer()
+    copy = pickle.loads(pickle.dumps(tokenizer))
+    text = f"a{EOD_TOKEN}b"
+    assert copy.encode(text) == tokenizer.encode(text)
+    assert copy.fingerprint == tokenizer.fingerprint
