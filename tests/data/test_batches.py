@@ -165,6 +165,15 @@ def test_the_parts_of_a_batch_equal_batches_of_their_rows(
             assert np.array_equal(getattr(part, name), value), name
 
 
+def test_a_batch_stays_as_it_was_when_it_is_cut(
+    planned: Callable[..., PlannedSource],
+) -> None:
+    batch = all_rows(planned(Concat(), 2), 2)
+    pieces = batch.pieces.copy()
+    batch.split(1)
+    assert np.array_equal(batch.pieces, pieces)
+
+
 def test_the_parts_of_a_batch_share_its_memory(planned: Callable[..., PlannedSource]) -> None:
     batch = all_rows(planned(Concat(), 2), 2)
     for part in batch.split(1):
