@@ -7,7 +7,6 @@ validation document are not kept apart, because that needs the whole set. Prepar
 matters.
 """
 
-from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -134,7 +133,8 @@ class StreamingDataModule(TrainingData):
                 "tokenizer": self.tokenizer_fingerprint,
                 "mixture": self.mixture.description(),
                 "admission": self._admission.settings(),
-                "reading": asdict(self._reading),
+                "readers": self._reading.num_readers,
+                "block": self._reading.block_documents,
                 "seed": self._seed,
                 "seq_len": self.budget.seq_len,
                 "tokens_per_step": self.budget.tokens_per_step,

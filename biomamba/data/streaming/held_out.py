@@ -14,6 +14,7 @@ from biomamba.data.streaming.source import StreamedSource
 from biomamba.data.token_split import DocumentTable, TokenSplit
 from biomamba.data.tokenizer import Tokenizer
 from biomamba.runtime.errors import DataError
+from biomamba.runtime.ranks import is_rank_zero
 
 Ints = NDArray[np.int64]
 
@@ -55,13 +56,13 @@ def held_out_documents(
 ) -> list[Document]:
     """Read the first validation documents of a source, in the order of its shards.
 
-    Progress goes to stderr.
+    Progress goes to stderr, of rank zero only.
 
     Raises:
         DataError: If a whole pass over the source finds none.
     """
     found: list[Document] = []
-    with Progress(console=Console(stderr=True)) as progress:
+    with Progress(console=Console(stderr=True), disable=not is_rank_zero()) as progress:
         task = progress.add_task(f"validation documents of {source.name}", total=max_documents)
         for shard in source.shards:
             for _, document in shard.documents(max_bad_fraction):

@@ -24,7 +24,8 @@ class Reading:
 
     Attributes:
         num_readers: Virtual readers; the number of ranks divides it, and it divides the rows of a
-            step. Each keeps a file of every source open.
+            step. Each keeps a file of every source open, which takes about 20 MB (JSON lines) to
+            65 MB (Parquet) where `datasets` reads it.
         block_documents: Documents of a source that a reader holds and shuffles at a time.
         max_bad_fraction: The run stops when more of the rows of a raw shard than this are damaged.
     """

@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from biomamba.data.batches import Batch, lay_out
 from biomamba.data.streaming.row_reader import Positions, RowPart, RowReader, StreamPlan, join
 from biomamba.runtime.errors import BioMambaError, ConfigError
+from biomamba.runtime.signals import shield_worker
 
 _STEPS_KEPT = 8
 _Item = tuple[RowPart, dict[int, Positions]] | BioMambaError
@@ -125,7 +126,12 @@ class StreamLoader:
             # Each worker is one process of several; and a fork would turn the threads of the
             # tokenizer off with a warning.
             os.environ["TOKENIZERS_PARALLELISM"] = "false"
-        loader = DataLoader(self._parts, batch_size=None, num_workers=self._num_workers)
+        loader = DataLoader(
+            self._parts,
+            batch_size=None,
+            num_workers=self._num_workers,
+            worker_init_fn=shield_worker,
+        )
         items = iter(loader)
         try:
             for step in range(self._start_step, len(self)):

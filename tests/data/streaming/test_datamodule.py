@@ -133,6 +133,7 @@ def test_other_raw_data_is_another_stream(make_module: Make, make_corpus: Any) -
         {"num_workers": 2},
         {"max_val_documents": 3},
         {"max_repetition": 7},
+        {"reading": Reading(num_readers=4, block_documents=8, max_bad_fraction=0.5)},
     ],
 )
 def test_length_micro_batch_and_workers_do_not_change_the_stream(

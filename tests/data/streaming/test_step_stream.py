@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import pickle
 from collections.abc import Callable
 from hashlib import sha256
 from typing import Any
@@ -101,6 +102,12 @@ def test_what_workers_have_read_ahead_does_not_count(make_plan: Make) -> None:
     for _, _ in zip(range(5), loader, strict=False):
         pass
     assert loader.positions_after(5) == expected
+
+
+def test_a_plan_is_the_same_in_a_process_that_is_spawned(
+    make_plan: Make, reference: list[str]
+) -> None:
+    assert run(pickle.loads(pickle.dumps(make_plan())), 1, 0)[0] == reference
 
 
 def test_the_length_is_that_of_the_run(make_plan: Make) -> None:
