@@ -215,7 +215,7 @@ def test_checkpoints_are_never_written_within_a_step(tmp_path: Path) -> None:
 
 @pytest.mark.xfail(
     raises=AssertionError,
-    reason="runtime/atomic syncs what it renames; so must what writes checkpoints",
+    reason="training/checkpoint_io writes checkpoints",
 )
 def test_a_checkpoint_is_on_the_disk_before_it_replaces_another(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
