@@ -1,8 +1,9 @@
 """Run a command-line program: check first, build later, and report a user's mistake in one line.
 
-Exit codes: 0 done, 2 a mistake that the user can mend (also unknown options), 130 interrupted,
-1 a defect (with traceback); a program may return a code of its own. HYDRA_FULL_ERROR=1 shows the
-traceback of a user's mistake too.
+Exit codes: 0 done, 2 a mistake that the user can mend (also unknown options), 75 stopped by a
+signal or the time limit so that the same command goes on (sysexits.h, "temporary failure"), 130
+interrupted by hand, 1 a defect (with traceback); a program may return a code of its own.
+HYDRA_FULL_ERROR=1 shows the traceback of a user's mistake too.
 """
 
 import os
@@ -20,10 +21,12 @@ from biomamba.config.check import check_config
 from biomamba.config.compose import preflight
 from biomamba.config.location import conf_dir
 from biomamba.config.schema import register_schemas
+from biomamba.runtime import signals, slurm
 from biomamba.runtime.errors import BioMambaError, ConfigError
-from biomamba.runtime.ranks import rank, world_size
+from biomamba.runtime.ranks import is_rank_zero, rank, world_size
 
 USER_ERROR_CODE = 2
+STOPPED_CODE = 75
 INTERRUPTED_CODE = 130
 
 
@@ -37,9 +40,12 @@ def run_cli(config_name: str, main: Callable[[DictConfig], int | None]) -> None:
         arguments = get_args_parser().parse_args(sys.argv[1:])
         if _is_plain_run(arguments):
             _preflight(arguments, config_name)
+            signals.check()
         _hydra_main(config_name, main)
     except BioMambaError as error:
         _exit_with(error)
+    except signals.Interrupted as stop:
+        _exit_stopped(stop)
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED_CODE)
 
@@ -76,6 +82,18 @@ def _preflight(arguments: Namespace, config_name: str) -> None:
     if extra_dir is not None and not extra_dir.is_dir():
         raise ConfigError(f"--config-dir must name a folder, found {extra_dir}")
     preflight(arguments.config_name or config_name, arguments.overrides, extra_dir=extra_dir)
+
+
+def _exit_stopped(stop: signals.Interrupted) -> NoReturn:
+    """Ask SLURM to start the job again, unless that was done, and end.
+
+    Early in a program the ranks stop one by one, so each of them asks: the first one that ends
+    takes the others with it.
+    """
+    reasons = [stop.reason] if stop.is_settled else [stop.reason, slurm.requeue()]
+    if is_rank_zero() or not stop.is_settled:
+        sys.stderr.write(f"stopped: {'; '.join(reasons)}\n")
+    sys.exit(STOPPED_CODE)
 
 
 def _exit_with(error: BioMambaError) -> NoReturn:

@@ -23,6 +23,7 @@ from biomamba.data.store_reader import (
 )
 from biomamba.data.token_split import TokenSplit
 from biomamba.runtime.errors import DataError
+from biomamba.runtime.signals import shield_worker
 
 
 class DocumentRows:
@@ -83,6 +84,7 @@ class DocumentRows:
             batch_size=None,
             shuffle=False,
             num_workers=num_workers,
+            worker_init_fn=shield_worker,
             pin_memory=torch.cuda.is_available(),
         )
 

@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from biomamba.data.batches import Batch, PlannedSource, RowRequest, build_batch
 from biomamba.data.budget import TokenBudget
 from biomamba.data.mixed_rows import MixedRows
+from biomamba.runtime.signals import shield_worker
 
 
 class TrainingSteps(Dataset[list[Batch]]):
@@ -99,5 +100,6 @@ def training_loader(steps: TrainingSteps, start_step: int, num_workers: int) -> 
         batch_size=None,
         sampler=StepSampler(start_step, len(steps)),
         num_workers=num_workers,
+        worker_init_fn=shield_worker,
         pin_memory=torch.cuda.is_available(),
     )

@@ -9,6 +9,7 @@ from omegaconf import DictConfig
 
 from biomamba.config import cli, compose
 from biomamba.runtime.errors import DataError
+from biomamba.runtime.signals import Interrupted
 
 Program = Callable[[DictConfig], int | None]
 Start = Callable[..., int]
@@ -118,3 +119,37 @@ def test_full_error_shows_the_traceback_of_a_mistake(
 
     with pytest.raises(ValueError, match="unknown key 'sed'"):
         start(refuse, "sed=5")
+
+
+def test_a_run_that_can_go_on_ends_with_75_and_says_what_was_saved(
+    start: Start, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stop(cfg: DictConfig) -> None:
+        raise Interrupted("SIGTERM: saved step 3", is_settled=True)
+
+    assert start(stop) == 75
+    assert capsys.readouterr().err == "stopped: SIGTERM: saved step 3\n"
+
+
+def test_a_run_that_stops_before_its_first_step_is_requeued(
+    start: Start, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(cfg: DictConfig) -> None:
+        raise Interrupted("SIGUSR1 before the first step")
+
+    monkeypatch.setattr(cli.slurm, "requeue", lambda: "job 7 is in the queue again")
+    assert start(stop) == 75
+    message = "stopped: SIGUSR1 before the first step; job 7 is in the queue again\n"
+    assert capsys.readouterr().err == message
+
+
+def test_a_signal_during_the_imports_stops_before_the_program(
+    start: Start, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def interrupt() -> None:
+        raise Interrupted("SIGTERM before the first step")
+
+    monkeypatch.setattr(cli.signals, "check", interrupt)
+    monkeypatch.setattr(cli.slurm, "requeue", lambda: "")
+    assert start(refuse) == 75
+    assert not (tmp_path / "runs").exists()

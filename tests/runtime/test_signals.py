@@ -1,0 +1,132 @@
+"""Requests to stop: flags, children, loaders' workers, and the handlers of others."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from torch.utils.data import DataLoader, Dataset
+
+from biomamba.runtime import signals
+
+ALL = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+
+
+@pytest.fixture
+def _listening() -> Iterator[None]:
+    signals.listen()
+    yield
+    signals.restore()
+
+
+def test_the_signals_are_those_that_ask_for_a_stop() -> None:
+    assert set(signals.SIGNALS) == set(ALL)
+
+
+@pytest.mark.usefixtures("_listening")
+@pytest.mark.parametrize("number", ALL)
+def test_a_signal_is_remembered_and_nothing_else_happens(number: signal.Signals) -> None:
+    signals.check()
+    os.kill(os.getpid(), number)
+    assert signals.received() == number
+    with pytest.raises(signals.Interrupted, match=f"{number.name} before the first step"):
+        signals.check()
+
+
+@pytest.mark.usefixtures("_listening")
+def test_a_second_signal_changes_nothing() -> None:
+    for number in (signal.SIGUSR1, signal.SIGTERM, signal.SIGTERM):
+        os.kill(os.getpid(), number)
+    assert signals.received() == signal.SIGUSR1
+
+
+def test_the_handlers_that_were_there_come_back_and_the_request_is_forgotten() -> None:
+    before = [signal.getsignal(number) for number in ALL]
+    signals.listen()
+    signals.listen()
+    os.kill(os.getpid(), signal.SIGUSR1)
+    signals.restore()
+    signals.restore()
+    assert [signal.getsignal(number) for number in ALL] == before
+    assert signals.received() == 0
+
+
+@pytest.mark.usefixtures("_listening")
+def test_a_forked_child_neither_dies_nor_asks_to_stop() -> None:
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.write(writer, b"r")
+        deadline = time.monotonic() + 1.0
+        while time.monotonic() < deadline:
+            time.sleep(0.05)
+        os._exit(signals.received())
+    os.read(reader, 1)
+    for number in ALL:
+        os.kill(child, number)
+    _, status = os.waitpid(child, 0)
+    os.close(reader)
+    os.close(writer)
+    assert status == 0
+    assert signals.received() == 0
+
+
+def test_it_is_no_error_that_a_program_could_swallow() -> None:
+    assert not issubclass(signals.Interrupted, Exception)
+
+
+def test_importing_it_imports_nothing_heavy_and_registers_nothing() -> None:
+    code = (
+        "import signal, sys; from biomamba.runtime import signals;"
+        "assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL;"
+        "heavy = {'torch', 'numpy', 'lightning', 'hydra'} & set(sys.modules);"
+        "assert not heavy, heavy"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+class Pids(Dataset[int]):
+    """Sixty slow items: the process that made each."""
+
+    def __len__(self) -> int:
+        return 60
+
+    def __getitem__(self, index: int) -> int:
+        time.sleep(0.02)
+        return os.getpid()
+
+
+@pytest.mark.usefixtures("_listening")
+def test_a_loader_outlives_a_signal_to_every_process_of_the_job() -> None:
+    loader = DataLoader(
+        Pids(), batch_size=None, num_workers=2, worker_init_fn=signals.shield_worker
+    )
+    workers = set()
+    for index, pid in enumerate(loader):
+        workers.add(int(pid))
+        if index == 4:
+            # From a process that is not the parent, as slurmstepd is.
+            targets = [str(pid) for pid in (*workers, os.getpid())]
+            for name in ("-TERM", "-USR1", "-USR2"):
+                subprocess.run(["kill", name, *targets], check=True)
+    assert index == 59
+    assert len(workers) == 2
+    assert signals.received()
+
+
+def test_a_worker_ends_at_the_word_of_its_parent(tmp_path: Path) -> None:
+    child = os.fork()
+    if child == 0:
+        signals.shield_worker(0)
+        (tmp_path / "ready").touch()
+        time.sleep(60)
+        os._exit(1)
+    while not (tmp_path / "ready").exists():
+        time.sleep(0.01)
+    os.kill(child, signal.SIGTERM)
+    assert os.waitpid(child, 0)[1] == 0
