@@ -3,6 +3,7 @@
 import gzip
 import json
 import os
+import pickle
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -106,6 +107,12 @@ def test_a_shard_is_whole_in_every_worker_of_a_loader(make_rows: Callable[..., H
     loader = DataLoader(Shards(make_rows()), batch_size=None, num_workers=2)
     expected = ids(make_rows())
     assert sorted(loader) == sorted([*expected, *expected])
+
+
+def test_a_shard_can_be_sent_to_another_process(make_rows: Callable[..., HubRows]) -> None:
+    for options in ({}, {"max_rows": 6}, {"max_shards": 3, "max_rows": 6}):
+        for shard in make_rows(**options).shards():
+            assert list(pickle.loads(pickle.dumps(shard)).rows()) == list(shard.rows())
 
 
 def test_more_shards_than_files_are_refused(make_rows: Callable[..., HubRows]) -> None:

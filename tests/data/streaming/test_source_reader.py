@@ -2,17 +2,21 @@
 
 import json
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
 from biomamba.data.document import Document, SplitRule, document_key
+from biomamba.data.store import StorePolicy
+from biomamba.data.store_reader import open_stores
 from biomamba.data.streaming.admission import Admission
 from biomamba.data.streaming.row_reader import StreamPlan
 from biomamba.data.streaming.source_reader import Piece, Reading, SourceReader
+from biomamba.data.token_split import TokenSplit
 from biomamba.data.tokenizer import Tokenizer
 from biomamba.runtime.errors import ConfigError, DataError
 
@@ -66,6 +70,28 @@ def test_every_token_comes_once_per_epoch(source: int, reader: int, make_plan: M
     for documents in epochs:
         assert sorted(documents) == sorted(expected)
     assert epochs[0] != epochs[1] != epochs[2]
+
+
+@pytest.mark.parametrize("source", [0, 1, 2])
+def test_the_documents_are_those_of_the_training_split_of_a_store(
+    source: int,
+    make_plan: Make,
+    corpora: Mapping[str, Any],
+    write_corpus: Make,
+    byte_tokenizer: Tokenizer,
+    tmp_path: Path,
+) -> None:
+    plan = make_plan(rule=SplitRule(200, 100))
+    folder = tmp_path / "set" / "corpus"
+    corpus = corpora[plan.sources[source].name]
+    write_corpus(folder, corpus, byte_tokenizer, StorePolicy(200, 100))
+    split = TokenSplit.open(open_stores([str(folder)]), "train")
+    stored = [split.tokens(document).tolist() for document in range(len(split))]
+    streamed = []
+    for reader in range(4):
+        num_tokens = sum(map(len, train_tokens(plan, source, reader)))
+        streamed += documents_of(reader_of(plan, source, reader).take(num_tokens))
+    assert sorted(streamed) == sorted(stored)
 
 
 def test_a_piece_knows_what_came_before(make_plan: Make) -> None:
