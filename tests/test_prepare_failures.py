@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -89,7 +89,13 @@ def start(raw: Path, folder: Path, *arguments: str) -> subprocess.Popen[bytes]:
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         start_new_session=True,
+        preexec_fn=default_signals,  # noqa: PLW1509 - there are no threads here
     )
+
+
+def default_signals() -> None:
+    """Undo what a shell does to its background jobs, which do not hear the keyboard."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def tree(folder: Path) -> dict[str, Any]:
@@ -121,35 +127,35 @@ def whole(raw: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str
     return expected, time.monotonic() - begin
 
 
-def runs_with_kills(
-    raw: Path, folder: Path, seconds: float, seed: int, commands: Sequence[Sequence[str]]
-) -> Iterator[tuple[int, list[int]]]:
-    """Start processes side by side and kill each at a random moment; yield kills and codes."""
-    rng = random.Random(seed)
-    for _ in range(MAX_RUNS):
-        processes = [start(raw, folder, *arguments) for arguments in commands]
-        delays = [rng.uniform(0.3 * seconds, 1.05 * seconds) for _ in processes]
-        begin = time.monotonic()
-        for delay, process in sorted(zip(delays, processes, strict=True), key=lambda pair: pair[0]):
-            time.sleep(max(0.0, begin + delay - time.monotonic()))
-            process.send_signal(signal.SIGKILL)
-        codes = [process.wait() for process in processes]
-        yield sum(code == -signal.SIGKILL for code in codes), codes
+def start_and_kill(
+    raw: Path, folder: Path, delays: Sequence[float], commands: Sequence[Sequence[str]]
+) -> list[int]:
+    """Start processes side by side, kill each after its delay and return their codes."""
+    processes = [start(raw, folder, *arguments) for arguments in commands]
+    begin = time.monotonic()
+    for delay, process in sorted(zip(delays, processes, strict=True), key=lambda pair: pair[0]):
+        time.sleep(max(0.0, begin + delay - time.monotonic()))
+        process.send_signal(signal.SIGKILL)
+    codes = [process.wait() for process in processes]
+    assert set(codes) <= {0, -signal.SIGKILL}
+    return codes
 
 
 def test_kills_at_random_moments_change_no_byte(
     raw: Path, tmp_path: Path, whole: tuple[dict[str, Any], float]
 ) -> None:
     expected, seconds = whole
-    folder, num_kills, num_done = tmp_path / "data0", 0, 0
-    for kills, codes in runs_with_kills(raw, folder, seconds, 0, [["num_workers=2"]]):
-        num_kills += kills
-        assert kills or codes == [0]
-        if not kills:
+    rng = random.Random(0)
+    num_kills = num_done = 0
+    for _ in range(MAX_RUNS):
+        folder = tmp_path / f"data{num_done}"
+        delays = [rng.uniform(0.3 * seconds, seconds)]
+        if start_and_kill(raw, folder, delays, [["num_workers=2"]]) != [0]:
+            num_kills += 1
+        else:
             assert tree(folder / "set") == expected
             num_done += 1
-            folder = tmp_path / f"data{num_done}"
-        if num_kills >= MIN_KILLS and num_done:
+        if num_kills >= MIN_KILLS:
             break
     assert num_kills >= MIN_KILLS
     assert run(raw, folder, "num_workers=2").returncode == 0
@@ -160,17 +166,23 @@ def test_kills_of_parts_side_by_side_change_no_byte(
     raw: Path, tmp_path: Path, whole: tuple[dict[str, Any], float]
 ) -> None:
     expected, seconds = whole
-    folder, num_kills = tmp_path / "data", 0
+    rng = random.Random(1)
+    num_kills = num_done = 0
     parts = [["part=1/2", "num_workers=2"], ["part=2/2"]]
-    for kills, codes in runs_with_kills(raw, folder, seconds, 1, parts):
-        num_kills += kills
-        assert set(codes) <= {0, -signal.SIGKILL}
-        if num_kills >= MIN_KILLS or codes == [0, 0]:
+    for _ in range(MAX_RUNS):
+        folder = tmp_path / f"data{num_done}"
+        delays = [rng.uniform(0.3 * seconds, seconds) for _ in parts]
+        codes = start_and_kill(raw, folder, delays, parts)
+        num_kills += sum(code != 0 for code in codes)
+        if num_kills >= MIN_KILLS:
             break
-    for _ in zip(range(3), runs_with_kills(raw, folder, seconds, 2, [[]]), strict=False):
-        pass
+        if codes == [0, 0]:
+            start_and_kill(raw, folder, [rng.uniform(0.3 * seconds, seconds)], [[]])
+            assert run(raw, folder).returncode == 0
+            assert tree(folder / "set") == expected
+            num_done += 1
+    assert num_kills >= MIN_KILLS
     assert run(raw, folder).returncode == 0
-    assert num_kills >= 2
     assert tree(folder / "set") == expected
 
 

@@ -21,7 +21,7 @@ from biomamba.data.preparation import Job, finish_stores, stage_stores
 from biomamba.data.prepare_progress import PrepareProgress
 from biomamba.data.rows import LocalRows, RawShard, Row
 from biomamba.data.store import Store, StorePolicy
-from biomamba.data.tokenizer import Tokenizer
+from biomamba.data.tokenizer import EOD_TOKEN, Tokenizer
 
 WORDS = [f"{first}{second}" for first in "bcdfglmnprst" for second in ("an", "ir", "ol", "ute")]
 
@@ -154,6 +154,8 @@ def _text(name: str, number: int) -> str:
     changes = random.Random(f"change {name}{number}")
     for _ in range(number % 3 or changes.randrange(3)):
         words[changes.randrange(60)] = changes.choice(WORDS)
+    if number % 7 == 0:
+        words[30] = EOD_TOKEN  # must stay plain text, in every process
     return " ".join(words)
 
 

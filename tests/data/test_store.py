@@ -253,6 +253,30 @@ def test_what_a_crash_left_is_removed(
     assert content_of(folder) == content_of(tmp_path / "whole")
 
 
+def test_the_staged_tokens_go_once_the_manifest_is_there(
+    tmp_path: Path,
+    corpus: Any,
+    write: Callable[..., Any],
+    content_of: Content,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def interrupted_manifest(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    staging = tmp_path / "a" / "staging"
+    with monkeypatch.context() as patch:
+        patch.setattr(Manifest, "write", interrupted_manifest)
+        with pytest.raises(KeyboardInterrupt):
+            write(tmp_path / "a", corpus)
+    assert len(list(staging.glob("*.bin"))) == 4
+    write(tmp_path / "a", corpus)
+    assert not list(staging.glob("*.bin"))
+    before = content_of(tmp_path / "a")
+    (staging / "00000.bin").write_bytes(b"left by a crash after the manifest")
+    write(tmp_path / "a", corpus)
+    assert content_of(tmp_path / "a") == before
+
+
 def test_a_store_of_an_older_version_is_refused_and_can_be_rebuilt(
     tmp_path: Path, corpus: Any, write: Callable[..., Any]
 ) -> None:
