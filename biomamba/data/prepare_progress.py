@@ -10,12 +10,13 @@ from rich.progress import (
     BarColumn,
     Progress,
     SpinnerColumn,
-    TaskID,
     TextColumn,
     TimeElapsedColumn,
 )
 
 from biomamba.data.rows import RawShard
+
+_SECONDS_BETWEEN_LOG_LINES = 60
 
 
 class PrepareProgress:
@@ -46,8 +47,7 @@ class PrepareProgress:
 
     def phase(self, name: str, sizes: Mapping[int, float]) -> "Phase":
         """Add a line for shards of these sizes, by number."""
-        task = self._progress.add_task(name, total=sum(sizes.values()), shards="", rate="")
-        return Phase(self._progress, task, sizes)
+        return Phase(self._progress, name, sizes)
 
 
 class Phase:
@@ -55,13 +55,14 @@ class Phase:
 
     Args:
         progress: Where the line is.
-        task: The line.
+        name: What the line begins with.
         sizes: Of the shards by number, in one unit.
     """
 
-    def __init__(self, progress: Progress, task: TaskID, sizes: Mapping[int, float]) -> None:
+    def __init__(self, progress: Progress, name: str, sizes: Mapping[int, float]) -> None:
         self._progress = progress
-        self._task = task
+        self._name = name
+        self._task = progress.add_task(name, total=sum(sizes.values()), shards="", rate="")
         self._sizes = sizes
         self._num_rows = 0
         self._num_shards = 0
@@ -69,6 +70,7 @@ class Phase:
         self._work = 0.0
         self._left = sum(sizes.values())
         self._begin: float | None = None
+        self._told = time.monotonic()
 
     def rows(self, number: int, num_rows: int) -> None:
         """Count rows of shard `number`."""
@@ -89,15 +91,18 @@ class Phase:
         self._show()
 
     def _show(self) -> None:
-        seconds = 0.0 if self._begin is None else time.monotonic() - self._begin
+        now = time.monotonic()
+        seconds = 0.0 if self._begin is None else now - self._begin
         parts = [f"{self._num_rows / seconds:,.0f} rows/s"] if self._num_rows and seconds else []
         if self._work and self._left > 0:
             parts.append(f"{_duration(seconds * self._left / self._work)} left")
-        self._progress.update(
-            self._task,
-            shards=f"{self._num_shards}/{len(self._sizes)} shards",
-            rate=" ".join(parts),
-        )
+        shards, rate = f"{self._num_shards}/{len(self._sizes)} shards", " ".join(parts)
+        self._progress.update(self._task, shards=shards, rate=rate)
+        # A log of a batch job shows no moving line; it gets one from time to time.
+        console = self._progress.console
+        if not console.is_terminal and now - self._told >= _SECONDS_BETWEEN_LOG_LINES:
+            self._told = now
+            console.print(self._name, shards, rate, highlight=False)
 
 
 def shard_sizes(shards: Sequence[RawShard]) -> list[float]:
