@@ -12,7 +12,7 @@ import os
 import secrets
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 from typing import IO, Any
@@ -86,7 +86,6 @@ def verify_checkpoint(path: Path) -> CheckpointRecord:
     return record
 
 
-@dataclass
 class DurableCheckpointIO(CheckpointIO):
     """Writes and reads the checkpoints of a run.
 
@@ -95,9 +94,10 @@ class DurableCheckpointIO(CheckpointIO):
             checkpoint is in flight.
     """
 
-    is_background: bool = False
-    _writer: ThreadPoolExecutor | None = field(default=None, init=False, repr=False)
-    _in_flight: Future[None] | None = field(default=None, init=False, repr=False)
+    def __init__(self, *, is_background: bool = False) -> None:
+        self.is_background = is_background
+        self._writer: ThreadPoolExecutor | None = None
+        self._in_flight: Future[None] | None = None
 
     def save_checkpoint(
         self,

@@ -14,7 +14,6 @@ _PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 
 # Hints that a user of this package can do nothing about, or that it answers in its own words.
 _IRRELEVANT_WARNINGS = (
-    "Using ModelCheckpoint with manual optimization",  # after the step is what we want
     "The .srun. command is available on your system",
     ".isinstance.treespec, LeafSpec.. is deprecated",
     "The '.*_dataloader' does not have many workers",

@@ -1,0 +1,182 @@
+"""Where a run goes on, and whether it still is that run."""
+
+import json
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from biomamba.data.settings_difference import settings_difference
+from biomamba.data.training_data import TrainingData
+from biomamba.runtime.errors import CheckpointError, ConfigError
+from biomamba.runtime.ranks import is_rank_zero
+from biomamba.training.callbacks.checkpoint import checkpoints_in
+from biomamba.training.checkpoint_io import CheckpointRecord, verify_checkpoint
+
+AUTO = "auto"
+_LAST_NAME = "last.ckpt"  # no file: the newest good checkpoint beside this name
+
+# Parts of the configuration that change what a step computes. Of the data only the fingerprint
+# decides; its configuration is kept to say what has changed.
+_TOP_KEYS = ("seed", "max_tokens", "tokens_per_step", "objective", "optimizer", "schedule")
+_UNDECIDED_MODEL_KEYS = frozenset({"backend"})
+_UNDECIDED_DATA_KEYS = frozenset(
+    {"sources", "num_workers", "verify", "max_val_documents", "max_repetition"}
+)
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where a run begins.
+
+    Attributes:
+        checkpoint: The checkpoint it goes on from; None for a new run.
+        step: Finished optimizer steps.
+        changes: Settings that were allowed to differ from those of the checkpoint, in words.
+    """
+
+    checkpoint: Path | None = None
+    step: int = 0
+    changes: str = ""
+
+
+def run_settings(config: Mapping[str, Any], data: TrainingData) -> dict[str, Any]:
+    """Return what decides about a run, as JSON has it.
+
+    Args:
+        config: The resolved configuration of the program.
+        data: The data of the run.
+    """
+    model = {name: v for name, v in config["model"].items() if name not in _UNDECIDED_MODEL_KEYS}
+    settings = {name: config[name] for name in _TOP_KEYS} | {
+        "model": model,
+        "trainer": {"precision": config["trainer"]["precision"]},
+        "data": _data_settings(config["data"]),
+        "data_fingerprint": data.fingerprint,
+        "tokenizer_fingerprint": data.tokenizer_fingerprint,
+    }
+    plain: dict[str, Any] = json.loads(json.dumps(settings))
+    return plain
+
+
+def find_start(
+    resume: str | None, folder: Path, settings: Mapping[str, Any], *, allow_change: bool = False
+) -> Start:
+    """Find where a run goes on; every rank finds the same.
+
+    Args:
+        resume: `auto` takes the newest good checkpoint of the folder, or begins anew without one;
+            a path takes that checkpoint, and one named last.ckpt the newest good one beside it;
+            None begins anew.
+        folder: The checkpoints of this run.
+        settings: Of this run, as `run_settings` returns them.
+        allow_change: Go on although settings differ.
+
+    Raises:
+        CheckpointError: If the named checkpoint, or every one of the folder, is missing or damaged.
+        ConfigError: If settings differ, or a new run would write among checkpoints of another.
+    """
+    if resume is None:
+        if checkpoints_in(folder):
+            raise ConfigError(
+                f"resume is null, but {folder} holds checkpoints: use resume=auto to go on, or "
+                "another run_id"
+            )
+        return Start()
+    found = _newest_good(folder) if resume == AUTO else _named(Path(resume))
+    if found is None:
+        return Start()
+    path, record = found
+    changes = changed_settings(record.settings, settings)
+    if changes and not allow_change:
+        raise ConfigError(
+            f"{path} belongs to a run with other settings: {changes}; run with those, or choose "
+            "another run_id, or add allow_change=true to go on with the new ones"
+        )
+    newest = next(iter(checkpoints_in(folder)), 0)
+    if changes and newest > record.step:
+        raise ConfigError(
+            f"settings differ from those of {path} ({changes}), and {folder} holds a checkpoint "
+            f"of step {newest}: choose another run_id to branch off"
+        )
+    return Start(path, record.step, changes)
+
+
+def changed_settings(stored: Mapping[str, Any], asked: Mapping[str, Any]) -> str:
+    """Return which settings differ, with both values; empty if none that decides."""
+    key = "data_fingerprint"
+    if stored.get(key) == asked.get(key):
+        # Paths and other words for the same rows.
+        stored, asked = ({n: v for n, v in s.items() if n != "data"} for s in (stored, asked))
+    return settings_difference(stored, asked)
+
+
+def is_finished(start: Start, num_steps: int, record_path: Path) -> bool:
+    """Say whether a run has done all its steps and its record is closed.
+
+    Raises:
+        ConfigError: If the record is closed and there is no checkpoint that says of which run.
+    """
+    is_closed = record_path.is_file() and "after" in json.loads(record_path.read_text("utf-8"))
+    if is_closed and start.checkpoint is None:
+        raise ConfigError(
+            f"{record_path.parent} holds a finished run without checkpoints: choose another run_id"
+        )
+    return is_closed and start.step == num_steps
+
+
+def set_ledger_aside(folder: Path, start: Start) -> None:
+    """Keep the ledger of the earlier data apart, if other data was allowed."""
+    if "data_fingerprint" in start.changes and folder.is_dir():
+        folder.rename(folder.with_name(f"{folder.name}_to_step_{start.step:07d}"))
+
+
+def logger_options(target: str, start: Start) -> dict[str, Any]:
+    """Return what keeps the curves of a resumed run free of points that are taken again.
+
+    Args:
+        target: Class of the logger.
+        start: Where the run begins.
+    """
+    if start.checkpoint is None:
+        return {}
+    if target.endswith(".TensorBoardLogger"):
+        return {"purge_step": start.step + 1}
+    if target.endswith(".CSVLogger"):  # it would delete its earlier file
+        return {"version": f"from_step_{start.step:07d}"}
+    return {}
+
+
+def _data_settings(data: Mapping[str, Any]) -> dict[str, Any]:
+    chosen = {name: value for name, value in data.items() if name not in _UNDECIDED_DATA_KEYS}
+    budget = {name: v for name, v in data["budget"].items() if name != "micro_batch_size"}
+    return chosen | {"budget": budget}
+
+
+def _named(path: Path) -> tuple[Path, CheckpointRecord]:
+    if path.name != _LAST_NAME or path.exists():
+        return path, verify_checkpoint(path)
+    found = _newest_good(path.parent)
+    if found is None:
+        raise CheckpointError(f"resume: {path.parent} holds no checkpoint")
+    return found
+
+
+def _newest_good(folder: Path) -> tuple[Path, CheckpointRecord] | None:
+    damaged = []
+    for path in checkpoints_in(folder).values():
+        try:
+            record = verify_checkpoint(path)
+        except CheckpointError as error:
+            damaged.append(str(error))
+            continue
+        if damaged and is_rank_zero():
+            sys.stderr.write(f"warning: {'; '.join(damaged)}; taking {path} instead\n")
+        return path, record
+    if damaged:
+        raise CheckpointError(
+            f"no checkpoint of the run is good: {'; '.join(damaged)}; restore one, or choose "
+            "another run_id"
+        )
+    return None
