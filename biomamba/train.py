@@ -6,6 +6,12 @@ Writes into the run folder: run.json (provenance, data fingerprint, final figure
 events, checkpoints/ (to resume) and model/ (to evaluate, adapt further or publish).
 """
 
+from biomamba.runtime import signals
+
+if __name__ == "__main__":
+    # The other imports take seconds, in which a signal would kill the process.
+    signals.listen()
+
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +25,9 @@ from biomamba.reporting.tables import exposure_table
 from biomamba.runtime.provenance import provenance
 from biomamba.runtime.ranks import is_rank_zero
 from biomamba.runtime.seeding import seed_everything
+from biomamba.training.callbacks.checkpoint import Checkpoints
+from biomamba.training.callbacks.preemption import Preemption
+from biomamba.training.checkpoint_io import DurableCheckpointIO, remove_leftovers
 from biomamba.training.launch import (
     check_launch,
     check_precision,
@@ -27,25 +36,103 @@ from biomamba.training.launch import (
     quiet_lightning,
 )
 from biomamba.training.module import LanguageModelingModule, check_vocabulary
-from biomamba.training.run_record import RunRecord, final_figures, save_model
+from biomamba.training.resume import (
+    Start,
+    find_start,
+    is_finished,
+    logger_options,
+    run_settings,
+    set_ledger_aside,
+)
+from biomamba.training.run_lock import run_lock
+from biomamba.training.run_record import (
+    RunRecord,
+    StartRecord,
+    final_figures,
+    save_model,
+)
 
 
 def main(cfg: DictConfig) -> None:
-    """Build the objects of the run from data to trainer, fit, and save the model."""
+    """Check the launch, and train while the run folder is held."""
     quiet_lightning()
     check_launch(cfg.trainer.devices, cfg.trainer.num_nodes)
     check_precision(cfg.trainer.precision)
     check_trainer_keys(str(key) for key in cfg.trainer)
     check_run_folder(HydraConfig.get().overrides.task)
-    config: Any = OmegaConf.to_container(cfg, resolve=True)
     seed_everything(cfg.seed)
+    with run_lock(Path(cfg.paths.run_dir)):
+        train(cfg)
+
+
+def train(cfg: DictConfig) -> None:
+    """Build the objects of the run from data to trainer, fit, and save the model."""
+    config: Any = OmegaConf.to_container(cfg, resolve=True)
     run_dir = Path(cfg.paths.run_dir)
+    callbacks = build_callbacks(cfg.callbacks)
     datamodule: TrainingData = build(cfg.data)
+    start = begin(cfg, config, datamodule, callbacks)
+    if is_finished(start, datamodule.budget.num_steps, run_dir / "run.json"):
+        if is_rank_zero():
+            print(f"finished: {run_dir} has done its {start.step} steps; raise max_tokens to go on")
+        return
+    announce(start, run_dir)
     datamodule.prepare_data()
     datamodule.setup("fit")
+    module = build_module(cfg, datamodule)
+    signals.check()
+    record = RunRecord(run_dir / "run.json", provenance(config), datamodule, start)
+    trainer = build(
+        cfg.trainer,
+        max_steps=datamodule.budget.num_steps,
+        default_root_dir=str(run_dir),
+        logger=build_loggers(cfg.logger, start),
+        callbacks=[*callbacks, StartRecord(record)],
+        enable_checkpointing=any(isinstance(found, Checkpoints) for found in callbacks),
+        plugins=[DurableCheckpointIO()],
+    )
+    if is_rank_zero() and datamodule.exposures:
+        print(f"\nTraining split of each source:\n\n{exposure_table(datamodule.exposures)}\n")
+    if start.checkpoint is None:
+        record.add("before", trainer.validate(module, datamodule, verbose=False))
+    trainer.fit(module, datamodule, ckpt_path=start.checkpoint, weights_only=True)
+    record.add_realised(module.seen.realised())
+    figures = final_figures(trainer, module, datamodule)
+    if is_rank_zero():
+        folder = save_model(module.model, datamodule, run_dir / "model")
+        print(f"model: {folder}\ncurves: tensorboard --logdir {run_dir}")
+    # Last of all: it says that the run is finished.
+    record.add("after", figures)
+
+
+def begin(cfg: DictConfig, config: Any, datamodule: TrainingData, callbacks: list[Any]) -> Start:
+    """Find where the run goes on, and tell those who must know."""
+    run_dir = Path(cfg.paths.run_dir)
+    checkpoints = next((found for found in callbacks if isinstance(found, Checkpoints)), None)
+    folder = checkpoints.folder if checkpoints else run_dir / "checkpoints"
+    settings = run_settings(config, datamodule)
+    start = find_start(cfg.resume, folder, settings, allow_change=cfg.allow_change)
+    datamodule.allow_change = bool(start.changes)
+    if checkpoints:
+        checkpoints.settings = settings
+    if is_rank_zero():
+        remove_leftovers(folder)
+    return start
+
+
+def announce(start: Start, run_dir: Path) -> None:
+    """Say where the run goes on, and make room for what it writes anew."""
+    if is_rank_zero() and start.checkpoint is not None:
+        changes = f", with other settings: {start.changes}" if start.changes else ""
+        print(f"going on behind step {start.step} with {start.checkpoint}{changes}")
+        set_ledger_aside(run_dir / "ledger", start)
+
+
+def build_module(cfg: DictConfig, datamodule: TrainingData) -> LanguageModelingModule:
+    """Build the model and what trains it."""
     model = build(cfg.model)
     check_vocabulary(model.config.vocab_size, datamodule.vocab_size)
-    module = LanguageModelingModule(
+    return LanguageModelingModule(
         model,
         build(cfg.optimizer),
         build(cfg.schedule),
@@ -54,24 +141,20 @@ def main(cfg: DictConfig) -> None:
         tokens_per_step=cfg.tokens_per_step,
         epoch_tokens={name: found.num_tokens for name, found in datamodule.exposures.items()},
     )
-    trainer = build(
-        cfg.trainer,
-        max_steps=datamodule.budget.num_steps,
-        default_root_dir=str(run_dir),
-        logger=build_all(cfg.logger),
-        callbacks=build_all(cfg.callbacks),
-    )
-    if is_rank_zero() and datamodule.exposures:
-        print(f"\nTraining split of each source:\n\n{exposure_table(datamodule.exposures)}\n")
-    record = RunRecord(run_dir / "run.json", provenance(config), datamodule)
-    if cfg.resume is None:
-        record.add("before", trainer.validate(module, datamodule, verbose=False))
-    trainer.fit(module, datamodule, ckpt_path=cfg.resume, weights_only=True)
-    record.add_realised(module.seen.realised())
-    record.add("after", final_figures(trainer, module, datamodule))
-    if is_rank_zero():
-        folder = save_model(model, datamodule, run_dir / "model")
-        print(f"model: {folder}\ncurves: tensorboard --logdir {run_dir}")
+
+
+def build_loggers(nodes: DictConfig | None, start: Start) -> list[Any]:
+    """Build the loggers, so that a resumed run adds to the curves of the earlier one."""
+    found = [node for node in (nodes or {}).values() if node is not None]
+    return [build(node, **logger_options(node._target_, start)) for node in found]
+
+
+def build_callbacks(nodes: DictConfig | None) -> list[Any]:
+    """Build the callbacks; without one that stops in time, signals keep their usual effect."""
+    callbacks = build_all(nodes)
+    if not any(isinstance(callback, Preemption) for callback in callbacks):
+        signals.restore()
+    return callbacks
 
 
 def build_all(nodes: DictConfig | None) -> list[Any]:

@@ -44,6 +44,7 @@ class TrainSchema:
     callbacks: Any = None
     logger: Any = None
     resume: str | None = None
+    allow_change: bool = False
 
 
 @dataclass

@@ -18,6 +18,10 @@ class TrainingData(LightningDataModule, ABC):
     A subclass defines the loaders and what identifies the stream; the position in it is kept
     here, equal on all ranks.
 
+    Attributes:
+        allow_change: Go on behind the steps of another stream; its rows are not told apart from
+            those of this one.
+
     Args:
         budget: Size of the run.
         source_names: The sources in the order that numbers them (Batch.source).
@@ -25,6 +29,7 @@ class TrainingData(LightningDataModule, ABC):
 
     def __init__(self, budget: TokenBudget, source_names: list[str]) -> None:
         super().__init__()
+        self.allow_change = False
         self.budget = budget
         self.source_names = source_names
         self._start_step = 0
@@ -83,7 +88,7 @@ class TrainingData(LightningDataModule, ABC):
         Raises:
             DataError: If the checkpoint saw another stream or lies beyond the budget.
         """
-        if state_dict["fingerprint"] != self.fingerprint:
+        if state_dict["fingerprint"] != self.fingerprint and not self.allow_change:
             raise DataError(
                 "the checkpoint was trained on another stream of rows: stores, mixture, packing, "
                 "seed, seq_len and tokens_per_step must be those of the run it continues "

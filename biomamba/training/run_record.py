@@ -1,8 +1,11 @@
 """What a run leaves behind besides curves: run.json and the model folder."""
 
+import json
 import math
+import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -11,23 +14,58 @@ import lightning
 from biomamba.data.training_data import TrainingData
 from biomamba.model.checkpoint import save_pretrained
 from biomamba.model.mamba2 import Mamba2LM
+from biomamba.runtime import slurm
 from biomamba.runtime.atomic import write_json
 from biomamba.runtime.ranks import is_rank_zero
+from biomamba.runtime.signals import Interrupted
 from biomamba.training.module import LanguageModelingModule
+from biomamba.training.resume import Start
 
 
 class RunRecord:
-    """run.json: rewritten whole by rank zero at each stage, so that it is never half a file."""
+    """run.json: rewritten whole by rank zero at each stage, so that it is never half a file.
 
-    def __init__(self, path: Path, provenance: Mapping[str, Any], datamodule: TrainingData) -> None:
+    A run that is started again in its folder keeps the list of its starts and its first figures.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        provenance: Mapping[str, Any],
+        datamodule: TrainingData,
+        start: Start | None = None,
+    ) -> None:
         self._path = path
         self._record: dict[str, Any] = {
             "provenance": dict(provenance),
             "data_fingerprint": datamodule.fingerprint,
             "tokenizer_fingerprint": datamodule.tokenizer_fingerprint,
             "sources": {name: asdict(found) for name, found in datamodule.exposures.items()},
+            **_kept(path),
         }
+        if start is not None and start.checkpoint is not None:
+            self._take_over(provenance, start, start.checkpoint)
         self._write()
+
+    def begin(self, step: int, world_size: int) -> None:
+        """Add a start of the run at a step; its end is not known until `end` says it."""
+        start = {
+            "time": datetime.now(UTC).isoformat(timespec="seconds"),
+            "host": socket.gethostname(),
+            "world_size": world_size,
+            "step": step,
+            "slurm_job": slurm.job_id(),
+            "slurm_restarts": slurm.restart_count(),
+            "end": None,
+        }
+        self._record.setdefault("starts", []).append(start)
+        self._write()
+
+    def end(self, reason: str) -> None:
+        """Say why the last start came to its end."""
+        if self._record.get("starts"):
+            self._record["starts"][-1]["end"] = reason
+            self._write()
 
     def add(self, stage: str, results: Sequence[Mapping[str, float]]) -> None:
         """Add the validation figures of a stage, as Trainer.validate returns them.
@@ -45,10 +83,61 @@ class RunRecord:
         self._record["realised"] = {name: dict(found) for name, found in realised.items()}
         self._write()
 
+    def _take_over(self, provenance: Mapping[str, Any], start: Start, checkpoint: Path) -> None:
+        """Go on with the record of this folder, or of the run that the checkpoint belongs to."""
+        records = (self._path, checkpoint.absolute().parent.parent / self._path.name)
+        found = next((path for path in records if path.is_file()), None)
+        earlier = json.loads(found.read_text(encoding="utf-8")) if found else {}
+        first = dict(earlier.get("provenance", provenance))
+        resumed = {"step": start.step, "checkpoint": checkpoint.name, "changes": start.changes}
+        first["resumes"] = [*first.get("resumes", []), resumed | dict(provenance)]
+        self._record["provenance"] = first
+        if "before" in earlier:
+            self._record["before"] = earlier["before"]
+
     def _write(self) -> None:
         if is_rank_zero():
             self._path.parent.mkdir(parents=True, exist_ok=True)
             write_json(self._path, self._record)
+
+
+class StartRecord(lightning.Callback):
+    """Writes each start of the fit and the reason of its end into the record of the run."""
+
+    def __init__(self, record: RunRecord) -> None:
+        self._record = record
+
+    def on_train_start(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule
+    ) -> None:
+        """Note the step that the run starts at, after a checkpoint was restored."""
+        self._record.begin(trainer.global_step, trainer.world_size)
+
+    def on_train_end(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule
+    ) -> None:
+        """Note that all steps were made."""
+        self._record.end("finished")
+
+    def on_exception(
+        self,
+        trainer: lightning.Trainer,
+        pl_module: lightning.LightningModule,
+        exception: BaseException,
+    ) -> None:
+        """Note what stopped the run."""
+        is_request = isinstance(exception, Interrupted)
+        prefix = "interrupted" if is_request else type(exception).__name__
+        self._record.end(f"{prefix}: {exception}")
+
+
+def _kept(path: Path) -> dict[str, Any]:
+    """Return the list of the earlier starts in this folder."""
+    try:
+        earlier = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return {key: earlier[key] for key in ("starts",) if key in earlier}
 
 
 def final_figures(
@@ -56,10 +145,12 @@ def final_figures(
 ) -> Sequence[Mapping[str, float]]:
     """Validate after the fit, unless its last step was followed by a validation already."""
     interval = trainer.val_check_batch
-    if not isinstance(interval, int) or trainer.global_step % interval:
+    metrics = trainer.callback_metrics
+    # A run that was stopped behind its last step has not validated in this process.
+    has_figures = any(name.startswith("val/") for name in metrics)
+    if not isinstance(interval, int) or trainer.global_step % interval or not has_figures:
         return trainer.validate(module, datamodule, verbose=False)
-    metrics = trainer.callback_metrics.items()
-    wanted = {name: value for name, value in metrics if name == "step" or name.startswith("val/")}
+    wanted = {n: value for n, value in metrics.items() if n == "step" or n.startswith("val/")}
     return [{name: float(value) for name, value in wanted.items()}]
 
 
