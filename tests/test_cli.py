@@ -34,7 +34,7 @@ STEPS = (
     "max_tokens=8_192",
     "tokens_per_step=1_024",
     "trainer.val_check_interval=4",
-    "callbacks.checkpoint.save_top_k=-1",
+    "callbacks.checkpoint.keep_last=10",
     "trainer.log_every_n_steps=2",
 )
 SMALL = ("data.max_val_documents=4", "data.budget.seq_len=128", "data.budget.micro_batch_size=4")

@@ -43,7 +43,7 @@ class TrainSchema:
     trainer: Any = MISSING
     callbacks: Any = None
     logger: Any = None
-    resume: str | None = None
+    resume: str | None = "auto"
     allow_change: bool = False
 
 

@@ -25,5 +25,5 @@ def test_tokens_are_whole_numbers() -> None:
         OmegaConf.merge(OmegaConf.structured(TrainSchema), {"max_tokens": 1000.5})
 
 
-def test_a_run_starts_afresh_by_default() -> None:
-    assert OmegaConf.structured(TrainSchema).resume is None
+def test_a_run_goes_on_by_default() -> None:
+    assert OmegaConf.structured(TrainSchema).resume == "auto"
