@@ -20,10 +20,12 @@ from torch import Tensor
 
 from biomamba.model.config import Mamba2Config
 from biomamba.model.mamba2 import Mamba2LM
+from biomamba.model.sharding import gather
 from biomamba.model.ssd import SSDBackend
 from biomamba.model.state_spaces import architecture_differences, parse_config, render_config
 from biomamba.runtime.atomic import sync_folder, write_json
 from biomamba.runtime.errors import CheckpointError
+from biomamba.runtime.ranks import is_rank_zero
 
 _CONFIG = "config.json"
 _SAFETENSORS = "model.safetensors"
@@ -34,7 +36,11 @@ _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*(@[\w./-]+)?")
 
 
 def build_model(
-    config: Mamba2Config, backend: SSDBackend, checkpoint: str | None = None
+    config: Mamba2Config,
+    backend: SSDBackend,
+    checkpoint: str | None = None,
+    *,
+    activation_checkpointing: bool = False,
 ) -> Mamba2LM:
     """Build a model, freshly initialised or (checkpoint: folder or hub id) with loaded weights.
 
@@ -42,7 +48,15 @@ def build_model(
         CheckpointError: The checkpoint cannot be read or its architecture is not `config`'s.
     """
     if checkpoint is None:
-        return Mamba2LM(config, backend)
+        model = Mamba2LM(config, backend)
+    else:
+        model = _load_described(config, backend, checkpoint)
+    if activation_checkpointing:
+        model.checkpoint_activations()
+    return model
+
+
+def _load_described(config: Mamba2Config, backend: SSDBackend, checkpoint: str) -> Mamba2LM:
     folder = _locate(checkpoint)
     differences = architecture_differences(config, read_config(folder))
     if differences:
@@ -94,13 +108,17 @@ def weights_digest(path_or_hub_id: str | Path) -> str:
 def save_pretrained(model: Mamba2LM, folder: str | Path) -> None:
     """Write config.json and model.safetensors (float32), each complete or not at all.
 
-    A tied head is not written. Weights of an earlier checkpoint in the folder are replaced.
+    A tied head is not written. Weights of an earlier checkpoint in the folder are replaced. Of
+    several processes the first one writes; if the model is sharded all must call this.
     """
+    state = gather(dict(model.state_dict()))
+    if not is_rank_zero():
+        return
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {
         name: tensor.detach().to("cpu", torch.float32).contiguous()
-        for name, tensor in model.state_dict().items()
+        for name, tensor in state.items()
     }
     temporary = folder / f".{_SAFETENSORS}.{secrets.token_hex(4)}.tmp"
     try:

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from biomamba.model.config import Mamba2Config
 from biomamba.model.conv import CausalConv1d
@@ -126,10 +127,16 @@ class Mamba2Mixer(nn.Module):
 
 
 class Mamba2Block(nn.Module):
-    """One layer: residual + mixer(norm(residual))."""
+    """One layer: residual + mixer(norm(residual)).
+
+    With `activation_checkpointing` a training step keeps only the input of the block (4 d_model
+    bytes per position) and computes the rest again in the backward pass: the same gradients for
+    about a third more products.
+    """
 
     def __init__(self, config: Mamba2Config, backend: SSDBackend) -> None:
         super().__init__()
+        self.activation_checkpointing = False
         self.residual_in_fp32 = config.residual_in_fp32
         self.norm = RMSNorm(config.d_model, config.norm_eps)
         self.mixer = Mamba2Mixer(config, backend)
@@ -138,6 +145,18 @@ class Mamba2Block(nn.Module):
         self, residual: Tensor, documents: Tensor | None = None, state: LayerState | None = None
     ) -> tuple[Tensor, LayerState]:
         """Add the mixer's output to the residual stream (batch, length, d_model)."""
+        if not (self.activation_checkpointing and torch.is_grad_enabled()):
+            return self._mix(residual, documents, state)
+        # Inside the forward of the module: the hooks of a sharded block are not run again. Nothing
+        # here is random, so there is no random state to keep.
+        mixed: tuple[Tensor, LayerState] = checkpoint(
+            self._mix, residual, documents, state, use_reentrant=False, preserve_rng_state=False
+        )
+        return mixed
+
+    def _mix(
+        self, residual: Tensor, documents: Tensor | None, state: LayerState | None
+    ) -> tuple[Tensor, LayerState]:
         output, state = self.mixer(self.norm(residual), documents, state)
         return self._widen(residual) + output, state
 
@@ -230,6 +249,12 @@ class Mamba2LM(nn.Module):
             residual, next_state = layer.step(residual, state)
             next_states.append(next_state)
         return self.logits(self.backbone.norm_f(residual)), next_states
+
+    def checkpoint_activations(self) -> None:
+        """Let every block forget its activations until the backward pass; see Mamba2Block."""
+        for layer in self.backbone.layers:
+            assert isinstance(layer, Mamba2Block)
+            layer.activation_checkpointing = True
 
     def initial_states(self, batch_size: int) -> list[LayerState]:
         """Return the empty states before the first position."""

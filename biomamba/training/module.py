@@ -24,6 +24,7 @@ from biomamba.runtime.errors import ConfigError, TrainingError
 from biomamba.training.optimizer import AdamW
 from biomamba.training.schedule import Schedule
 from biomamba.training.source_counts import SourceCounts
+from biomamba.training.strategy import ShardedStrategy
 
 
 @dataclass(frozen=True)
@@ -79,6 +80,11 @@ class LanguageModelingModule(lightning.LightningModule):
         self._objective = objective
         self._tokens_per_step = tokens_per_step
         self._grad_norm = torch.tensor(0.0)
+
+    def configure_model(self) -> None:
+        """Shard the model where the strategy does; Lightning calls it before each fit."""
+        if isinstance(strategy := self.trainer.strategy, ShardedStrategy):
+            strategy.shard(self.model)
 
     def configure_optimizers(self) -> Optimizer:
         """Return AdamW with its decay and no-decay groups."""
