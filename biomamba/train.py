@@ -98,8 +98,8 @@ def train(cfg: DictConfig) -> None:
     trainer.fit(module, datamodule, ckpt_path=start.checkpoint, weights_only=True)
     record.add_realised(module.seen.realised())
     figures = final_figures(trainer, module, datamodule)
+    folder = save_model(module.model, datamodule, run_dir / "model")
     if is_rank_zero():
-        folder = save_model(module.model, datamodule, run_dir / "model")
         print(f"model: {folder}\ncurves: tensorboard --logdir {run_dir}")
     # Last of all: it says that the run is finished.
     record.add("after", figures)

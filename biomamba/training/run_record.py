@@ -155,7 +155,11 @@ def final_figures(
 
 
 def save_model(model: Mamba2LM, datamodule: TrainingData, folder: Path) -> Path:
-    """Write the model in its published layout with the tokenizer of its data beside it."""
+    """Write the model in its published layout with the tokenizer of its data beside it.
+
+    Rank zero writes; all ranks call it, because the model may be sharded.
+    """
     save_pretrained(model, folder)
-    datamodule.save_tokenizer(folder / "tokenizer.json")
+    if is_rank_zero():
+        datamodule.save_tokenizer(folder / "tokenizer.json")
     return folder
