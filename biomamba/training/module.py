@@ -8,12 +8,15 @@ and a checkpoint never lies between two micro-batches.
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import lightning
 import torch
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.strategies import ParallelStrategy
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
 from biomamba.data.batches import Batch
@@ -24,19 +27,30 @@ from biomamba.runtime.errors import ConfigError, TrainingError
 from biomamba.training.optimizer import AdamW
 from biomamba.training.schedule import Schedule
 from biomamba.training.source_counts import SourceCounts
+from biomamba.training.step_guard import (
+    SpikeDetection,
+    StepFigures,
+    StepGuard,
+    StepRecord,
+    Verdict,
+)
 from biomamba.training.strategy import ShardedStrategy
+
+_GUARD_KEY = "step_guard"
 
 
 @dataclass(frozen=True)
 class Objective:
     """Limits of a step.
 
-    max_grad_norm clips the global gradient norm. A loss scaler (16-mixed) skips a step whose
-    gradients overflow and halves its scale; after max_skipped_steps of them in a row the run stops.
+    max_grad_norm clips the global gradient norm. A step whose loss or gradient is not finite on any
+    rank is skipped on all (a loss scaler then halves its scale, too); after max_skipped_steps of
+    them in a row the run stops. spikes, if given, finds the steps that stand out.
     """
 
     max_grad_norm: float = 1.0
     max_skipped_steps: int = 20
+    spikes: SpikeDetection | None = None
 
     def __post_init__(self) -> None:
         if self.max_grad_norm <= 0:
@@ -52,8 +66,6 @@ class LanguageModelingModule(lightning.LightningModule):
     val/loss is the mean nll per token weighted by it. Where the mixture changes in stages the
     share is the mean over the run, so that the points of a curve compare.
     """
-
-    skipped_steps: Tensor
 
     def __init__(
         self,
@@ -71,15 +83,17 @@ class LanguageModelingModule(lightning.LightningModule):
         self.model = model
         self.source_weights = dict(source_weights)
         self.val_nll = nn.ModuleList(TokenNll() for _ in source_weights)
-        # Both are in the state dict, so that they go on counting after a resume.
+        # In the state dict, so that they go on counting after a resume.
         self.seen = SourceCounts(list(source_weights), epoch_tokens or {})
-        self.register_buffer("skipped_steps", torch.zeros((), dtype=torch.int64))
-        self._skipped_in_a_row = 0
+        self.guard = StepGuard(objective.spikes)
+        self.is_step_taken = False
         self._optimizer = optimizer
         self._schedule = schedule
         self._objective = objective
         self._tokens_per_step = tokens_per_step
-        self._grad_norm = torch.tensor(0.0)
+        self._batch: Sequence[Batch] = []
+        self._nll_sum_of_rank = self._step_tokens = torch.tensor(0.0)
+        self._figures = StepFigures(0.0, 0.0, 0)
 
     def configure_model(self) -> None:
         """Shard the model where the strategy does; Lightning calls it before each fit."""
@@ -94,45 +108,47 @@ class LanguageModelingModule(lightning.LightningModule):
         """Take one optimiser step over the micro-batches of this rank.
 
         Raises:
-            TrainingError: when the gradient norm is not finite and no loss scaler is there to skip
-                the step, or it has skipped too many; the weights are left as they were.
+            TrainingError: when too many steps in a row were skipped; the weights are left as they
+                were.
         """
         counts = self._global_sum(self.seen.of(batch))
         self.seen.add(counts)
-        step_tokens = counts[0].sum()
+        self._batch, self._step_tokens = batch, counts[0].sum()
         optimizer = self.optimizers()
         assert isinstance(optimizer, LightningOptimizer)
         self._set_learning_rates(optimizer.optimizer)
-        nll_sum = torch.zeros((), device=self.device)
 
         def closure() -> Tensor:
-            nonlocal nll_sum
             optimizer.zero_grad(set_to_none=True)
-            nll_sum = self._backward(batch, step_tokens)
-            return nll_sum
+            self._nll_sum_of_rank = self._backward(batch, self._step_tokens)
+            return self._nll_sum_of_rank
 
         optimizer.step(closure=closure)
-        self._log_step(optimizer.optimizer, self._global_sum(nll_sum) / step_tokens)
+        self._log_step(optimizer.optimizer)
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
-        """Clip the global gradient norm: runs after a loss scaler has unscaled the gradients.
+        """Clip the global gradient norm, and drop the gradients of a step that is not taken.
 
-        The norm is that of the gradients averaged over ranks, so all ranks decide alike.
+        Runs after a loss scaler has unscaled the gradients. Without gradients AdamW changes
+        neither a weight nor its state.
         """
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
-        self._grad_norm = nn.utils.clip_grad_norm_(parameters, self._objective.max_grad_norm)
-        if torch.isfinite(self._grad_norm):
-            self._skipped_in_a_row = 0
-            return
-        self._skipped_in_a_row += 1
-        self.skipped_steps += 1
-        has_scaler = getattr(self.trainer.precision_plugin, "scaler", None) is not None
-        if not has_scaler or self._skipped_in_a_row >= self._objective.max_skipped_steps:
-            raise TrainingError(
-                f"the gradient norm of step {self.global_step} is {float(self._grad_norm)} "
-                f"({self._skipped_in_a_row} such steps in a row): lower optimizer.lr, lengthen "
-                "schedule.warmup_ratio, or train in 32-true"
-            )
+        grad_norm = nn.utils.clip_grad_norm_(parameters, self._objective.max_grad_norm)
+        self._figures = self._agreed_figures(_whole(grad_norm))
+        verdict = self.guard.judge(self._figures)
+        self.is_step_taken = verdict.is_taken
+        if not verdict.is_taken:
+            optimizer.zero_grad(set_to_none=True)
+        if verdict.reason is not None:
+            self._record(verdict)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add the state of the guard."""
+        checkpoint[_GUARD_KEY] = self.guard.state_dict()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Go on with the guard of the checkpoint."""
+        self.guard.load_state_dict(checkpoint[_GUARD_KEY])
 
     def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Add the batch to the totals of its source (one loader per source)."""
@@ -196,16 +212,49 @@ class LanguageModelingModule(lightning.LightningModule):
         assert isinstance(reduced, Tensor)
         return reduced
 
-    def _log_step(self, optimizer: Optimizer, loss: Tensor) -> None:
-        self.log("train/loss", loss, prog_bar=True)
-        self.log("train/grad_norm", self._grad_norm)
-        self.log("train/skipped_steps", self.skipped_steps.float())
+    def _agreed_figures(self, grad_norm: Tensor) -> StepFigures:
+        """Combine the figures of all ranks in one all-reduce: all ranks get the same ones."""
+        nll_sum = self._nll_sum_of_rank
+        is_faulty = ~(torch.isfinite(nll_sum) & torch.isfinite(grad_norm))
+        total = self._global_sum(torch.stack([nll_sum, grad_norm, is_faulty.float()]))
+        loss = total[0] / self._step_tokens
+        values: list[float] = torch.stack([loss, total[1], total[2]]).tolist()
+        return StepFigures(values[0], values[1] / self.trainer.world_size, round(values[2]))
+
+    def _record(self, verdict: Verdict) -> None:
+        """Write down a step that was skipped or stood out; stop after too many skipped ones.
+
+        Raises:
+            TrainingError: on all ranks alike.
+        """
+        figures, in_a_row = self._figures, self.guard.skipped_in_a_row
+        nll = float(self._nll_sum_of_rank)
+        record = StepRecord(self.global_step, figures, verdict, nll, self._batch)
+        folder = Path(self.trainer.default_root_dir) / "unusual_steps"
+        path = record.append_to(folder, self.global_rank)
+        if in_a_row >= self._objective.max_skipped_steps:
+            raise TrainingError(
+                f"step {self.global_step} was skipped ({verdict.reason}: loss {figures.loss:.4g}, "
+                f"gradient norm {figures.grad_norm:.4g}), {in_a_row} such steps in a row: look at "
+                f"the rows in {path}, lower optimizer.lr, lengthen schedule.warmup_ratio, or train "
+                "in 32-true"
+            )
+
+    def _log_step(self, optimizer: Optimizer) -> None:
+        self.log("train/loss", self._figures.loss, prog_bar=True)
+        self.log("train/grad_norm", self._figures.grad_norm)
+        self.log("train/skipped_steps", float(self.guard.skipped_steps))
+        self.log("train/spikes", float(self.guard.spikes))
         for group in optimizer.param_groups:
             self.log(f"train/lr/{group['name']}", group["lr"])
         for name, value in self.seen.curves().items():
             self.log(name, value)
         # Curves count finished steps; Lightning would count from 0.
         self.log("step", float(self.global_step))
+
+
+def _whole(value: Tensor) -> Tensor:
+    return value.full_tensor() if isinstance(value, DTensor) else value
 
 
 def check_vocabulary(model_vocab_size: int, data_vocab_size: int) -> None:

@@ -1,0 +1,210 @@
+"""Which steps are taken: no loss or gradient that is not finite ever reaches a weight.
+
+The verdict is a pure function of figures that all ranks have in common, so all ranks skip the same
+steps. A skipped step consumes its data; weights and optimizer state stay as they were.
+"""
+
+import json
+import math
+from collections import deque
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from biomamba.data.batches import Batch
+
+# The median absolute deviation of a normal distribution times this is its standard deviation.
+_MAD_TO_SIGMA = 1.4826
+# Equal values have no spread: a spike must at least leave their median by this share of it.
+_MIN_SPREAD_RATIO = 0.01
+
+
+@dataclass(frozen=True)
+class SpikeDetection:
+    """When a step stands out from those before it.
+
+    Its loss or gradient norm is a spike if it lies more than `deviations` standard deviations
+    (from the median absolute deviation) above the median of the last window_steps finite ones.
+    Spikes count in the window too, so that a lasting change stops being one.
+
+    Attributes:
+        window_steps: Steps to compare with.
+        min_steps: There is no spike before so many are known.
+        deviations: How far out a spike lies.
+        skip: Leave such steps out; else they are only counted and written down.
+    """
+
+    window_steps: int = 128
+    min_steps: int = 32
+    deviations: float = 10.0
+    skip: bool = False
+
+    def __post_init__(self) -> None:
+        if not 2 <= self.min_steps <= self.window_steps:
+            raise ValueError(
+                f"min_steps must lie between 2 and window_steps ({self.window_steps}), "
+                f"got {self.min_steps}"
+            )
+        if self.deviations <= 0:
+            raise ValueError(f"deviations must be positive, got {self.deviations}")
+
+
+@dataclass(frozen=True)
+class StepFigures:
+    """What all ranks know of a step.
+
+    Attributes:
+        loss: Mean nll per token over all ranks.
+        grad_norm: Global norm before clipping.
+        num_faulty_ranks: Ranks whose own loss or gradient is not finite.
+    """
+
+    loss: float
+    grad_norm: float
+    num_faulty_ranks: int
+
+    @property
+    def is_finite(self) -> bool:
+        """Whether all figures of all ranks are finite."""
+        values = (self.loss, self.grad_norm)
+        return self.num_faulty_ranks == 0 and all(math.isfinite(value) for value in values)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What is done with a step.
+
+    Attributes:
+        reason: What is wrong with it; None if nothing is.
+        is_taken: Whether the weights are updated.
+    """
+
+    reason: str | None = None
+    is_taken: bool = True
+
+
+class StepGuard:
+    """Judges one step after the other; its state belongs into the checkpoint.
+
+    Attributes:
+        skipped_steps: Steps that were not taken.
+        skipped_in_a_row: Those since the last one that was.
+        spikes: Steps that stood out, taken or not.
+    """
+
+    def __init__(self, spikes: SpikeDetection | None = None) -> None:
+        self.skipped_steps = 0
+        self.skipped_in_a_row = 0
+        self.spikes = 0
+        self._detection = spikes
+        size = spikes.window_steps if spikes else 0
+        self._losses: deque[float] = deque(maxlen=size)
+        self._grad_norms: deque[float] = deque(maxlen=size)
+
+    def judge(self, figures: StepFigures) -> Verdict:
+        """Decide about the next step."""
+        verdict = self._verdict(figures)
+        self.skipped_in_a_row = 0 if verdict.is_taken else self.skipped_in_a_row + 1
+        self.skipped_steps += not verdict.is_taken
+        return verdict
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return plain values."""
+        return {
+            "skipped_steps": self.skipped_steps,
+            "skipped_in_a_row": self.skipped_in_a_row,
+            "spikes": self.spikes,
+            "losses": list(self._losses),
+            "grad_norms": list(self._grad_norms),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on where a checkpoint was made; a shorter window keeps the newest steps."""
+        self.skipped_steps = state["skipped_steps"]
+        self.skipped_in_a_row = state["skipped_in_a_row"]
+        self.spikes = state["spikes"]
+        self._losses = deque(state["losses"], maxlen=self._losses.maxlen)
+        self._grad_norms = deque(state["grad_norms"], maxlen=self._grad_norms.maxlen)
+
+    def _verdict(self, figures: StepFigures) -> Verdict:
+        if not figures.is_finite:
+            return Verdict("not finite", is_taken=False)
+        if self._detection is None:
+            return Verdict()
+        watched = (
+            ("loss", figures.loss, self._losses),
+            ("gradient norm", figures.grad_norm, self._grad_norms),
+        )
+        found = []
+        for name, value, past in watched:
+            if _is_spike(value, past, self._detection):
+                found.append(name)
+            past.append(value)
+        if not found:
+            return Verdict()
+        self.spikes += 1
+        return Verdict(f"spike of the {' and the '.join(found)}", not self._detection.skip)
+
+
+@dataclass(frozen=True)
+class StepRecord:
+    """A step that was skipped or stood out, as one rank saw it; no text.
+
+    Attributes:
+        step: Steps of the run before it.
+        figures: What all ranks know.
+        verdict: What was done.
+        nll: Sum of nll over the rows of this rank.
+        batch: The micro-batches of this rank.
+    """
+
+    step: int
+    figures: StepFigures
+    verdict: Verdict
+    nll: float
+    batch: Sequence[Batch]
+
+    def append_to(self, folder: Path, rank: int) -> Path:
+        """Add a line to the file of the rank: rows, and sources and keys of their documents.
+
+        A step that is made again after a resume has a line again.
+        """
+        documents = sorted(
+            {
+                (int(p["source"]), f"{int(p['key']):016x}")
+                for part in self.batch
+                for p in part.pieces
+            }
+        )
+        line = {
+            "step": self.step,
+            "reason": self.verdict.reason,
+            "is_taken": self.verdict.is_taken,
+            "loss": _plain(self.figures.loss),
+            "grad_norm": _plain(self.figures.grad_norm),
+            "num_faulty_ranks": self.figures.num_faulty_ranks,
+            "nll_of_rank": _plain(self.nll),
+            "row_ids": [row for part in self.batch for row in part.row_ids.tolist()],
+            "documents": [{"source": source, "key": key} for source, key in documents],
+        }
+        path = folder / f"rank_{rank:05d}.jsonl"
+        folder.mkdir(parents=True, exist_ok=True)
+        with path.open("a", encoding="utf-8") as file:
+            file.write(f"{json.dumps(line, allow_nan=False)}\n")
+        return path
+
+
+def _plain(value: float) -> float | str:
+    """JSON has no infinity and no nan: they become the words."""
+    return value if math.isfinite(value) else str(value)
+
+
+def _is_spike(value: float, past: Collection[float], detection: SpikeDetection) -> bool:
+    if len(past) < detection.min_steps:
+        return False
+    middle = median(past)
+    spread = _MAD_TO_SIGMA * median(abs(earlier - middle) for earlier in past)
+    spread = max(spread, _MIN_SPREAD_RATIO * abs(middle))
+    return value > middle + detection.deviations * spread
