@@ -4,6 +4,7 @@ import json
 import subprocess
 from collections.abc import Callable, Iterator
 from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -39,8 +40,8 @@ def against_others(
     ids_now = partial(datasets_pipeline.mixed_ids, folder, WEIGHTS, tokenizer.eod_id)
     cases: dict[str, Callable[[], float | Sample]] = {
         "token stores": partial(million_tokens, stream_of_steps, 100),
-        "datasets, tokenised while training": partial(_read_packed, texts_now, 120),
-        "datasets, tokenised beforehand": partial(_read_packed, ids_now, 240),
+        "datasets, tokenised while training": partial(_read_packed, texts_now, 240),
+        "datasets, tokenised beforehand": partial(_read_packed, ids_now, 480),
     }
     missing = {}
     for name, venv in sorted(venvs.items()):
@@ -76,7 +77,7 @@ def _comparison(samples: dict[str, list[Sample]], missing: dict[str, str]) -> di
         ]
         + [[name, "not measured", reason[-60:]] for name, reason in missing.items()],
     )
-    return results | {"not_measured": missing}
+    return results | {"not_measured": missing, "texts": documents.kind()}
 
 
 def _foreign(name: str, venv: Path, folder: Path) -> Sample:
@@ -96,5 +97,6 @@ def _foreign(name: str, venv: Path, folder: Path) -> Sample:
 
 
 def _read_packed(source: Callable[[], Iterator[list[int]]], num_batches: int) -> float:
-    rows = datasets_pipeline.packed(source(), SEQ_LEN, MICRO_BATCH_SIZE)
+    endless = (ids for _ in count() for ids in source())
+    rows = datasets_pipeline.packed(endless, SEQ_LEN, MICRO_BATCH_SIZE)
     return sum(next(rows)[0].numel() for _ in range(num_batches)) / 1e6

@@ -34,6 +34,11 @@ def real_data() -> Path | None:
     return folder if folder.is_dir() else None
 
 
+def kind() -> str:
+    """Say what the documents are made of."""
+    return "generated" if real_data() is None else "real sentences"
+
+
 def seed_texts(domain: str) -> list[str]:
     """Return the texts that sentences are taken from."""
     folder = real_data()
