@@ -24,7 +24,7 @@ from biomamba.metrics.perplexity import TokenNll
 from biomamba.model.cross_entropy import linear_cross_entropy
 from biomamba.model.mamba2 import Mamba2LM
 from biomamba.runtime.errors import ConfigError, TrainingError
-from biomamba.training.optimizer import AdamW
+from biomamba.training.optimizer import AdamW, rates_to_log
 from biomamba.training.schedule import Schedule
 from biomamba.training.source_counts import SourceCounts
 from biomamba.training.step_guard import (
@@ -205,7 +205,8 @@ class LanguageModelingModule(lightning.LightningModule):
         """Set the rate of the schedule at the positions consumed when this step ends."""
         tokens = (self.global_step + 1) * self._tokens_per_step
         for group in optimizer.param_groups:
-            group["lr"] = self._optimizer.lr * self._schedule.factor(tokens)
+            rate = self._optimizer.lr * group["lr_factor"]
+            group["lr"] = rate * self._schedule.factor(tokens)
 
     def _global_sum(self, value: Tensor) -> Tensor:
         reduced = self.trainer.strategy.reduce(value.clone(), reduce_op="sum")
@@ -245,8 +246,8 @@ class LanguageModelingModule(lightning.LightningModule):
         self.log("train/grad_norm", self._figures.grad_norm)
         self.log("train/skipped_steps", float(self.guard.skipped_steps))
         self.log("train/spikes", float(self.guard.spikes))
-        for group in optimizer.param_groups:
-            self.log(f"train/lr/{group['name']}", group["lr"])
+        for name, rate in rates_to_log(optimizer.param_groups).items():
+            self.log(f"train/lr/{name}", rate)
         for name, value in self.seen.curves().items():
             self.log(name, value)
         # Curves count finished steps; Lightning would count from 0.

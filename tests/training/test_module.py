@@ -160,6 +160,21 @@ def test_learning_rate_follows_the_schedule(tmp_path: Path) -> None:
     assert rates == [pytest.approx(0.05)] * 2
 
 
+def test_each_layer_has_its_part_of_the_rate(tmp_path: Path) -> None:
+    module = make_module(
+        make_model(),
+        optimizer=AdamW(lr=0.1, weight_decay=0.1, layer_decay=0.5),
+        schedule=Constant(total_tokens=ROWS * LENGTH * 4, warmup_ratio=1.0),
+    )
+    trainer = make_trainer(tmp_path, limit_val_batches=0)
+    trainer.fit(module, make_loader([[make_rows(ROWS)]] * 2), make_loader([]))
+    rates = {group["name"]: group["lr"] for group in trainer.optimizers[0].param_groups}
+    # Half of the peak, and of that a half in the lower of two layers.
+    assert rates["decay"] == rates["layer_01/decay"] == pytest.approx(0.05)
+    assert rates["layer_00/decay"] == rates["layer_00/no_decay"] == pytest.approx(0.025)
+    assert float(trainer.callback_metrics["train/lr/layer_00"]) == pytest.approx(0.025)
+
+
 def test_validation_weighs_tokens_and_sources(tmp_path: Path) -> None:
     model = make_model()
     module = make_module(model)

@@ -6,13 +6,13 @@ import torch
 from biomamba.model.backends.reference import ReferenceSSD
 from biomamba.model.config import Mamba2Config
 from biomamba.model.mamba2 import Mamba2LM
-from biomamba.training.optimizer import AdamW
+from biomamba.training.optimizer import AdamW, rates_to_log
 
 SETTINGS = AdamW(lr=0.1, weight_decay=0.5)
 
 
-def _model() -> Mamba2LM:
-    config = Mamba2Config(d_model=8, n_layer=2, vocab_size=16, d_state=4, headdim=4)
+def _model(num_layers: int = 2) -> Mamba2LM:
+    config = Mamba2Config(d_model=8, n_layer=num_layers, vocab_size=16, d_state=4, headdim=4)
     return Mamba2LM(config, ReferenceSSD())
 
 
@@ -37,6 +37,55 @@ def test_only_matrices_decay() -> None:
         torch.testing.assert_close(parameter.detach(), before[name] * factor)
 
 
+def test_rates_fall_with_depth_and_decay_stays_where_it_was() -> None:
+    model = _model(num_layers=4)
+    optimizer = AdamW(lr=0.1, weight_decay=0.5, layer_decay=0.5).build(model)
+    found = {g["name"]: (g["lr_factor"], g["weight_decay"]) for g in optimizer.param_groups}
+    # The last layer, the embedding (also head) and the last norm keep the whole rate.
+    assert found == {
+        "decay": (1.0, 0.5),
+        "no_decay": (1.0, 0.0),
+        "layer_00/decay": (0.125, 0.5),
+        "layer_00/no_decay": (0.125, 0.0),
+        "layer_01/decay": (0.25, 0.5),
+        "layer_01/no_decay": (0.25, 0.0),
+        "layer_02/decay": (0.5, 0.5),
+        "layer_02/no_decay": (0.5, 0.0),
+        "layer_03/decay": (1.0, 0.5),
+        "layer_03/no_decay": (1.0, 0.0),
+    }
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    for group in optimizer.param_groups:
+        prefix, _, kind = group["name"].rpartition("/")
+        for parameter in group["params"]:
+            name = names.pop(id(parameter))
+            place = f"layers.{int(prefix[6:])}." if prefix else ("embedding", "norm_f")
+            assert any(part in name for part in ([place] if prefix else place))
+            assert (parameter.ndim > 1) is (kind == "decay")
+    assert not names
+
+
+def test_the_rates_of_the_paper_come_out() -> None:
+    # 5e-6 x 0.95^23 = 1.54e-6: the rate that the released code logged for its 24 layers.
+    groups = AdamW(lr=5e-6, weight_decay=0.1, layer_decay=0.95).build(_model(24)).param_groups
+    factors = {group["name"]: group["lr_factor"] for group in groups}
+    assert 5e-6 * factors["layer_00/decay"] == pytest.approx(1.5369e-6, rel=1e-4)
+
+
+def test_few_rates_are_logged() -> None:
+    groups = [
+        {"name": name, "lr": float(number)} for number, name in enumerate(["decay", "no_decay"])
+    ]
+    assert rates_to_log(groups) == {"decay": 0.0, "no_decay": 1.0}
+    groups += [
+        {"name": f"layer_{layer:02d}/{kind}", "lr": 10.0 * layer}
+        for layer in range(24)
+        for kind in ("decay", "no_decay")
+    ]
+    layers = {"layer_00": 0.0, "layer_12": 120.0, "layer_23": 230.0}
+    assert rates_to_log(groups) == {"decay": 0.0, "no_decay": 1.0} | layers
+
+
 def test_frozen_parameters_are_left_out() -> None:
     model = _model()
     model.backbone.embedding.requires_grad_(requires_grad=False)
@@ -56,6 +105,8 @@ def test_half_precision_master_weights_are_refused() -> None:
         ({"lr": 0.0}, "lr must be positive, got 0.0"),
         ({"weight_decay": -1.0}, "weight_decay must not be negative, got -1.0"),
         ({"betas": (0.9, 1.0)}, "betas must be two numbers"),
+        ({"layer_decay": 0.0}, "above 0 and up to 1, got 0.0"),
+        ({"layer_decay": 1.1}, "above 0 and up to 1, got 1.1"),
     ],
 )
 def test_bad_settings_are_refused(changes: dict[str, object], message: str) -> None:
