@@ -18,6 +18,7 @@ _IRRELEVANT_WARNINGS = (
     ".isinstance.treespec, LeafSpec.. is deprecated",
     "The '.*_dataloader' does not have many workers",
     "The number of training batches .* is smaller than the logging interval",
+    "FSDP2-wrapped module .* returned a view tensor",  # a state; nothing is written into it
 )
 
 # Arguments of Lightning's Trainer that this package sets from a key of its own.

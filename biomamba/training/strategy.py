@@ -13,6 +13,7 @@ from typing import Any
 
 from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy
 from lightning.pytorch.utilities.types import STEP_OUTPUT
+from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule
 from torch.optim import Optimizer
 
@@ -70,8 +71,12 @@ class ShardedStrategy(ModelParallelStrategy):
         super().setup_environment()
 
     def shard(self, model: Mamba2LM) -> None:
-        """Shard the model; called by configure_model."""
-        shard(model, self.device_mesh["data_parallel"])
+        """Shard the model over all processes; called by configure_model.
+
+        A mesh of one dimension is the group of all processes itself. Lightning's has two, whose
+        groups are new ones that wait half an hour whatever the timeout is.
+        """
+        shard(model, init_device_mesh(self.root_device.type, (self.world_size,)))
 
     @contextmanager
     def block_backward_sync(self) -> Generator[None]:
