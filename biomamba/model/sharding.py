@@ -52,7 +52,7 @@ def _mapped(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {key: _mapped(child) for key, child in value.items()}
     if isinstance(value, list | tuple):
-        return [_mapped(child) for child in value]
+        return type(value)(_mapped(child) for child in value)
     return value
 
 

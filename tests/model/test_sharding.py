@@ -1,0 +1,111 @@
+"""Cutting and putting together; real processes: tests/training/test_strategy.py."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from torch.distributed import FileStore  # type: ignore[attr-defined]
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.fsdp import FSDPModule
+from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
+
+from biomamba.model.backends.chunked import ChunkedSSD
+from biomamba.model.config import Mamba2Config
+from biomamba.model.mamba2 import Mamba2LM
+from biomamba.model.sharding import gather, load_whole, scatter, shard
+
+
+@pytest.fixture
+def mesh(tmp_path: Path) -> Iterator[DeviceMesh]:
+    """A mesh of this one process."""
+    store = FileStore(str(tmp_path / "store"), 1)
+    torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
+    yield init_device_mesh("cpu", (1,))
+    torch.distributed.destroy_process_group()
+
+
+def make_model() -> Mamba2LM:
+    config = Mamba2Config(d_model=16, n_layer=2, vocab_size=32, d_state=4, headdim=8)
+    return Mamba2LM(config, ChunkedSSD(chunk_size=4))
+
+
+def test_blocks_and_model_are_units(mesh: DeviceMesh) -> None:
+    model = make_model()
+    shard(model, mesh)
+    units = {name for name, module in model.named_modules() if isinstance(module, FSDPModule)}
+    assert units == {"", "backbone.layers.0", "backbone.layers.1"}
+    assert all(isinstance(parameter, DTensor) for parameter in model.parameters())
+
+
+def test_a_sharded_model_is_left_alone(mesh: DeviceMesh) -> None:
+    model = make_model()
+    shard(model, mesh)
+    before = list(model.parameters())
+    shard(model, mesh)
+    assert all(a is b for a, b in zip(before, model.parameters(), strict=True))
+
+
+@pytest.mark.filterwarnings("ignore:FSDP2-wrapped module .* returned a view tensor")
+def test_hidden_vectors_and_head_are_those_of_the_plain_model(mesh: DeviceMesh) -> None:
+    model = make_model()
+    input_ids = torch.arange(12).view(2, 6)
+    expected = model(input_ids)
+    shard(model, mesh)
+    torch.testing.assert_close(model.logits(model.hidden(input_ids)[0]), expected)
+
+
+def test_a_sharded_model_loads_whole_tensors(mesh: DeviceMesh) -> None:
+    source, target = make_model(), make_model()
+    shard(target, mesh)
+    load_whole(target, source.state_dict())
+    torch.testing.assert_close(gather(target.state_dict()), source.state_dict(), rtol=0, atol=0)
+    with pytest.raises(RuntimeError, match="Unexpected key"):
+        load_whole(target, {**source.state_dict(), "other": torch.zeros(1)})
+
+
+def test_gathering_keeps_everything_else(mesh: DeviceMesh) -> None:
+    whole = torch.arange(6.0).view(3, 2)
+    sharded = distribute_tensor(whole, mesh, [Shard(0)])
+    tree = {"state": {0: {"exp_avg": sharded}}, "betas": (0.9, 0.95), "names": ["a", None]}
+    found = gather(tree)
+    assert torch.equal(found["state"][0]["exp_avg"], whole)  # type: ignore[index]
+    assert not isinstance(found["state"][0]["exp_avg"], DTensor)  # type: ignore[index]
+    assert (found["betas"], found["names"]) == ((0.9, 0.95), ["a", None])
+
+
+def test_what_is_not_sharded_is_not_cut(mesh: DeviceMesh) -> None:
+    whole = torch.arange(6.0).view(3, 2)
+    sharded = distribute_tensor(whole, mesh, [Shard(0)])
+    step = torch.tensor(3.0)
+    assert scatter(whole, torch.zeros(3, 2)) is whole
+    assert scatter(step, sharded) is step
+    with pytest.raises(ValueError, match="can only cut rows"):
+        scatter(whole, distribute_tensor(whole, mesh, [Replicate()]))
+
+
+def test_a_cut_is_a_copy(mesh: DeviceMesh) -> None:
+    whole = torch.arange(6.0).view(3, 2)
+    cut = scatter(whole, distribute_tensor(torch.zeros(3, 2), mesh, [Shard(0)]))
+    whole.zero_()
+    assert isinstance(cut, DTensor)
+    assert torch.equal(cut.full_tensor(), torch.arange(6.0).view(3, 2))
+
+
+@pytest.mark.parametrize("rows", [1, 2, 3, 5])
+def test_rows_are_cut_as_torch_cuts_them(
+    mesh: DeviceMesh, rows: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Four processes, played one after the other; some have fewer rows or none."""
+    whole = torch.arange(2.0 * rows).view(rows, 2)
+    like = distribute_tensor(whole, mesh, [Shard(0)])
+    monkeypatch.setattr(DeviceMesh, "size", lambda self, dim=None: 4)
+    found = []
+    for rank in range(4):
+        monkeypatch.setattr(DeviceMesh, "get_local_rank", lambda self, dim=None, r=rank: r)
+        cut = scatter(whole, like)
+        assert isinstance(cut, DTensor)
+        found.append(cut._local_tensor)
+    sizes = [Shard.local_shard_size_and_offset(rows, 4, rank)[0] for rank in range(4)]
+    assert [len(part) for part in found] == sizes
+    assert torch.equal(torch.cat(found), whole)
