@@ -86,6 +86,12 @@ class StreamingDataModule(TrainingData):
             )
         if max_repetition is not None and max_repetition < 1:
             raise ConfigError(f"max_repetition is {max_repetition}; use 1 or more, or null")
+        if budget.sequences_per_step % reading.num_readers:
+            raise ConfigError(
+                f"a step has {budget.sequences_per_step} rows (tokens_per_step / seq_len), no "
+                f"multiple of num_readers = {reading.num_readers}; every reader gives equally many "
+                "rows to a step"
+            )
         if cleaning.exact_duplicates or cleaning.near_duplicates is not None:
             raise ConfigError(
                 "a stream cannot find duplicates: set cleaning.exact_duplicates=false and "
@@ -206,11 +212,15 @@ class StreamingDataModule(TrainingData):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continue behind the steps of a checkpoint.
 
+        Where another stream is allowed, the readers begin anew: the places of the one mean nothing
+        in the other.
+
         Raises:
             DataError: If the checkpoint saw another stream or lies beyond the budget.
         """
         super().load_state_dict(state_dict)
-        self._positions = dict(enumerate(state_dict["readers"]))
+        is_same = state_dict["fingerprint"] == self.fingerprint
+        self._positions = dict(enumerate(state_dict["readers"])) if is_same else {}
 
     @cached_property
     def _tokenizer(self) -> Tokenizer:

@@ -28,19 +28,13 @@ def readers_of(rank: int, world_size: int, plan: StreamPlan) -> range:
     """Return the readers that a rank owns.
 
     Raises:
-        ConfigError: If the ranks cannot share the readers, or the readers the rows of a step.
+        ConfigError: If the ranks cannot share the readers.
     """
     num_readers = plan.settings.reading.num_readers
-    num_rows = plan.budget.sequences_per_step
     if num_readers % world_size:
         raise ConfigError(
             f"num_readers = {num_readers} is no multiple of world_size = {world_size}; every rank "
             "owns equally many readers"
-        )
-    if num_rows % num_readers:
-        raise ConfigError(
-            f"a step has {num_rows} rows (tokens_per_step / seq_len), no multiple of num_readers = "
-            f"{num_readers}; every reader gives equally many rows to a step"
         )
     share = num_readers // world_size
     return range(rank * share, (rank + 1) * share)

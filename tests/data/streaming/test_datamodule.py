@@ -83,6 +83,7 @@ def test_sizes_and_stores_are_not_known(make_module: Make) -> None:
         ({"sources": {"short": ["short"], "long": ["long"], "mixed": ["long"]}}, "named once"),
         ({"max_val_documents": 0}, "max_val_documents is 0"),
         ({"split": SplitRule(0, 10)}, "val_permille 0"),
+        ({"reading": Reading(num_readers=16)}, "a step has 8 rows .* num_readers = 16"),
         ({"max_repetition": 0}, "max_repetition is 0"),
         ({"cleaning": Cleaning(exact_duplicates=True)}, "cannot find duplicates"),
         (
@@ -117,6 +118,17 @@ def test_a_checkpoint_of_another_stream_is_refused(
     state = make_module().state_dict()
     with pytest.raises(DataError, match="another stream of rows"):
         make_module(**changes).load_state_dict(state)
+
+
+def test_readers_begin_anew_in_another_stream_that_is_allowed(make_module: Make) -> None:
+    module = make_module(seed=2)
+    module.allow_change = True
+    # As a run over token stores saves it.
+    module.load_state_dict({"consumed_steps": 60, "fingerprint": "other"})
+    steps = list(module.train_dataloader())
+    assert len(steps) == 4
+    assert (steps[0][0].pieces["start"][:2] == 0).any()
+    assert steps[0][0].row_ids[0] == 60 * 8
 
 
 def test_other_raw_data_is_another_stream(make_module: Make, make_corpus: Any) -> None:

@@ -129,11 +129,6 @@ def test_ranks_that_cannot_share_the_readers_are_refused(make_plan: Make) -> Non
         readers_of(0, 8, make_plan())
 
 
-def test_readers_that_cannot_share_the_rows_are_refused(make_plan: Make) -> None:
-    with pytest.raises(ConfigError, match=r"8 rows .* no multiple of num_readers = 16"):
-        readers_of(0, 1, make_plan(num_readers=16))
-
-
 @pytest.mark.parametrize("fault", ["429", "503", "drop", "hang", "refuse"])
 @pytest.mark.parametrize("num_workers", [0, 2])
 def test_faults_of_the_network_change_nothing(
