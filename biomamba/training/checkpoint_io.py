@@ -12,6 +12,7 @@ import os
 import secrets
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -211,7 +212,8 @@ def _write(checkpoint: Mapping[str, Any], path: Path) -> None:
             "and run the same command again"
         ) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # there is no such file any more, or there never was a folder
+            temporary.unlink()
 
 
 def _commit(temporary: Path, path: Path, run: dict[str, Any], digest: str) -> None:
