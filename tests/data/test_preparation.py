@@ -2,6 +2,7 @@
 
 import io
 import json
+import random
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -17,7 +18,7 @@ from biomamba.data import store as store_module
 from biomamba.data.cleaning.near_duplicates import NearDuplicates
 from biomamba.data.cleaning.policy import Cleaning
 from biomamba.data.corpora.embedded import EmbeddedCorpus
-from biomamba.data.document import Document, Reject, SplitRule, document_key
+from biomamba.data.document import SPLITS, Document, Reject, SplitRule, document_key
 from biomamba.data.manifest import Manifest, read_index, verify_store
 from biomamba.data.parts import Part
 from biomamba.data.preparation import Job, prepare, summary, training_texts
@@ -347,6 +348,35 @@ def test_another_cleaning_is_refused(tmp_path: Path, corpora: dict[str, Any]) ->
             POLICY,
             Cleaning(near_duplicates=NearDuplicates(num_perm=32, drop=True)),
         )
+
+
+def test_the_order_and_number_of_raw_files_decide_nothing(
+    tmp_path: Path, make_corpus: Callable[..., Any]
+) -> None:
+    """Equal and nearly equal texts and groups, dealt out to files in three ways."""
+    rng = random.Random(0)
+    words = [[f"w{rng.randrange(400)}" for _ in range(40)] for _ in range(30)]
+    rows = []
+    for i in range(150):
+        text = list(words[i % 30])
+        if i % 3:
+            text[rng.randrange(40)] = "changed"
+        rows.append(Document(" ".join(text), f"d{i}", "x", group=f"g{i % 50}" if i % 2 else None))
+    kept = []
+    for num_files in (1, 4, 11):
+        rng.shuffle(rows)
+        corpus = make_corpus([rows[number::num_files] for number in range(num_files)])
+        manifest = run(tmp_path / str(num_files), {"a": corpus})["a"]
+        kept.append({split: keys_of(tmp_path / str(num_files) / "a", split) for split in SPLITS})
+        assert manifest.rejects["duplicate text"] == 150 - sum(map(len, kept[-1].values()))
+    assert kept[0] == kept[1] == kept[2]
+    assert all(kept[0].values())
+
+
+def keys_of(store: Path, split: str) -> set[int]:
+    return {
+        key for path in store.glob(f"*.{split}.idx") for key in read_index(path)["key"].tolist()
+    }
 
 
 def test_documents_of_a_group_share_a_split(
