@@ -133,8 +133,9 @@ class DurableCheckpointIO(CheckpointIO):
         """
         verify_checkpoint(Path(path))
         try:
+            # Mapped: the processes of a node share what they read.
             loaded: dict[str, Any] = torch.load(
-                path, map_location=map_location or "cpu", weights_only=True
+                path, map_location=map_location or "cpu", weights_only=True, mmap=True
             )
         except Exception as error:  # torch raises many kinds
             raise CheckpointError(f"{path} cannot be loaded: {error}") from error
