@@ -19,7 +19,7 @@ from biomamba.model.checkpoint import (
     weights_digest,
 )
 from biomamba.model.config import Mamba2Config
-from biomamba.model.mamba2 import Mamba2LM
+from biomamba.model.mamba2 import Mamba2Block, Mamba2LM
 from biomamba.runtime.errors import CheckpointError
 
 BACKEND = ChunkedSSD(8)
@@ -211,6 +211,21 @@ def test_build_without_checkpoint_is_fresh(tiny_config: Mamba2Config) -> None:
 
     assert (model.backbone.norm_f.weight == 1).all()
     assert model.backbone.layers[0].mixer.backend is BACKEND
+
+
+def test_build_switches_activation_checkpointing_on(tiny_config: Mamba2Config) -> None:
+    for is_on in (False, True):
+        model = build_model(tiny_config, BACKEND, activation_checkpointing=is_on)
+        blocks = [m for m in model.modules() if isinstance(m, Mamba2Block)]
+        assert [block.activation_checkpointing for block in blocks] == [is_on] * 2
+
+
+def test_only_the_first_process_writes(
+    tiny_model: Mamba2LM, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RANK", "1")
+    save_pretrained(tiny_model, tmp_path / "model")
+    assert not (tmp_path / "model").exists()
 
 
 def test_build_loads_the_checkpoint(

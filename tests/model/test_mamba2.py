@@ -276,3 +276,65 @@ def test_layer_state_shapes(tiny_model: Mamba2LM, random_ids: Draw) -> None:
     assert isinstance(states[0], LayerState)
     assert states[0].conv.shape == (3, 32 + 2 * 2 * 8, 4)
     assert states[0].ssm.shape == (3, 4, 8, 8)
+
+
+class CountingSSD(ChunkedSSD):
+    scans = 0
+
+    def scan(self, *tensors: Tensor, **options: Any) -> tuple[Tensor, Tensor]:
+        self.scans += 1
+        return super().scan(*tensors, **options)
+
+
+@pytest.mark.parametrize("is_autocast", [False, True])
+def test_checkpointed_activations_give_the_same_gradients_bit_for_bit(
+    tiny_config: Mamba2Config, random_ids: Draw, is_autocast: bool
+) -> None:
+    backend = CountingSSD(chunk_size=4)
+    model = Mamba2LM(tiny_config, backend)
+    ids, seq_idx = random_ids(1, 24), documents(13, 11)
+    found = []
+    for is_forgetful in (False, True):
+        if is_forgetful:
+            model.checkpoint_activations()
+        backend.scans = 0
+        with torch.autocast("cpu", torch.bfloat16, enabled=is_autocast, cache_enabled=False):
+            loss = model(ids, seq_idx).float().logsumexp(-1).sum()
+        found.append(gradients(model, loss))
+        # Computed again in the backward pass, block by block.
+        assert backend.scans == tiny_config.n_layer * (2 if is_forgetful else 1)
+    torch.testing.assert_close(found[0], found[1], rtol=0, atol=0)
+
+
+def test_a_checkpointed_block_keeps_its_input_only(
+    tiny_config: Mamba2Config, random_ids: Draw
+) -> None:
+    model = Mamba2LM(tiny_config, ChunkedSSD(chunk_size=4))
+    names = list(model.state_dict())
+    model.checkpoint_activations()
+    weights = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+    kept: dict[int, Tensor] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        if tensor.is_floating_point() and tensor.untyped_storage().data_ptr() not in weights:
+            kept[tensor.untyped_storage().data_ptr()] = tensor
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        model.hidden(random_ids(2, 64))
+    # The inputs of the blocks; of the last norm its input, that divided, and the divisors.
+    residual, scale = 2 * 64 * tiny_config.d_model * 4, 2 * 64 * 4
+    sizes = sorted(tensor.untyped_storage().nbytes() for tensor in kept.values())
+    assert sizes == [scale] + [residual] * (tiny_config.n_layer + 2)
+    assert list(model.state_dict()) == names
+
+
+def test_without_gradients_nothing_is_computed_again(
+    tiny_config: Mamba2Config, random_ids: Draw
+) -> None:
+    backend = CountingSSD(chunk_size=4)
+    model = Mamba2LM(tiny_config, backend)
+    model.checkpoint_activations()
+    with torch.no_grad():
+        model(random_ids(1, 8))
+    assert backend.scans == tiny_config.n_layer
