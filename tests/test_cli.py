@@ -222,6 +222,31 @@ def test_two_ranks_end_with_the_weights_of_one_process(workspace: Path) -> None:
     assert realised(ranks) == realised(base)
 
 
+def test_two_shards_end_with_the_weights_of_one_process(workspace: Path) -> None:
+    torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
+    arguments = ("trainer=cpu_2_fsdp", "run_id=shards", "name=t", *STEPS, *SMALL)
+    forgetful = "model.activation_checkpointing=true"
+    done = run(workspace, "train", *arguments, forgetful, launcher=torchrun)
+    assert done.returncode == 0, done.stderr
+    assert "FSDP2-wrapped" not in done.stderr
+    one, two = (workspace / "runs" / "t" / run_id for run_id in ("base", "shards"))
+    expected = load_file(one / "model" / "model.safetensors")
+    found = load_file(two / "model" / "model.safetensors")
+    assert found.keys() == expected.keys()
+    for name, weights in expected.items():
+        # Sums in another order, through eight steps of Adam.
+        torch.testing.assert_close(found[name], weights, rtol=1e-3, atol=1e-4, msg=name)
+    records = [json.loads((folder / "run.json").read_text()) for folder in (one, two)]
+    for stage in ("before", "after"):
+        assert records[1][stage] == pytest.approx(records[0][stage], rel=1e-5)
+    # One process goes on from the middle of the sharded run.
+    (half,) = (two / "checkpoints").glob("step_*4.ckpt")
+    succeed(workspace, "train", "run_id=unshard", f"resume={half}", "name=t", *STEPS, *SMALL)
+    found = load_file(workspace / "runs" / "t" / "unshard" / "model" / "model.safetensors")
+    for name, weights in expected.items():
+        torch.testing.assert_close(found[name], weights, rtol=1e-3, atol=1e-4, msg=name)
+
+
 def test_evaluation_sets_two_models_side_by_side(workspace: Path) -> None:
     succeed(
         workspace,
