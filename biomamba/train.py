@@ -77,10 +77,10 @@ def train(cfg: DictConfig) -> None:
             print(f"finished: {run_dir} has done its {start.step} steps; raise max_tokens to go on")
         return
     announce(start, run_dir)
-    datamodule.prepare_data()
-    datamodule.setup("fit")
-    module = build_module(cfg, datamodule)
-    signals.check()
+    with signals.immediate():
+        datamodule.prepare_data()
+        datamodule.setup("fit")
+        module = build_module(cfg, datamodule)
     record = RunRecord(run_dir / "run.json", provenance(config), datamodule, start)
     trainer = build(
         cfg.trainer,

@@ -2,7 +2,8 @@
 
 SLURM sends SIGTERM to a job that it preempts or cancels and the signal of `--signal` before the
 time limit. A handler may interrupt any line, also a collective that other ranks have not reached:
-whoever saves, communicates or exits in it can hang the run. So it does nothing but set the flag.
+whoever saves, communicates or exits in it can hang the run. So it does nothing but set the flag;
+only in preparations, before the ranks know each other, it may end them at once.
 
 This module needs only the standard library: a program listens before its other imports, which
 take seconds, because the default action of these signals is to kill the process.
@@ -11,7 +12,8 @@ take seconds, because the default action of these signals is to kill the process
 import os
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
@@ -40,11 +42,14 @@ class _Flag:
     def __init__(self) -> None:
         self.pid = 0
         self.signal = 0
+        self.is_immediate = False
         self.earlier: dict[int, _Handler] = {}
 
     def __call__(self, signum: int, _frame: FrameType | None) -> None:
         if os.getpid() == self.pid and self.signal == 0:
             self.signal = signum
+            if self.is_immediate:
+                check()
 
 
 _flag = _Flag()
@@ -70,6 +75,24 @@ def restore() -> None:
 def received() -> int:
     """Return the number of the first signal that asked this process to stop; 0 if none did."""
     return _flag.signal if os.getpid() == _flag.pid else 0
+
+
+@contextmanager
+def immediate() -> Iterator[None]:
+    """Let a signal end the block at once, for long work that is safe to leave as by Ctrl-C.
+
+    No rank may wait for another in it.
+
+    Raises:
+        Interrupted: if a signal came, also before the block.
+    """
+    _flag.is_immediate = True
+    try:
+        check()
+        yield
+    finally:
+        _flag.is_immediate = False
+    check()
 
 
 def check() -> None:

@@ -1,5 +1,6 @@
 """Requests to stop: flags, children, loaders' workers, and the handlers of others."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -53,6 +54,29 @@ def test_the_handlers_that_were_there_come_back_and_the_request_is_forgotten() -
     signals.restore()
     assert [signal.getsignal(number) for number in ALL] == before
     assert signals.received() == 0
+
+
+@pytest.mark.usefixtures("_listening")
+def test_preparations_end_at_once() -> None:
+    reached = []
+    with pytest.raises(signals.Interrupted, match="SIGTERM"), signals.immediate():
+        os.kill(os.getpid(), signal.SIGTERM)
+        reached.append("the next line")
+    assert not reached
+    with pytest.raises(signals.Interrupted, match="SIGTERM"), signals.immediate():
+        reached.append("a later block")
+    assert not reached
+
+
+@pytest.mark.usefixtures("_listening")
+def test_a_request_that_was_swallowed_in_preparations_ends_them_afterwards() -> None:
+    def prepare() -> None:
+        with contextlib.suppress(signals.Interrupted):
+            os.kill(os.getpid(), signal.SIGUSR1)
+
+    with pytest.raises(signals.Interrupted, match="SIGUSR1"), signals.immediate():
+        prepare()
+    os.kill(os.getpid(), signal.SIGUSR1)  # raises nothing any more
 
 
 @pytest.mark.usefixtures("_listening")
