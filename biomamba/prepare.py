@@ -9,6 +9,7 @@ them. With `part=3/16` only that part of the raw shards is staged, for jobs side
 without `part` then finishes the stores.
 """
 
+from dataclasses import replace
 from pathlib import Path
 
 from omegaconf import DictConfig
@@ -17,6 +18,8 @@ from rich.console import Console
 from biomamba.config.build import build
 from biomamba.config.cli import run_cli
 from biomamba.data.cleaning.contamination import findings
+from biomamba.data.cleaning.firewall import Firewall
+from biomamba.data.cleaning.policy import Cleaning
 from biomamba.data.parts import Part
 from biomamba.data.preparation import CONTAMINATION_NAME, Job, prepare, summary
 from biomamba.data.sealed import read_sealed
@@ -24,7 +27,9 @@ from biomamba.data.sealed import read_sealed
 
 def main(cfg: DictConfig) -> None:
     """Build corpora, tokenizer source and cleaning, write the stores, print what they hold."""
-    cleaning = build(cfg.cleaning)
+    cleaning: Cleaning = build(cfg.cleaning)
+    if not cfg.firewall:
+        cleaning = replace(cleaning, firewall=Firewall())
     part = None if cfg.part is None else Part.parse(cfg.part)
     for notice in cleaning.notices():
         Console(stderr=True).print(f"note: {notice}", highlight=False, markup=False)

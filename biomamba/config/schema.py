@@ -72,6 +72,7 @@ class PrepareSchema:
     corpora: Any = MISSING
     tokenizer: Any = MISSING
     cleaning: Any = MISSING
+    firewall: bool = True
     split: Any = MISSING
     num_workers: int = 1
     part: str | None = None
