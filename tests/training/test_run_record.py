@@ -14,7 +14,8 @@ from biomamba.model.backends.chunked import ChunkedSSD
 from biomamba.model.checkpoint import load_pretrained
 from biomamba.model.config import Mamba2Config
 from biomamba.model.mamba2 import Mamba2LM
-from biomamba.training.run_record import RunRecord, final_figures, save_model
+from biomamba.runtime.signals import Interrupted
+from biomamba.training.run_record import RunRecord, StartRecord, final_figures, save_model
 
 
 class StubData:
@@ -98,3 +99,39 @@ def test_a_saved_model_comes_back_with_its_tokenizer(tmp_path: Path) -> None:
     for (name, found), wanted in zip(loaded.named_parameters(), model.parameters(), strict=True):
         assert torch.equal(found, wanted), name
     assert (folder / "tokenizer.json").is_file()
+
+
+def test_every_start_is_kept_with_the_reason_of_its_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "run.json"
+    stopped: Any = SimpleNamespace(global_step=0, world_size=2)
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "0")
+    first = StartRecord(make_record(path))
+    first.on_train_start(stopped, stopped)
+    assert json.loads(path.read_text())["starts"][0]["end"] is None
+    first.on_exception(stopped, stopped, Interrupted("SIGTERM: saved step 3"))
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    second = StartRecord(make_record(path))
+    resumed: Any = SimpleNamespace(global_step=3, world_size=4)
+    second.on_train_start(resumed, resumed)
+    second.on_train_end(resumed, resumed)
+    starts = json.loads(path.read_text())["starts"]
+    keys = ("step", "world_size", "slurm_job", "slurm_restarts", "end")
+    assert [tuple(start[key] for key in keys) for start in starts] == [
+        (0, 2, "7", 0, "interrupted: SIGTERM: saved step 3"),
+        (3, 4, "7", 1, "finished"),
+    ]
+    assert all(start["time"] and start["host"] for start in starts)
+
+
+def test_an_error_before_the_first_step_or_in_the_fit_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "run.json"
+    trainer: Any = SimpleNamespace(global_step=0, world_size=1)
+    record = StartRecord(make_record(path))
+    record.on_exception(trainer, trainer, ValueError("no start yet"))
+    assert "starts" not in json.loads(path.read_text())
+    record.on_train_start(trainer, trainer)
+    record.on_exception(trainer, trainer, ValueError("nan"))
+    assert json.loads(path.read_text())["starts"][0]["end"] == "ValueError: nan"
