@@ -185,6 +185,7 @@ def _stage(
         with StageWriter(staged, rules.tokenizer, rules.cleaning) as writer:
             yield from writer.write(rules.corpus.documents(task.shard))
             _check_damage(writer, task.shard.name, rules.max_bad_fraction)
+            _check_unchanged(task, fingerprint)
             files = writer.commit()
     except OSError as error:
         raise DataError(
@@ -204,6 +205,13 @@ def _stage(
         files=files,
     )
     staged.write_record(record)
+
+
+def _check_unchanged(task: StageTask, fingerprint: str) -> None:
+    if task.shard.fingerprint() != fingerprint:
+        raise DataError(
+            f"{task} has changed while it was read; wait until nobody writes to it and run again"
+        )
 
 
 def _check_damage(writer: StageWriter, name: str, max_bad_fraction: float) -> None:

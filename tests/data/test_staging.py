@@ -1,6 +1,6 @@
 """Staging raw shards: found again, staged anew, refused."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 
 from biomamba.data.cleaning.policy import Cleaning
+from biomamba.data.corpora.columns import ColumnCorpus
 from biomamba.data.document import Reject
+from biomamba.data.rows import LocalRows, LocalShard
 from biomamba.data.staged_shard import KINDS, StagedRecord, StagedShard
 from biomamba.data.staging import Stager, StageRules, StageTask, refuse_other_staging
 from biomamba.data.tokenizer import Tokenizer
@@ -128,6 +130,29 @@ def test_differences_are_found_without_reading_raw_data(
         refuse_other_staging(rules, shards[:1], rules.settings())
     with pytest.raises(DataError, match="made from raw-1, now asked for: raw-0"):
         refuse_other_staging(rules, shards[::-1], rules.settings())
+
+
+def test_a_raw_file_that_changes_while_it_is_read_is_refused(
+    make_rules: Make, tmp_path: Path
+) -> None:
+    path = tmp_path / "raw.txt"
+    path.write_text("alpha\nbeta\n")
+
+    class Grows:
+        name = path.name
+
+        def rows(self) -> Iterator[dict[str, str]]:
+            yield from LocalShard(path).rows()
+            path.write_text("alpha\nbeta\ngamma\n")
+
+        def fingerprint(self) -> str:
+            return LocalShard(path).fingerprint()
+
+    corpus = ColumnCorpus(LocalRows([str(path)]), "web", "none", ["text"])
+    rules = replace(make_rules(), corpus=corpus)
+    with pytest.raises(DataError, match=r"raw shard raw\.txt of a has changed while it was read"):
+        list(Stager({"a": rules})(StageTask("a", 0, Grows(), needs_tokens=True)))
+    assert not list(rules.folder.glob("0*"))
 
 
 @pytest.mark.parametrize(("num_damaged", "is_refused"), [(2, False), (3, True)])

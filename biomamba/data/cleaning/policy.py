@@ -12,6 +12,9 @@ from biomamba.data.cleaning.near_duplicates import NearDuplicates
 from biomamba.data.cleaning.words import Hashes, hash_texts, hash_words
 from biomamba.data.document import Document
 
+# Goes up when the same texts and settings give other marks: what was staged before is then stale.
+_MARKS_VERSION = 1
+
 
 @dataclass(frozen=True)
 class Marks:
@@ -48,6 +51,7 @@ class Cleaning:
         """Return everything that decides the marks and what becomes of them."""
         near = self.near_duplicates
         return {
+            "marks_version": _MARKS_VERSION,
             "exact_duplicates": self.exact_duplicates,
             "near_duplicates": None if near is None else near.settings(),
             "firewall": self.firewall.settings(),
