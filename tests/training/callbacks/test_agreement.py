@@ -120,7 +120,7 @@ class Stream(TrainingData):
 
 
 class Ranks:
-    """Two ranks in one process: the first is asked, `other` answers to the all-gather."""
+    """Two ranks in one process: the first is asked, `other` is the row of the second one."""
 
     def __init__(self, other: Callable[[Tensor], Tensor]) -> None:
         config = Mamba2Config(d_model=8, n_layer=1, vocab_size=16, d_state=4, headdim=4)
@@ -134,12 +134,19 @@ class Ranks:
         )
         self.num_gathers = 0
 
-        def all_gather(own: Tensor) -> Tensor:
+        def reduce(table: Tensor, reduce_op: str) -> Tensor:
+            assert reduce_op == "sum"
+            assert not table[1].any()
             self.num_gathers += 1
-            return torch.stack([own, other(own)])
+            return torch.stack([table[0], other(table[0])])
 
-        strategy = SimpleNamespace(all_gather=all_gather)
-        self.trainer: Any = SimpleNamespace(datamodule=Stream(), global_step=2, strategy=strategy)
+        self.trainer: Any = SimpleNamespace(
+            datamodule=Stream(),
+            global_step=2,
+            global_rank=0,
+            world_size=2,
+            strategy=SimpleNamespace(reduce=reduce),
+        )
 
     def step(self, callback: Agreement) -> None:
         """End step 1, rows 8 to 15; the first rank has the first four in two micro-batches."""
@@ -214,7 +221,8 @@ def test_the_module_decides_about_the_checksum() -> None:
 
 def test_a_run_of_one_rank_has_nothing_to_compare() -> None:
     ranks = Ranks(changed())
-    ranks.trainer.strategy.all_gather = lambda own: own
+    ranks.trainer.world_size = 1
+    ranks.trainer.strategy.reduce = lambda table, reduce_op: table
     batch: Any = [SimpleNamespace(row_ids=torch.arange(8, 16))]
     Agreement(1).on_train_batch_end(ranks.trainer, ranks.module, None, batch, 0)
 
