@@ -86,22 +86,7 @@ class StreamingDataModule(TrainingData):
             )
         if max_repetition is not None and max_repetition < 1:
             raise ConfigError(f"max_repetition is {max_repetition}; use 1 or more, or null")
-        if budget.sequences_per_step % reading.num_readers:
-            raise ConfigError(
-                f"a step has {budget.sequences_per_step} rows (tokens_per_step / seq_len), no "
-                f"multiple of num_readers = {reading.num_readers}; every reader gives equally many "
-                "rows to a step"
-            )
-        if cleaning.exact_duplicates or cleaning.near_duplicates is not None:
-            raise ConfigError(
-                "a stream cannot find duplicates: set cleaning.exact_duplicates=false and "
-                "cleaning.near_duplicates=null, as cleaning=stream does, or prepare token stores"
-            )
-        if tokenizer.needs_texts:
-            raise ConfigError(
-                "a stream needs a tokenizer that is ready: it cannot be trained on texts that are "
-                "only read later; use a tokenizer.json, for example that of a prepared set"
-            )
+        _check_readable(reading, budget, cleaning, tokenizer)
         self.mixture = mixture
         self._corpora = corpora
         self._pools = sources
@@ -270,4 +255,26 @@ def _check_names(
         raise ConfigError(
             f"sources name the corpora {sorted(named)}, the config has {sorted(corpora)}; each "
             "must be named once"
+        )
+
+
+def _check_readable(
+    reading: Reading, budget: TokenBudget, cleaning: Cleaning, tokenizer: TokenizerSource
+) -> None:
+    """Refuse what the readers cannot share and what a stream cannot do."""
+    if budget.sequences_per_step % reading.num_readers:
+        raise ConfigError(
+            f"a step has {budget.sequences_per_step} rows (tokens_per_step / seq_len), no "
+            f"multiple of num_readers = {reading.num_readers}; every reader gives equally many "
+            "rows to a step"
+        )
+    if cleaning.exact_duplicates or cleaning.near_duplicates is not None:
+        raise ConfigError(
+            "a stream cannot find duplicates: set cleaning.exact_duplicates=false and "
+            "cleaning.near_duplicates=null, as cleaning=stream does, or prepare token stores"
+        )
+    if tokenizer.needs_texts:
+        raise ConfigError(
+            "a stream needs a tokenizer that is ready: it cannot be trained on texts that are "
+            "only read later; use a tokenizer.json, for example that of a prepared set"
         )
