@@ -113,6 +113,17 @@ class Checkpoints(Checkpoint):
             load_rng_state(self._rng_states[trainer.global_rank])
         self._saved_step = None
 
+    def on_train_batch_start(
+        self,
+        trainer: lightning.Trainer,
+        pl_module: lightning.LightningModule,
+        batch: Sequence[Batch],
+        batch_idx: int,
+    ) -> None:
+        """Write the point of the step that was saved: Lightning logs it after the callbacks."""
+        if self._saved_step == trainer.global_step:
+            _flush_curves(trainer)
+
     def on_train_batch_end(
         self,
         trainer: lightning.Trainer,
@@ -179,6 +190,7 @@ class Checkpoints(Checkpoint):
         path = self.folder / checkpoint_name(step)
         if self._saved_step != step:
             self._reason = reason
+            _flush_curves(trainer)
             trainer.save_checkpoint(path)
             self._saved_step = step
             self._must_prune = True
@@ -197,6 +209,12 @@ class Checkpoints(Checkpoint):
         for step in behind[self._keep_last :]:
             if not self._keep_every_steps or step % self._keep_every_steps:
                 io.remove_checkpoint(found[step])
+
+
+def _flush_curves(trainer: lightning.Trainer) -> None:
+    """Write the points up to here: a killed run would take up to two minutes of them with it."""
+    for logger in trainer.loggers:
+        logger.save()
 
 
 def _io_of(trainer: lightning.Trainer) -> DurableCheckpointIO:
