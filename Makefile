@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow test-all check format clean
+.PHONY: help install demo test test-slow test-slurm test-all check format clean
 
 help: ## show this list
 	@echo "usage: make <target> [PYTHON=python3.12] [CONSTRAINTS=constraints/cuda.txt] [PIP_ARGS=...]"
@@ -37,13 +37,16 @@ demo: $(INSTALLED) ## train, adapt and evaluate a tiny model on the embedded tex
 	@echo "curves:     $(BIN)/tensorboard --logdir runs/demo   (then open the address it prints)"
 
 # One thread per process: tests are many small computations, some with several processes.
-test test-slow: export OMP_NUM_THREADS = 1
+test test-slow test-slurm: export OMP_NUM_THREADS = 1
 
 test: $(INSTALLED) ## run the fast tests (offline, CPU)
 	$(BIN)/python -m pytest -q
 
 test-slow: $(INSTALLED) ## run the tests that take more than 10 s each
 	$(BIN)/python -m pytest -q -m "slow and not gpu and not network"
+
+test-slurm: $(INSTALLED) ## run jobs on a SLURM of its own (needs slurmctld, slurmd, slurm-client, munge)
+	$(BIN)/python -m pytest -q -m slurm tests/test_slurm_cluster.py
 
 test-all: test test-slow ## run both; what needs a GPU is listed in docs/gpu-checks.md
 
