@@ -84,6 +84,13 @@ def test_a_checkpoint_that_does_not_belong_here_is_refused(
         Stream().load_state_dict(state)
 
 
+def test_another_stream_is_gone_on_with_where_that_is_allowed() -> None:
+    stream = Stream()
+    stream.allow_change = True
+    stream.load_state_dict({"consumed_steps": 7, "fingerprint": "b"})
+    assert stream.state_dict() == {"consumed_steps": 7, "fingerprint": "a"}
+
+
 def test_rank_and_world_size_are_those_of_the_trainer() -> None:
     stream: Any = Stream()
     assert stream._place() == (0, 1)

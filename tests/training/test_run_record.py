@@ -15,6 +15,7 @@ from biomamba.model.checkpoint import load_pretrained
 from biomamba.model.config import Mamba2Config
 from biomamba.model.mamba2 import Mamba2LM
 from biomamba.runtime.signals import Interrupted
+from biomamba.training.resume import Start
 from biomamba.training.run_record import RunRecord, StartRecord, final_figures, save_model
 
 
@@ -27,9 +28,9 @@ class StubData:
         path.write_text("{}")
 
 
-def make_record(path: Path) -> RunRecord:
+def make_record(path: Path, seed: int = 1, start: Start | None = None) -> RunRecord:
     data: Any = StubData()
-    return RunRecord(path, {"argv": ["seed=1"]}, data)
+    return RunRecord(path, {"argv": [f"seed={seed}"]}, data, start)
 
 
 def test_the_record_is_there_from_the_start_and_grows(tmp_path: Path) -> None:
@@ -56,6 +57,27 @@ def test_the_record_is_there_from_the_start_and_grows(tmp_path: Path) -> None:
     written = json.loads(path.read_text())
     assert written["before"] == {"val/loss": 2.0, "val/web/nll": 1.0}
     assert written["after"] == {"val/loss": 1.0}
+
+
+@pytest.mark.parametrize("folder", ["run", "other"])
+def test_a_run_that_goes_on_keeps_its_first_figures_and_names_its_resumes(
+    tmp_path: Path, folder: str
+) -> None:
+    make_record(tmp_path / "run" / "run.json").add("before", [{"val/loss": 2.0}])
+    path = tmp_path / folder / "run.json"
+    for step in (4, 6):
+        checkpoint = tmp_path / "run" / "checkpoints" / f"{step}.ckpt"
+        record = make_record(path, step, Start(checkpoint, step, "seed is 1" if step == 4 else ""))
+    record.add("after", [{"val/loss": 1.0}])
+    written = json.loads(path.read_text())
+    assert (written["before"], written["after"]) == ({"val/loss": 2.0}, {"val/loss": 1.0})
+    assert written["provenance"] == {
+        "argv": ["seed=1"],
+        "resumes": [
+            {"step": 4, "checkpoint": "4.ckpt", "changes": "seed is 1", "argv": ["seed=4"]},
+            {"step": 6, "checkpoint": "6.ckpt", "changes": "", "argv": ["seed=6"]},
+        ],
+    }
 
 
 def test_what_the_run_has_trained_on_is_added(tmp_path: Path) -> None:
