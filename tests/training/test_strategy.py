@@ -116,10 +116,18 @@ class Probe(lightning.Callback):
     def __init__(self) -> None:
         self.losses: list[float] = []
         self.norms: list[float] = []
+        self.is_sharded_after_validation = False
 
     def on_train_batch_end(self, trainer: lightning.Trainer, *args: Any) -> None:
         self.losses.append(float(trainer.callback_metrics["train/loss"]))
         self.norms.append(float(trainer.callback_metrics["train/grad_norm"]))
+
+    def on_validation_batch_end(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, *args: Any
+    ) -> None:
+        self.is_sharded_after_validation = all(
+            isinstance(parameter, DTensor) for parameter in pl_module.parameters()
+        )
 
 
 class WatchedSSD(ChunkedSSD):
@@ -213,6 +221,7 @@ class Run:
             "norms": probe.norms,
             "skipped": module.guard.skipped_steps,
             "global_step": trainer.global_step,
+            "is_sharded_after_validation": probe.is_sharded_after_validation,
             "dtypes": self.backend.dtypes,
             "sharded": [
                 (tuple(p.shape), tuple(p.to_local().shape))
@@ -351,6 +360,8 @@ def test_every_parameter_is_sharded_and_the_head_stays_tied(runs: Path) -> None:
     assert [shape for shape, _ in found["sharded"]] == list(whole.values())
     assert all(local == (shape[0] // 2, *shape[1:]) for shape, local in found["sharded"])
     assert found["tied"]
+    # An average of the weights takes their place for a validation, so none may stay gathered.
+    assert found["is_sharded_after_validation"]
 
 
 @pytest.mark.slow
