@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow test-slurm test-all check format clean
+.PHONY: help install demo test test-slow test-slurm test-all soak check format clean
 
 help: ## show this list
 	@echo "usage: make <target> [PYTHON=python3.12] [CONSTRAINTS=constraints/cuda.txt] [PIP_ARGS=...]"
@@ -49,6 +49,9 @@ test-slurm: $(INSTALLED) ## run jobs on a SLURM of its own (needs slurmctld, slu
 	$(BIN)/python -m pytest -q -m slurm tests/test_slurm_cluster.py
 
 test-all: test test-slow ## run both; what needs a GPU is listed in docs/gpu-checks.md
+
+soak: $(INSTALLED) ## stop a run 20 times, resume it with 1, 2 and 4 ranks, compare (8 minutes)
+	$(BIN)/python benchmarks/soak.py
 
 check: $(INSTALLED) ## check format, lint and types
 	$(BIN)/ruff format --check .
