@@ -10,10 +10,8 @@ they differ by more than the tolerances or if a start ends in a way that it shou
 import argparse
 import json
 import logging
-import os
 import random
 import signal
-import subprocess
 import sys
 import tempfile
 import time
@@ -23,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from embedded_data import prepare_embedded
 from measurement import print_table, write_result
 from safetensors.torch import load_file
 from stopped_run import Start, Stop, plan
@@ -69,8 +68,7 @@ def main() -> int:
     settings = (*SETTINGS, f"max_tokens={options.steps * TOKENS_PER_STEP}")
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
-        arguments = (*settings, f"paths.data_dir={root / 'data'}")
-        _prepare(root)
+        arguments = (*settings, f"paths.data_dir={prepare_embedded(root)}")
         whole = stopped(root / "whole", arguments, [], 1, options.seed)
         last_step = options.steps - 4 * EVERY_N_STEPS
         one = plan(options.seed, [1], options.stops // 3, last_step)
@@ -99,7 +97,8 @@ def stopped(
 ) -> dict[str, Any]:
     """Train to the end with one start more than there are stops; return every start."""
     rng = random.Random(seed)
-    starts, found = [], []
+    starts: list[dict[str, Any]] = []
+    found = []
     began = time.monotonic()
     for stop in [*stops, None]:
         world_size = stop.world_size if stop else last_world_size
@@ -190,12 +189,6 @@ def problems(found: dict[str, Any], tolerance: Tolerance, options: argparse.Name
 def _points(run_dir: Path) -> list[tuple[int, float]]:
     curves = EventAccumulator(str(run_dir / "tensorboard"), size_guidance={"scalars": 0}).Reload()
     return [(point.step, point.value) for point in curves.Scalars("train/loss")]
-
-
-def _prepare(root: Path) -> None:
-    command = [sys.executable, "-m", "biomamba.prepare", f"paths.data_dir={root / 'data'}"]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    subprocess.run(command, cwd=root, env=environment, check=True, capture_output=True)
 
 
 def _print(results: dict[str, Any]) -> None:

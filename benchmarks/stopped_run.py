@@ -62,23 +62,31 @@ def plan(seed: int, world_sizes: Sequence[int], num_stops: int, last_step: int) 
 
 
 class Start:
-    """One start of `biomamba.train` in a run folder.
+    """One start of a training program in a run folder.
 
     Args:
         run_dir: The run folder.
         arguments: Of the program, without those of the trainer.
         world_size: Number of ranks, over gloo.
+        program: Name of its module.
     """
 
-    def __init__(self, run_dir: Path, arguments: Sequence[str], world_size: int) -> None:
+    def __init__(
+        self,
+        run_dir: Path,
+        arguments: Sequence[str],
+        world_size: int,
+        program: str = "biomamba.train",
+    ) -> None:
         run_dir.mkdir(parents=True, exist_ok=True)
         self._run_dir = run_dir
         self._world_size = world_size
+        self._program = program
         self._num_earlier = len(self._starts())
         self._error_path = run_dir.parent / f"{run_dir.name}.err"
         ranks = ("torch.distributed.run", "--standalone", f"--nproc-per-node={world_size}", "-m")
         trainer = ("trainer=cpu_2", f"trainer.devices={world_size}")
-        command = [sys.executable, "-m", *(ranks if world_size > 1 else ()), "biomamba.train"]
+        command = [sys.executable, "-m", *(ranks if world_size > 1 else ()), program]
         command += [*arguments, f"paths.run_dir={run_dir}", "run_id=soak"]
         command += trainer if world_size > 1 else ("trainer=cpu",)
         with self._error_path.open("w") as errors:
@@ -165,8 +173,13 @@ class Start:
             return [pid]
         with suppress(OSError):
             children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-            return [child for child in map(int, children) if _is_rank(child)]
+            return [child for child in map(int, children) if self._is_rank(child)]
         return []
+
+    def _is_rank(self, pid: int) -> bool:
+        with suppress(OSError):
+            return self._program.encode() in Path(f"/proc/{pid}/cmdline").read_bytes()
+        return False
 
     def _wait(self, is_so: Callable[[], bool], seconds: float, *, is_ended: bool = False) -> None:
         deadline = time.monotonic() + seconds
@@ -181,12 +194,6 @@ class Start:
 def _send(pid: int, number: signal.Signals) -> None:
     with suppress(ProcessLookupError):
         os.kill(pid, number)
-
-
-def _is_rank(pid: int) -> bool:
-    with suppress(OSError):
-        return b"biomamba.train" in Path(f"/proc/{pid}/cmdline").read_bytes()
-    return False
 
 
 def _is_alive(pid: int) -> bool:
