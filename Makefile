@@ -37,13 +37,14 @@ demo: $(INSTALLED) ## train, adapt and evaluate a tiny model on the embedded tex
 	@echo "curves:     $(BIN)/tensorboard --logdir runs/demo   (then open the address it prints)"
 
 # One thread per process: tests are many small computations, some with several processes.
+SIDE_BY_SIDE := --numprocesses auto --maxprocesses 4 --dist worksteal
 test test-slow test-slurm: export OMP_NUM_THREADS = 1
 
 test: $(INSTALLED) ## run the fast tests (offline, CPU)
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q $(SIDE_BY_SIDE)
 
 test-slow: $(INSTALLED) ## run the tests that take more than 10 s each
-	$(BIN)/python -m pytest -q -m "slow and not gpu and not network"
+	$(BIN)/python -m pytest -q $(SIDE_BY_SIDE) -m "slow and not gpu and not network"
 
 test-slurm: $(INSTALLED) ## run jobs on a SLURM of its own (needs slurmctld, slurmd, slurm-client, munge)
 	$(BIN)/python -m pytest -q -m slurm tests/test_slurm_cluster.py
