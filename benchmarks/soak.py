@@ -70,7 +70,7 @@ def main() -> int:
         root = Path(folder)
         arguments = (*settings, f"paths.data_dir={prepare_embedded(root)}")
         whole = stopped(root / "whole", arguments, [], 1, options.seed)
-        last_step = options.steps - 4 * EVERY_N_STEPS
+        last_step = options.steps - 8 * EVERY_N_STEPS  # it must not end before its stop
         one = plan(options.seed, [1], options.stops // 3, last_step)
         several = plan(options.seed + 1, options.world_sizes, options.stops, last_step)
         runs = {
@@ -158,7 +158,7 @@ def comparison(stopped_dir: Path, whole_dir: Path, starts: list[dict[str, Any]])
         "pieces_twice": len(pieces) - len(np.unique(pieces)),
         "points": len(curve),
         "points_twice": len(points) - len(curve),
-        # A kill may take the point of the step that was just saved with it, nothing more.
+        # A stop may take the point of the step that was just saved with it, nothing more.
         "missing_points": missing,
         "unexplained_missing_points": sorted(set(missing) - {e["first_step"] for e in starts}),
         "loss_difference": max(abs(curve[step] - wanted[step]) for step in curve),
