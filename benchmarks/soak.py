@@ -57,7 +57,7 @@ class Tolerance:
 
 
 EXACT = Tolerance(0.0, 0.0)
-OTHER_ORDER = Tolerance(loss=1e-4, weight=1e-4)
+OTHER_ORDER = Tolerance(loss=1e-5, weight=1e-5)
 
 
 def main() -> int:
