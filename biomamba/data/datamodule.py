@@ -68,18 +68,12 @@ class PretrainDataModule(TrainingData):
         num_workers: int = 0,
         verify: str = "full",
     ) -> None:
-        super().__init__(budget, list(sources))
-        if set(sources) != set(mixture.weights):
-            raise ConfigError(
-                f"the keys of weights {sorted(mixture.weights)} must be those of sources "
-                f"{sorted(sources)}; give weight 0 to a source that is only validated"
-            )
+        super().__init__(budget, sources, mixture)
         if verify not in VERIFY_MODES:
             raise ConfigError(f"verify is {verify!r}; allowed: {', '.join(VERIFY_MODES)}")
         if max_val_documents is not None and max_val_documents < 1:
             raise ConfigError(f"max_val_documents is {max_val_documents}; use 1 or more, or null")
         self._start_steps = mixture.start_steps(budget)
-        self.mixture = mixture
         self.packing = packing
         self._folders = sources
         self._seed = seed
@@ -125,12 +119,6 @@ class PretrainDataModule(TrainingData):
                 "tokens_per_step": self.budget.tokens_per_step,
             }
         )
-
-    @property
-    def source_weights(self) -> dict[str, float]:
-        """Share of each source in the order that numbers them, averaged over the stages."""
-        weights = self.mixture.mean_weights(self.budget)
-        return {name: weights[name] for name in self.source_names}
 
     @property
     def store_folders(self) -> dict[str, list[str]]:

@@ -1,7 +1,7 @@
 """What a run needs of its data, wherever the tokens come from."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +9,7 @@ from lightning import LightningDataModule
 
 from biomamba.data.budget import TokenBudget
 from biomamba.data.exposure import Exposure
+from biomamba.data.mixture import Mixture
 from biomamba.runtime.errors import ConfigError, DataError
 
 
@@ -24,14 +25,21 @@ class TrainingData(LightningDataModule, ABC):
 
     Args:
         budget: Size of the run.
-        source_names: The sources in the order that numbers them (Batch.source).
+        sources: Names of the sources in the order that numbers them (Batch.source).
+        mixture: Their shares; its keys are the sources.
     """
 
-    def __init__(self, budget: TokenBudget, source_names: list[str]) -> None:
+    def __init__(self, budget: TokenBudget, sources: Iterable[str], mixture: Mixture) -> None:
         super().__init__()
         self.allow_change = False
         self.budget = budget
-        self.source_names = source_names
+        self.source_names = list(sources)
+        self.mixture = mixture
+        if set(self.source_names) != set(mixture.weights):
+            raise ConfigError(
+                f"the keys of weights {sorted(mixture.weights)} must be those of sources "
+                f"{sorted(self.source_names)}; give weight 0 to a source that is only validated"
+            )
         self._start_step = 0
 
     @property
@@ -50,9 +58,10 @@ class TrainingData(LightningDataModule, ABC):
         """Number of ids that a batch may hold."""
 
     @property
-    @abstractmethod
     def source_weights(self) -> dict[str, float]:
-        """Share of each source in the whole run, in their order; val/loss is weighted by it."""
+        """Share of each source averaged over the run, in their order; it weighs val/loss."""
+        weights = self.mixture.mean_weights(self.budget)
+        return {name: weights[name] for name in self.source_names}
 
     @property
     @abstractmethod

@@ -9,6 +9,7 @@ import pytest
 
 from biomamba.data.budget import TokenBudget
 from biomamba.data.exposure import Exposure
+from biomamba.data.mixture import Mixture
 from biomamba.data.training_data import TrainingData
 from biomamba.runtime.errors import ConfigError, DataError
 
@@ -17,7 +18,7 @@ class Stream(TrainingData):
     """A stream that is nothing but its name."""
 
     def __init__(self, name: str = "a") -> None:
-        super().__init__(TokenBudget(64 * 8, 8, 8, 1), ["web"])
+        super().__init__(TokenBudget(64 * 8, 8, 8, 1), ["web"], Mixture({"web": 1.0}))
         self.name = name
 
     @property
@@ -31,10 +32,6 @@ class Stream(TrainingData):
     @property
     def vocab_size(self) -> int:
         return 257
-
-    @property
-    def source_weights(self) -> dict[str, float]:
-        return {"web": 1.0}
 
     @property
     def store_folders(self) -> dict[str, list[str]]:
@@ -56,7 +53,7 @@ def trainer_at(processed: int, **fields: Any) -> Any:
 
 def test_a_stream_without_its_parts_cannot_be_made() -> None:
     with pytest.raises(TypeError, match="abstract"):
-        TrainingData(TokenBudget(8, 8, 8, 1), ["web"])  # type: ignore[abstract]
+        TrainingData(TokenBudget(8, 8, 8, 1), ["web"], Mixture({"web": 1.0}))  # type: ignore[abstract]
 
 
 def test_the_position_is_that_of_the_trainer_but_never_before_the_checkpoint() -> None:

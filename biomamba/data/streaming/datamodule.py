@@ -77,8 +77,8 @@ class StreamingDataModule(TrainingData):
         max_repetition: int | None = None,
         num_workers: int = 0,
     ) -> None:
-        super().__init__(budget, list(sources))
-        _check_names(sources, corpora, mixture)
+        super().__init__(budget, sources, mixture)
+        _check_names(sources, corpora)
         if max_val_documents < 1 or split.val_permille < 1:
             raise ConfigError(
                 f"max_val_documents is {max_val_documents} and split.val_permille "
@@ -87,7 +87,6 @@ class StreamingDataModule(TrainingData):
         if max_repetition is not None and max_repetition < 1:
             raise ConfigError(f"max_repetition is {max_repetition}; use 1 or more, or null")
         _check_readable(reading, budget, cleaning, tokenizer)
-        self.mixture = mixture
         self._corpora = corpora
         self._pools = sources
         self._tokenizer_source = tokenizer
@@ -141,12 +140,6 @@ class StreamingDataModule(TrainingData):
     def vocab_size(self) -> int:
         """Number of ids that a batch may hold."""
         return self._tokenizer.vocab_size
-
-    @property
-    def source_weights(self) -> dict[str, float]:
-        """Share of each source in the order that numbers them, averaged over the stages."""
-        weights = self.mixture.mean_weights(self.budget)
-        return {name: weights[name] for name in self.source_names}
 
     @property
     def store_folders(self) -> dict[str, list[str]]:
@@ -242,14 +235,7 @@ class StreamingDataModule(TrainingData):
         return {number: found for part in gathered for number, found in (part or {}).items()}
 
 
-def _check_names(
-    sources: dict[str, list[str]], corpora: dict[str, Corpus], mixture: Mixture
-) -> None:
-    if set(sources) != set(mixture.weights):
-        raise ConfigError(
-            f"the keys of weights {sorted(mixture.weights)} must be those of sources "
-            f"{sorted(sources)}; give weight 0 to a source that is only validated"
-        )
+def _check_names(sources: dict[str, list[str]], corpora: dict[str, Corpus]) -> None:
     named = [corpus for pool in sources.values() for corpus in pool]
     if sorted(named) != sorted(corpora):
         raise ConfigError(

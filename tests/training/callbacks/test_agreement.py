@@ -12,6 +12,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import Replicate, Shard, distribute_tensor
 
 from biomamba.data.budget import TokenBudget
+from biomamba.data.mixture import Mixture
 from biomamba.data.training_data import TrainingData
 from biomamba.model.backends.reference import ReferenceSSD
 from biomamba.model.config import Mamba2Config
@@ -109,10 +110,11 @@ class Stream(TrainingData):
     """Steps of eight rows, of which two are consumed."""
 
     fingerprint, tokenizer_fingerprint, vocab_size = "stream", "tokens", 16  # type: ignore[assignment]
-    source_weights, store_folders, exposures = {"web": 1.0}, {}, {}  # type: ignore[assignment]
+    store_folders, exposures = {}, {}  # type: ignore[assignment]
 
     def __init__(self) -> None:
-        super().__init__(TokenBudget(10 * ROWS_PER_STEP * 4, ROWS_PER_STEP * 4, 4, 2), ["web"])
+        budget = TokenBudget(10 * ROWS_PER_STEP * 4, ROWS_PER_STEP * 4, 4, 2)
+        super().__init__(budget, ["web"], Mixture({"web": 1.0}))
         self.load_state_dict({"consumed_steps": 2, "fingerprint": "stream"})
 
     def save_tokenizer(self, path: Path) -> None:

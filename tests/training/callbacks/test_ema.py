@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader
 
 from biomamba.data.batches import PIECE_DTYPE, Batch
 from biomamba.data.budget import TokenBudget
+from biomamba.data.mixture import Mixture
 from biomamba.data.training_data import TrainingData
 from biomamba.data.training_rows import StepLoader, StepSampler
 from biomamba.model.backends.reference import ReferenceSSD
@@ -50,11 +51,12 @@ class Stream(TrainingData):
     """Six steps; their tokens depend on the step alone."""
 
     fingerprint, tokenizer_fingerprint, vocab_size = "stream", "tokens", VOCAB  # type: ignore[assignment]
-    source_weights, store_folders, exposures = {"web": 1.0}, {}, {}  # type: ignore[assignment]
+    store_folders, exposures = {}, {}  # type: ignore[assignment]
 
     def __init__(self) -> None:
         tokens = ROWS * LENGTH
-        super().__init__(TokenBudget(STEPS * tokens, tokens, LENGTH, ROWS), ["web"])
+        budget = TokenBudget(STEPS * tokens, tokens, LENGTH, ROWS)
+        super().__init__(budget, ["web"], Mixture({"web": 1.0}))
 
     def save_tokenizer(self, path: Path) -> None:
         path.write_text("{}")

@@ -18,6 +18,7 @@ from biomamba.data.budget import TokenBudget
 from biomamba.data.exposure import Exposure
 from biomamba.data.ledger import Ledger
 from biomamba.data.ledger_chunk import ENTRY_DTYPE
+from biomamba.data.mixture import Mixture
 from biomamba.data.training_data import TrainingData
 from biomamba.data.training_rows import StepLoader, StepSampler
 from biomamba.training.callbacks.ledger import LedgerWriter
@@ -83,16 +84,12 @@ class Stream(TrainingData):
     tokenizer_fingerprint, vocab_size = "tokens", 257
 
     def __init__(self, name: str = "stream") -> None:
-        super().__init__(BUDGET, ["pubmed", "web"])
+        super().__init__(BUDGET, ["pubmed", "web"], Mixture({"pubmed": 0.5, "web": 0.5}))
         self.name = name
 
     @property
     def fingerprint(self) -> str:
         return self.name
-
-    @property
-    def source_weights(self) -> dict[str, float]:
-        return {"pubmed": 0.5, "web": 0.5}
 
     @property
     def store_folders(self) -> dict[str, list[str]]:
