@@ -52,6 +52,7 @@ def run_settings(config: Mapping[str, Any], data: TrainingData) -> dict[str, Any
     settings = {name: config[name] for name in _TOP_KEYS} | {
         "model": model,
         "trainer": {"precision": config["trainer"]["precision"]},
+        "ema": _ema_settings(config["callbacks"] or {}),
         "data": _data_settings(config["data"]),
         "data_fingerprint": data.fingerprint,
         "tokenizer_fingerprint": data.tokenizer_fingerprint,
@@ -146,6 +147,12 @@ def logger_options(target: str, start: Start) -> dict[str, Any]:
     if target.endswith(".CSVLogger"):  # it would delete its earlier file
         return {"version": f"from_step_{start.step:07d}"}
     return {}
+
+
+def _ema_settings(callbacks: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return what decides the average of the weights: not where it is written."""
+    ema = callbacks.get("ema")
+    return None if ema is None else {n: v for n, v in ema.items() if n != "folder"}
 
 
 def _data_settings(data: Mapping[str, Any]) -> dict[str, Any]:

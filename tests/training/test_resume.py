@@ -164,6 +164,16 @@ def test_what_a_step_computes_is_decided(key: str, value: Any) -> None:
     assert found.endswith(f"asked for {value!r}")
 
 
+def test_the_average_of_the_weights_is_decided_but_not_its_folder() -> None:
+    def with_ema(**options: Any) -> dict[str, Any]:
+        return settings_of(config(callbacks={"ema": options}))
+
+    assert changed_settings(with_ema(folder="a", decay=0.9), with_ema(folder="b", decay=0.9)) == ""
+    found = changed_settings(with_ema(folder="a", decay=0.9), with_ema(folder="a", decay=0.99))
+    assert found == "ema.decay is 0.9, asked for 0.99"
+    assert changed_settings(settings_of(config()), with_ema(folder="a", decay=0.9))
+
+
 def test_how_a_step_is_computed_is_not_decided() -> None:
     other = config(
         model__backend={"_target_": "y"},

@@ -80,6 +80,8 @@ class Preemption(lightning.Callback):
         if not checkpoints:
             reason = f"{name}: nothing saved, callbacks.checkpoint is switched off"
             raise signals.Interrupted(reason, is_settled=True)
+        # Lightning logs a step after the callbacks, and would not come to it.
+        trainer._logger_connector.update_train_step_metrics()
         path = checkpoints[0].save_now(trainer, name)
         self._end(trainer, f"{name}: saved step {trainer.global_step} in {path}")
 

@@ -10,6 +10,7 @@ from typing import Any
 import lightning
 import pytest
 import torch
+from lightning.pytorch.loggers.logger import Logger
 from torch.utils.data import DataLoader
 
 from biomamba.runtime import signals, slurm
@@ -82,12 +83,11 @@ def fit(
     trainer = lightning.Trainer(
         accelerator="cpu",
         max_epochs=1,
-        logger=False,
         enable_progress_bar=False,
         enable_model_summary=False,
         enable_checkpointing=saves,
         callbacks=callbacks,
-        **({"devices": 1} | options),
+        **({"devices": 1, "logger": False} | options),
     )
     trainer.fit(module)
     return trainer
@@ -113,6 +113,45 @@ def test_a_signal_ends_the_fit_behind_its_step_with_a_checkpoint(
     )
     assert stop.value.is_settled
     assert requeues == ["asked"]
+
+
+class Curve(Logger):
+    """Keeps the points of one curve."""
+
+    name, version = "curve", 0  # type: ignore[assignment]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.points: list[float] = []
+
+    def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
+        """Keep none."""
+
+    def log_metrics(self, metrics: Any, step: int | None = None) -> None:
+        self.points.append(metrics["index"])
+
+
+class Draws(Line):
+    """Logs the number of each batch."""
+
+    def training_step(self, batch: torch.Tensor, batch_idx: int) -> torch.Tensor:
+        self.log("index", float(batch_idx))
+        return super().training_step(batch, batch_idx)
+
+
+@pytest.mark.parametrize(("every", "expected"), [(1, [0, 1, 2]), (2, [1])])
+def test_the_curves_reach_the_step_that_is_saved(
+    tmp_path: Path, every: int, expected: list[int]
+) -> None:
+    curve = Curve()
+    with pytest.raises(signals.Interrupted):
+        fit(
+            tmp_path,
+            Draws(send_at(2, signal.SIGTERM)),
+            logger=curve,
+            log_every_n_steps=every,
+        )
+    assert curve.points == expected
 
 
 def test_without_a_request_the_fit_ends_by_itself(tmp_path: Path, requeues: list[str]) -> None:
