@@ -24,9 +24,9 @@ from biomamba.data.ledger_queries import totals
 from biomamba.data.store_reader import open_stores
 from biomamba.data.token_split import TokenSplit
 from biomamba.evaluation.records import read_records
-from biomamba.model.backends.chunked import ChunkedSSD
+from biomamba.model.backends.chunked import ChunkedScan
 from biomamba.model.checkpoint import load_pretrained, save_pretrained
-from biomamba.model.mamba2 import Mamba2LM
+from biomamba.model.language_model import MambaLM
 
 pytestmark = pytest.mark.slow
 
@@ -324,7 +324,7 @@ def test_the_published_130m_shape_trains_from_a_checkpoint_with_its_tokenizer(
 ) -> None:
     """The real path: the NeoX vocabulary, real text, the layout of the published weights."""
     config = build(compose("train", "model=mamba2_130m").model.config)
-    save_pretrained(Mamba2LM(config, ChunkedSSD()), tmp_path / "random")
+    save_pretrained(MambaLM(config, ChunkedScan()), tmp_path / "random")
     succeed(
         tmp_path,
         "prepare",
@@ -352,5 +352,5 @@ def test_the_published_130m_shape_trains_from_a_checkpoint_with_its_tokenizer(
     run_dir = tmp_path / "runs" / "cpt" / "mamba2_130m" / "short"
     record = json.loads((run_dir / "run.json").read_text())
     assert record["after"]["val/loss"] < record["before"]["val/loss"]
-    trained = load_pretrained(str(run_dir / "model"), ChunkedSSD())
+    trained = load_pretrained(str(run_dir / "model"), ChunkedScan())
     assert sum(p.numel() for p in trained.parameters()) == 128_989_632

@@ -20,7 +20,7 @@ from biomamba.data.batches import Batch
 from biomamba.evaluation.records import ResultRecord
 from biomamba.metrics.interval import Bootstrap, Statistic, bootstrap_interval
 from biomamba.model.cross_entropy import token_nll
-from biomamba.model.mamba2 import Mamba2LM
+from biomamba.model.language_model import MambaLM
 
 Sums = NDArray[np.float64]
 
@@ -36,7 +36,7 @@ class DocumentScores:
 
 @torch.inference_mode()
 def score_documents(
-    model: Mamba2LM, batches: Iterable[Batch], num_bytes: NDArray[np.int64]
+    model: MambaLM, batches: Iterable[Batch], num_bytes: NDArray[np.int64]
 ) -> DocumentScores:
     """Return the scores of all documents; num_bytes is (documents,).
 

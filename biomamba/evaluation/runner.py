@@ -13,7 +13,7 @@ from biomamba.evaluation.perplexity import (
 )
 from biomamba.evaluation.records import ResultRecord
 from biomamba.metrics.interval import Bootstrap
-from biomamba.model.mamba2 import Mamba2LM
+from biomamba.model.language_model import MambaLM
 from biomamba.runtime.errors import CheckpointError
 
 
@@ -43,7 +43,7 @@ class EvaluationSettings:
 
 
 def evaluate_perplexity(
-    models: Mapping[str, Mamba2LM], settings: EvaluationSettings, provenance: Mapping[str, Any]
+    models: Mapping[str, MambaLM], settings: EvaluationSettings, provenance: Mapping[str, Any]
 ) -> Iterator[ResultRecord]:
     """Yield the records of every source and model; the first model is the others' baseline.
 
@@ -63,7 +63,7 @@ def evaluate_perplexity(
 
 
 def _source_records(
-    models: Mapping[str, Mamba2LM],
+    models: Mapping[str, MambaLM],
     source: str,
     rows: EvaluationRows,
     settings: EvaluationSettings,

@@ -1,6 +1,6 @@
 """Read and write checkpoints in the state-spaces layout: config.json and the weights.
 
-Nothing is converted: the parameter names of `Mamba2LM` are those of the files. A local folder never
+Nothing is converted: the parameter names of `MambaLM` are those of the files. A local folder never
 touches the network; a hub id `owner/name` (or `owner/name@revision`) is downloaded once and cached.
 """
 
@@ -19,9 +19,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from biomamba.model.config import Mamba2Config
-from biomamba.model.mamba2 import Mamba2LM
+from biomamba.model.language_model import MambaLM
 from biomamba.model.sharding import gather
-from biomamba.model.ssd import SSDBackend
+from biomamba.model.ssd import ScanBackend
 from biomamba.model.state_spaces import architecture_differences, parse_config, render_config
 from biomamba.runtime.atomic import sync_folder, write_json
 from biomamba.runtime.errors import CheckpointError
@@ -37,18 +37,18 @@ _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*(@[\w./-]+)?")
 
 def build_model(
     config: Mamba2Config,
-    backend: SSDBackend,
+    backend: ScanBackend,
     checkpoint: str | None = None,
     *,
     activation_checkpointing: bool = False,
-) -> Mamba2LM:
+) -> MambaLM:
     """Build a model, freshly initialised or (checkpoint: folder or hub id) with loaded weights.
 
     Raises:
         CheckpointError: The checkpoint cannot be read or its architecture is not `config`'s.
     """
     if checkpoint is None:
-        model = Mamba2LM(config, backend)
+        model = MambaLM(config, backend)
     else:
         model = _load_described(config, backend, checkpoint)
     if activation_checkpointing:
@@ -56,7 +56,7 @@ def build_model(
     return model
 
 
-def _load_described(config: Mamba2Config, backend: SSDBackend, checkpoint: str) -> Mamba2LM:
+def _load_described(config: Mamba2Config, backend: ScanBackend, checkpoint: str) -> MambaLM:
     folder = _locate(checkpoint)
     differences = architecture_differences(config, read_config(folder))
     if differences:
@@ -67,7 +67,7 @@ def _load_described(config: Mamba2Config, backend: SSDBackend, checkpoint: str) 
     return _load(config, backend, folder)
 
 
-def load_pretrained(path_or_hub_id: str | Path, backend: SSDBackend) -> Mamba2LM:
+def load_pretrained(path_or_hub_id: str | Path, backend: ScanBackend) -> MambaLM:
     """Load a model from a folder or hub id, with the architecture its config.json states.
 
     Raises:
@@ -105,7 +105,7 @@ def weights_digest(path_or_hub_id: str | Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def save_pretrained(model: Mamba2LM, folder: str | Path) -> None:
+def save_pretrained(model: MambaLM, folder: str | Path) -> None:
     """Write config.json and model.safetensors (float32), each complete or not at all.
 
     A tied head is not written. Weights of an earlier checkpoint in the folder are replaced. Of
@@ -188,12 +188,12 @@ def _read_tensors(path: Path) -> dict[str, Tensor]:
     return tensors
 
 
-def _load(config: Mamba2Config, backend: SSDBackend, folder: Path) -> Mamba2LM:
+def _load(config: Mamba2Config, backend: ScanBackend, folder: Path) -> MambaLM:
     """Build without initialising and put the tensors in place, as float32."""
     path = _weights_path(folder)
     tensors = _read_tensors(path)
     with torch.device("meta"):
-        model = Mamba2LM(config, backend)
+        model = MambaLM(config, backend)
     if config.tie_embeddings:
         _drop_tied_head(tensors, path)
     _check_tensors(tensors, {name: p.shape for name, p in model.named_parameters()}, path)

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from biomamba.model.mamba2 import LayerState, Mamba2LM
+from biomamba.model.language_model import MambaLM
+from biomamba.model.mixer import LayerState
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +58,7 @@ class Sampling:
 
 @torch.no_grad()
 def generate(
-    model: Mamba2LM,
+    model: MambaLM,
     prompt_ids: Tensor,
     max_new_tokens: int,
     sampling: Sampling,
@@ -82,7 +83,7 @@ def generate(
 
 @torch.no_grad()
 def generate_ragged(
-    model: Mamba2LM,
+    model: MambaLM,
     prompts: Sequence[Sequence[int]],
     max_new_tokens: int,
     sampling: Sampling,
@@ -118,7 +119,7 @@ class _Choice:
     generator: torch.Generator | None
 
 
-def _check(model: Mamba2LM, prompt_tokens: int, max_new_tokens: int, vocab_size: int) -> None:
+def _check(model: MambaLM, prompt_tokens: int, max_new_tokens: int, vocab_size: int) -> None:
     if prompt_tokens < 1:
         raise ValueError("empty prompt: give at least one token, such as the end-of-document token")
     if max_new_tokens < 1:
@@ -131,7 +132,7 @@ def _check(model: Mamba2LM, prompt_tokens: int, max_new_tokens: int, vocab_size:
 
 
 def _continue(
-    model: Mamba2LM,
+    model: MambaLM,
     logits: Tensor,
     states: list[LayerState],
     choice: _Choice,

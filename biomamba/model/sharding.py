@@ -16,12 +16,12 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor, Shard
 
-from biomamba.model.mamba2 import Mamba2LM
+from biomamba.model.language_model import MambaLM
 
 _Tree = TypeVar("_Tree")
 
 
-def shard(model: Mamba2LM, mesh: DeviceMesh) -> None:
+def shard(model: MambaLM, mesh: DeviceMesh) -> None:
     """Deal the parameters out over a mesh of one dimension; a sharded model is left alone.
 
     Embedding (with the head tied to it) and last norm belong to the whole model, which stays

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 
-class SSDBackend(Protocol):
+class ScanBackend(Protocol):
     """One way to compute the scan; every backend gives the same numbers and gradients."""
 
     name: str

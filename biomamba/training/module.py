@@ -22,7 +22,7 @@ from torch.optim import Optimizer
 from biomamba.data.batches import Batch
 from biomamba.metrics.perplexity import TokenNll
 from biomamba.model.cross_entropy import linear_cross_entropy
-from biomamba.model.mamba2 import Mamba2LM
+from biomamba.model.language_model import MambaLM
 from biomamba.runtime.errors import ConfigError, TrainingError
 from biomamba.training.optimizer import AdamW, rates_to_log
 from biomamba.training.schedule import Schedule
@@ -60,7 +60,7 @@ class Objective:
 
 
 class LanguageModelingModule(lightning.LightningModule):
-    """Next-token training of a Mamba2LM with validation per source.
+    """Next-token training of a MambaLM with validation per source.
 
     source_weights maps each source to its share in the run, in the order of Batch.source;
     val/loss is the mean nll per token weighted by it. Where the mixture changes in stages the
@@ -69,7 +69,7 @@ class LanguageModelingModule(lightning.LightningModule):
 
     def __init__(
         self,
-        model: Mamba2LM,
+        model: MambaLM,
         optimizer: AdamW,
         schedule: Schedule,
         source_weights: Mapping[str, float],

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from biomamba.model.mamba2 import no_decay_parameter_names
+from biomamba.model.language_model import no_decay_parameter_names
 
 _LAYER = re.compile(r"(?:^|\.)layers\.(\d+)\.")
 _OUTSIDE = -1

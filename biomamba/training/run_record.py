@@ -13,7 +13,7 @@ import lightning
 
 from biomamba.data.training_data import TrainingData
 from biomamba.model.checkpoint import save_pretrained
-from biomamba.model.mamba2 import Mamba2LM
+from biomamba.model.language_model import MambaLM
 from biomamba.runtime import slurm
 from biomamba.runtime.atomic import write_json
 from biomamba.runtime.ranks import is_rank_zero
@@ -154,7 +154,7 @@ def final_figures(
     return [{name: float(value) for name, value in wanted.items()}]
 
 
-def save_model(model: Mamba2LM, datamodule: TrainingData, folder: Path) -> Path:
+def save_model(model: MambaLM, datamodule: TrainingData, folder: Path) -> Path:
     """Write the model in its published layout with the tokenizer of its data beside it.
 
     Rank zero writes; all ranks call it, because the model may be sharded.

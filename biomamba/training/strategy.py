@@ -17,7 +17,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule
 from torch.optim import Optimizer
 
-from biomamba.model.mamba2 import Mamba2LM
+from biomamba.model.language_model import MambaLM
 from biomamba.model.sharding import gather, load_whole, scatter, shard
 from biomamba.runtime.errors import ConfigError
 
@@ -70,7 +70,7 @@ class ShardedStrategy(ModelParallelStrategy):
         self._data_parallel_size = self.num_nodes * self.num_processes
         super().setup_environment()
 
-    def shard(self, model: Mamba2LM) -> None:
+    def shard(self, model: MambaLM) -> None:
         """Shard the model over all processes; called by configure_model.
 
         A mesh of one dimension is the group of all processes itself. Lightning's has two, whose

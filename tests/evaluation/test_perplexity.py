@@ -16,9 +16,9 @@ from biomamba.evaluation.perplexity import (
     score_documents,
 )
 from biomamba.metrics.interval import Bootstrap
-from biomamba.model.backends.chunked import ChunkedSSD
+from biomamba.model.backends.chunked import ChunkedScan
 from biomamba.model.config import Mamba2Config
-from biomamba.model.mamba2 import Mamba2LM
+from biomamba.model.language_model import MambaLM
 
 VOCAB, EOD = 16, 0
 CONTEXT = RecordContext("base", "pubmed", "test", Bootstrap(num_resamples=50), {"commit": "abc"})
@@ -47,7 +47,7 @@ def make_batch(documents: list[list[int]], length: int) -> Batch:
 
 def test_a_packed_document_scores_as_if_it_were_alone() -> None:
     config = Mamba2Config(d_model=16, n_layer=2, vocab_size=VOCAB, d_state=4, headdim=8)
-    model = Mamba2LM(config, ChunkedSSD(chunk_size=4))
+    model = MambaLM(config, ChunkedScan(chunk_size=4))
     documents = [[3, 1, 4, 1, 5], [9, 2, 6]]
     packed = make_batch(documents, length=12)
     num_bytes = np.array([10, 7])
@@ -63,7 +63,7 @@ def test_a_packed_document_scores_as_if_it_were_alone() -> None:
 
 def test_windows_of_one_document_add_up() -> None:
     config = Mamba2Config(d_model=16, n_layer=1, vocab_size=VOCAB, d_state=4, headdim=8)
-    model = Mamba2LM(config, ChunkedSSD(chunk_size=4))
+    model = MambaLM(config, ChunkedScan(chunk_size=4))
     batch = make_batch([[3, 1, 4]], length=4)
     once = score_documents(model, [batch], np.array([5]))
     twice = score_documents(model, [batch, batch], np.array([5]))

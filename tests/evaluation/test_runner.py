@@ -10,15 +10,15 @@ from biomamba.data.store import StorePolicy
 from biomamba.data.tokenizer_source import ByteLevel
 from biomamba.evaluation.runner import EvaluationSettings, evaluate_perplexity
 from biomamba.metrics.interval import Bootstrap
-from biomamba.model.backends.chunked import ChunkedSSD
+from biomamba.model.backends.chunked import ChunkedScan
 from biomamba.model.config import Mamba2Config
-from biomamba.model.mamba2 import Mamba2LM
+from biomamba.model.language_model import MambaLM
 from biomamba.runtime.errors import CheckpointError
 
 
-def make_model(vocab_size: int = 257) -> Mamba2LM:
+def make_model(vocab_size: int = 257) -> MambaLM:
     config = Mamba2Config(d_model=16, n_layer=1, vocab_size=vocab_size, d_state=4, headdim=8)
-    return Mamba2LM(config, ChunkedSSD())
+    return MambaLM(config, ChunkedScan())
 
 
 @pytest.fixture(scope="module")

@@ -3,9 +3,9 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from biomamba.model.backends.chunked import ChunkedSSD
+from biomamba.model.backends.chunked import ChunkedScan
 from biomamba.model.config import Mamba2Config
-from biomamba.model.mamba2 import Mamba2LM
+from biomamba.model.language_model import MambaLM
 
 
 @pytest.fixture
@@ -17,10 +17,10 @@ def tiny_config() -> Mamba2Config:
 
 
 @pytest.fixture
-def tiny_model(tiny_config: Mamba2Config) -> Mamba2LM:
+def tiny_model(tiny_config: Mamba2Config) -> MambaLM:
     """Float64 model with weights large enough that every path matters to the logits."""
     torch.manual_seed(0)
-    model = Mamba2LM(tiny_config, ChunkedSSD(chunk_size=8)).double()
+    model = MambaLM(tiny_config, ChunkedScan(chunk_size=8)).double()
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.2 * torch.randn_like(parameter))

@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from biomamba.model import checkpoint
-from biomamba.model.backends.chunked import ChunkedSSD
+from biomamba.model.backends.chunked import ChunkedScan
 from biomamba.model.checkpoint import (
     build_model,
     load_pretrained,
@@ -19,16 +19,16 @@ from biomamba.model.checkpoint import (
     weights_digest,
 )
 from biomamba.model.config import Mamba2Config
-from biomamba.model.mamba2 import Mamba2Block, Mamba2LM
+from biomamba.model.language_model import MambaBlock, MambaLM
 from biomamba.runtime.errors import CheckpointError
 
-BACKEND = ChunkedSSD(8)
+BACKEND = ChunkedScan(8)
 EMBEDDING = "backbone.embedding.weight"
 Draw = Callable[..., Tensor]
 
 
 @pytest.fixture
-def folder(tiny_model: Mamba2LM, tmp_path: Path) -> Path:
+def folder(tiny_model: MambaLM, tmp_path: Path) -> Path:
     """A saved checkpoint."""
     save_pretrained(tiny_model.float(), tmp_path / "model")
     return tmp_path / "model"
@@ -47,7 +47,7 @@ def as_torch_file(folder: Path, content: Any = None) -> None:
     (folder / "model.safetensors").unlink()
 
 
-def test_round_trip_is_exact(folder: Path, tiny_model: Mamba2LM, random_ids: Draw) -> None:
+def test_round_trip_is_exact(folder: Path, tiny_model: MambaLM, random_ids: Draw) -> None:
     loaded = load_pretrained(folder, BACKEND)
     ids = random_ids(2, 9)
 
@@ -62,7 +62,7 @@ def test_loaded_model_trains(folder: Path, random_ids: Draw) -> None:
     assert all(parameter.grad is not None for parameter in model.parameters())
 
 
-def test_files_are_plain_and_nothing_else_stays(folder: Path, tiny_model: Mamba2LM) -> None:
+def test_files_are_plain_and_nothing_else_stays(folder: Path, tiny_model: MambaLM) -> None:
     save_pretrained(tiny_model, folder)  # over an earlier one
     assert sorted(path.name for path in folder.iterdir()) == ["config.json", "model.safetensors"]
     tensors = load_file(folder / "model.safetensors")
@@ -71,7 +71,7 @@ def test_files_are_plain_and_nothing_else_stays(folder: Path, tiny_model: Mamba2
 
 
 def test_failed_save_leaves_the_old_checkpoint(
-    folder: Path, tiny_model: Mamba2LM, monkeypatch: pytest.MonkeyPatch
+    folder: Path, tiny_model: MambaLM, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = weights_digest(folder)
 
@@ -87,14 +87,14 @@ def test_failed_save_leaves_the_old_checkpoint(
     assert len(list(folder.iterdir())) == 2
 
 
-def test_torch_file_is_read(folder: Path, tiny_model: Mamba2LM, random_ids: Draw) -> None:
+def test_torch_file_is_read(folder: Path, tiny_model: MambaLM, random_ids: Draw) -> None:
     as_torch_file(folder)
     ids = random_ids(1, 5)
 
     assert torch.equal(load_pretrained(folder, BACKEND)(ids), tiny_model(ids))
 
 
-def test_saving_removes_weights_of_the_other_format(folder: Path, tiny_model: Mamba2LM) -> None:
+def test_saving_removes_weights_of_the_other_format(folder: Path, tiny_model: MambaLM) -> None:
     as_torch_file(folder)
     save_pretrained(tiny_model, folder)
 
@@ -124,7 +124,7 @@ def test_different_tied_head_is_refused(folder: Path) -> None:
 def test_untied_head_makes_the_round_trip(
     tiny_config: Mamba2Config, tmp_path: Path, random_ids: Draw
 ) -> None:
-    model = Mamba2LM(Mamba2Config(**{**vars(tiny_config), "tie_embeddings": False}), BACKEND)
+    model = MambaLM(Mamba2Config(**{**vars(tiny_config), "tie_embeddings": False}), BACKEND)
     save_pretrained(model, tmp_path)
     ids = random_ids(1, 5)
 
@@ -216,12 +216,12 @@ def test_build_without_checkpoint_is_fresh(tiny_config: Mamba2Config) -> None:
 def test_build_switches_activation_checkpointing_on(tiny_config: Mamba2Config) -> None:
     for is_on in (False, True):
         model = build_model(tiny_config, BACKEND, activation_checkpointing=is_on)
-        blocks = [m for m in model.modules() if isinstance(m, Mamba2Block)]
+        blocks = [m for m in model.modules() if isinstance(m, MambaBlock)]
         assert [block.activation_checkpointing for block in blocks] == [is_on] * 2
 
 
 def test_only_the_first_process_writes(
-    tiny_model: Mamba2LM, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_model: MambaLM, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("RANK", "1")
     save_pretrained(tiny_model, tmp_path / "model")
@@ -229,7 +229,7 @@ def test_only_the_first_process_writes(
 
 
 def test_build_loads_the_checkpoint(
-    folder: Path, tiny_config: Mamba2Config, tiny_model: Mamba2LM, random_ids: Draw
+    folder: Path, tiny_config: Mamba2Config, tiny_model: MambaLM, random_ids: Draw
 ) -> None:
     ids = random_ids(1, 5)
 

@@ -4,9 +4,9 @@ import pytest
 import torch
 import yaml
 
-from biomamba.model.backends.chunked import ChunkedSSD
+from biomamba.model.backends.chunked import ChunkedScan
 from biomamba.model.config import Mamba2Config
-from biomamba.model.mamba2 import Mamba2LM
+from biomamba.model.language_model import MambaLM
 
 SCALES = Path(__file__).resolve().parents[2] / "conf" / "model"
 # state-spaces/mamba2-*: parameters with the embedding padded to 50,288 rows and a tied head.
@@ -32,7 +32,7 @@ def load_scale(name: str) -> tuple[Mamba2Config, str]:
 
 def count_on_meta(config: Mamba2Config) -> int:
     with torch.device("meta"):
-        model = Mamba2LM(config, ChunkedSSD())
+        model = MambaLM(config, ChunkedScan())
     return sum(parameter.numel() for parameter in model.parameters())
 
 

@@ -5,13 +5,13 @@ import torch
 from torch import Tensor
 
 from biomamba.model.generation import Sampling, generate, generate_ragged
-from biomamba.model.mamba2 import Mamba2LM
+from biomamba.model.language_model import MambaLM
 
 Draw = Callable[..., Tensor]
 GREEDY = Sampling()
 
 
-def run(model: Mamba2LM, prompt: Tensor, sampling: Sampling = GREEDY, seed: int = 0) -> Tensor:
+def run(model: MambaLM, prompt: Tensor, sampling: Sampling = GREEDY, seed: int = 0) -> Tensor:
     """Eight new ids."""
     generator = torch.Generator().manual_seed(seed)
     return generate(model, prompt, 8, sampling, None, 37, generator)
@@ -24,7 +24,7 @@ def draws(sampling: Sampling, probabilities: list[float], count: int = 4_000) ->
     return ids.bincount(minlength=len(probabilities)) / count
 
 
-def test_greedy_equals_argmax_of_full_forward(tiny_model: Mamba2LM, random_ids: Draw) -> None:
+def test_greedy_equals_argmax_of_full_forward(tiny_model: MambaLM, random_ids: Draw) -> None:
     ids = prompt = random_ids(2, 5)
     for _ in range(8):
         best = tiny_model(ids)[:, -1, :37].argmax(-1, keepdim=True)
@@ -38,14 +38,14 @@ def test_greedy_equals_argmax_of_full_forward(tiny_model: Mamba2LM, random_ids: 
     [Sampling(temperature=1.0, top_k=1), Sampling(temperature=1.0, top_p=1e-6)],
 )
 def test_narrowest_sampling_is_greedy(
-    tiny_model: Mamba2LM, random_ids: Draw, sampling: Sampling
+    tiny_model: MambaLM, random_ids: Draw, sampling: Sampling
 ) -> None:
     prompt = random_ids(2, 5)
 
     assert torch.equal(run(tiny_model, prompt, sampling), run(tiny_model, prompt))
 
 
-def test_seed_decides_the_sample(tiny_model: Mamba2LM, random_ids: Draw) -> None:
+def test_seed_decides_the_sample(tiny_model: MambaLM, random_ids: Draw) -> None:
     prompt, sampling = random_ids(2, 5), Sampling(temperature=1.0)
     first = run(tiny_model, prompt, sampling, seed=1)
 
@@ -73,7 +73,7 @@ def test_shares_of_drawn_ids(sampling: Sampling, expected: list[float]) -> None:
     assert all((share == 0) == (e == 0) for share, e in zip(shares, expected, strict=True))
 
 
-def test_padding_ids_are_never_chosen(tiny_model: Mamba2LM, random_ids: Draw) -> None:
+def test_padding_ids_are_never_chosen(tiny_model: MambaLM, random_ids: Draw) -> None:
     with torch.no_grad():  # logits of the padding rows become huge
         tiny_model.head_weight[30:] = 100 * tiny_model.head_weight[:18].sign()
     prompt = random_ids(16, 3, vocab_size=30)
@@ -84,7 +84,7 @@ def test_padding_ids_are_never_chosen(tiny_model: Mamba2LM, random_ids: Draw) ->
     assert bound.max() < 30
 
 
-def test_finished_rows_are_filled_with_eos(tiny_model: Mamba2LM, random_ids: Draw) -> None:
+def test_finished_rows_are_filled_with_eos(tiny_model: MambaLM, random_ids: Draw) -> None:
     prompt = random_ids(6, 5)
     free = run(tiny_model, prompt)[:, 5:]
     eos_id = int(free[0, 2])
@@ -96,7 +96,7 @@ def test_finished_rows_are_filled_with_eos(tiny_model: Mamba2LM, random_ids: Dra
         assert row == (free_row[:end] + [eos_id] * 8)[: len(row)]
 
 
-def test_generation_ends_with_the_last_row(tiny_model: Mamba2LM, random_ids: Draw) -> None:
+def test_generation_ends_with_the_last_row(tiny_model: MambaLM, random_ids: Draw) -> None:
     prompt = random_ids(1, 5)
     free = run(tiny_model, prompt)[0, 5:].tolist()
     stopped = generate(tiny_model, prompt, 8, GREEDY, free[2], 37)[0, 5:].tolist()
@@ -104,7 +104,7 @@ def test_generation_ends_with_the_last_row(tiny_model: Mamba2LM, random_ids: Dra
     assert stopped == free[: free.index(free[2]) + 1]
 
 
-def test_ragged_prompts_equal_one_by_one(tiny_model: Mamba2LM, random_ids: Draw) -> None:
+def test_ragged_prompts_equal_one_by_one(tiny_model: MambaLM, random_ids: Draw) -> None:
     prompts = [random_ids(1, length)[0].tolist() for length in (1, 3, 9, 4)]
     together = generate_ragged(tiny_model, prompts, 8, GREEDY, None, 37)
 
@@ -113,7 +113,7 @@ def test_ragged_prompts_equal_one_by_one(tiny_model: Mamba2LM, random_ids: Draw)
         assert new_ids == alone[0, len(prompt) :].tolist()
 
 
-def test_ragged_continuation_ends_before_eos(tiny_model: Mamba2LM, random_ids: Draw) -> None:
+def test_ragged_continuation_ends_before_eos(tiny_model: MambaLM, random_ids: Draw) -> None:
     prompts = [random_ids(1, length)[0].tolist() for length in (2, 5)]
     free = generate_ragged(tiny_model, prompts, 8, GREEDY, None, 37)
     eos_id = free[0][3]
@@ -122,7 +122,7 @@ def test_ragged_continuation_ends_before_eos(tiny_model: Mamba2LM, random_ids: D
     assert stopped[0] == free[0][: free[0].index(eos_id)]
 
 
-def test_generation_builds_no_graph(tiny_model: Mamba2LM, random_ids: Draw) -> None:
+def test_generation_builds_no_graph(tiny_model: MambaLM, random_ids: Draw) -> None:
     assert tiny_model.head_weight.requires_grad
     assert not run(tiny_model, random_ids(1, 2)).requires_grad
 
@@ -151,7 +151,7 @@ def test_sampling_out_of_range_is_refused(field: str, value: float, message: str
     ],
 )
 def test_impossible_request_is_refused(
-    tiny_model: Mamba2LM, length: int, new: int, vocab_size: int, message: str
+    tiny_model: MambaLM, length: int, new: int, vocab_size: int, message: str
 ) -> None:
     prompt = torch.zeros(1, length, dtype=torch.int64)
     with pytest.raises(ValueError, match=message):

@@ -10,9 +10,9 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
 
-from biomamba.model.backends.chunked import ChunkedSSD
+from biomamba.model.backends.chunked import ChunkedScan
 from biomamba.model.config import Mamba2Config
-from biomamba.model.mamba2 import Mamba2LM
+from biomamba.model.language_model import MambaLM
 from biomamba.model.sharding import gather, load_whole, scatter, shard
 
 
@@ -25,9 +25,9 @@ def mesh(tmp_path: Path) -> Iterator[DeviceMesh]:
     torch.distributed.destroy_process_group()
 
 
-def make_model() -> Mamba2LM:
+def make_model() -> MambaLM:
     config = Mamba2Config(d_model=16, n_layer=2, vocab_size=32, d_state=4, headdim=8)
-    return Mamba2LM(config, ChunkedSSD(chunk_size=4))
+    return MambaLM(config, ChunkedScan(chunk_size=4))
 
 
 def test_blocks_and_model_are_units(mesh: DeviceMesh) -> None:

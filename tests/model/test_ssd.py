@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from biomamba.model import backends, ssd
-from biomamba.model.backends.reference import ReferenceSSD
+from biomamba.model.backends.reference import ReferenceScan
 from biomamba.runtime.errors import MissingDependencyError
 
 BACKENDS = sorted(
@@ -51,7 +51,7 @@ def results(backend: Any, inputs: tuple[Tensor, ...], seq_idx: Tensor | None) ->
 
 
 def assert_same(backend: Any, inputs: tuple[Tensor, ...], seq_idx: Tensor | None) -> None:
-    expected = results(ReferenceSSD(), inputs, seq_idx)
+    expected = results(ReferenceScan(), inputs, seq_idx)
     actual = results(backend, inputs, seq_idx)
     names = ["y", "final_state", "x", "dt", "A", "B", "C", "initial_state"]
     for name, a, e in zip(names, actual, expected, strict=True):
@@ -147,7 +147,7 @@ def test_half_precision_is_near_float32(name: str, dtype: torch.dtype, tolerance
     halves = [t.to(dtype) for t in (x, B, C)]
     options = {"seq_idx": seq_idx, "initial_state": state}
     wide_x, wide_B, wide_C = (t.float() for t in halves)
-    expected = ReferenceSSD().scan(wide_x, dt, A, wide_B, wide_C, **options)
+    expected = ReferenceScan().scan(wide_x, dt, A, wide_B, wide_C, **options)
     actual = make_backend(name).scan(halves[0], dt, A, *halves[1:], **options)
     assert actual[0].dtype == dtype
     assert actual[1].dtype == torch.float32

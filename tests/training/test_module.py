@@ -15,9 +15,9 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
 from biomamba.data.batches import PIECE_DTYPE, Batch
-from biomamba.model.backends.chunked import ChunkedSSD
+from biomamba.model.backends.chunked import ChunkedScan
 from biomamba.model.config import Mamba2Config
-from biomamba.model.mamba2 import Mamba2LM
+from biomamba.model.language_model import MambaLM
 from biomamba.runtime.errors import ConfigError, TrainingError
 from biomamba.training.module import LanguageModelingModule, Objective, check_vocabulary
 from biomamba.training.optimizer import AdamW
@@ -32,10 +32,10 @@ SMALL_STEPS = AdamW(lr=1e-6, weight_decay=0.0)
 WEIGHTS = {"pubmed": 0.75, "web": 0.25}
 
 
-def make_model() -> Mamba2LM:
+def make_model() -> MambaLM:
     torch.manual_seed(0)
     config = Mamba2Config(d_model=16, n_layer=2, vocab_size=VOCAB, d_state=4, headdim=8)
-    return Mamba2LM(config, ChunkedSSD(chunk_size=4))
+    return MambaLM(config, ChunkedScan(chunk_size=4))
 
 
 def make_rows(num_rows: int, seed: int = 0) -> Batch:
@@ -75,7 +75,7 @@ def cut(rows: Batch, micro_batch_size: int) -> list[Batch]:
 
 
 def make_module(
-    model: Mamba2LM,
+    model: MambaLM,
     kind: type[LanguageModelingModule] = LanguageModelingModule,
     **settings: Any,
 ) -> LanguageModelingModule:

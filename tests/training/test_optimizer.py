@@ -3,17 +3,17 @@
 import pytest
 import torch
 
-from biomamba.model.backends.reference import ReferenceSSD
+from biomamba.model.backends.reference import ReferenceScan
 from biomamba.model.config import Mamba2Config
-from biomamba.model.mamba2 import Mamba2LM
+from biomamba.model.language_model import MambaLM
 from biomamba.training.optimizer import AdamW, rates_to_log
 
 SETTINGS = AdamW(lr=0.1, weight_decay=0.5)
 
 
-def _model(num_layers: int = 2) -> Mamba2LM:
+def _model(num_layers: int = 2) -> MambaLM:
     config = Mamba2Config(d_model=8, n_layer=num_layers, vocab_size=16, d_state=4, headdim=4)
-    return Mamba2LM(config, ReferenceSSD())
+    return MambaLM(config, ReferenceScan())
 
 
 def test_every_parameter_is_in_exactly_one_group() -> None:

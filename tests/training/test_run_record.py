@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from biomamba.data.exposure import Exposure
-from biomamba.model.backends.chunked import ChunkedSSD
+from biomamba.model.backends.chunked import ChunkedScan
 from biomamba.model.checkpoint import load_pretrained
 from biomamba.model.config import Mamba2Config
-from biomamba.model.mamba2 import Mamba2LM
+from biomamba.model.language_model import MambaLM
 from biomamba.runtime.signals import Interrupted
 from biomamba.training.resume import Start
 from biomamba.training.run_record import RunRecord, StartRecord, final_figures, save_model
@@ -114,10 +114,10 @@ def test_a_validation_at_the_last_step_is_not_made_twice(step: int, source: str)
 
 def test_a_saved_model_comes_back_with_its_tokenizer(tmp_path: Path) -> None:
     config = Mamba2Config(d_model=16, n_layer=1, vocab_size=32, d_state=4, headdim=8)
-    model = Mamba2LM(config, ChunkedSSD())
+    model = MambaLM(config, ChunkedScan())
     data: Any = SimpleNamespace(save_tokenizer=StubData().save_tokenizer)
     folder = save_model(model, data, tmp_path / "model")
-    loaded = load_pretrained(str(folder), ChunkedSSD())
+    loaded = load_pretrained(str(folder), ChunkedScan())
     for (name, found), wanted in zip(loaded.named_parameters(), model.parameters(), strict=True):
         assert torch.equal(found, wanted), name
     assert (folder / "tokenizer.json").is_file()

@@ -22,7 +22,7 @@ from torch.multiprocessing.spawn import ProcessRaisedException, start_processes
 from torch.utils.data import DataLoader
 
 from biomamba.data.batches import PIECE_DTYPE, Batch
-from biomamba.model.backends.chunked import ChunkedSSD
+from biomamba.model.backends.chunked import ChunkedScan
 from biomamba.model.checkpoint import build_model, load_pretrained, save_pretrained
 from biomamba.model.config import Mamba2Config
 from biomamba.runtime.errors import ConfigError
@@ -130,7 +130,7 @@ class Probe(lightning.Callback):
         )
 
 
-class WatchedSSD(ChunkedSSD):
+class WatchedSSD(ChunkedScan):
     """Notes the dtypes that the scan gets."""
 
     def __init__(self) -> None:
@@ -295,7 +295,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def weights(run: Path) -> dict[str, Tensor]:
     """The saved model, through the loader that evaluation uses."""
-    return load_pretrained(run / "model", ChunkedSSD(chunk_size=4)).state_dict()
+    return load_pretrained(run / "model", ChunkedScan(chunk_size=4)).state_dict()
 
 
 def result(run: Path) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from biomamba.model.chunk_scan import Decays, scan_chunks
 from biomamba.model.ssd import document_numbers, state_dtype
 
 
-class ChunkedSSD:
+class ChunkedScan:
     """Compute the scan chunk by chunk.
 
     Products run in the dtype of x; decays, their sums and the states in float32 (float64 for
@@ -38,7 +38,7 @@ class ChunkedSSD:
         seq_idx: Tensor | None = None,
         initial_state: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Run the scan; see `SSDBackend.scan`. The length may be any; dt = 0 fills it up."""
+        """Run the scan; see `ScanBackend.scan`. The length may be any; dt = 0 fills it up."""
         length = x.shape[1]
         chunk_size = min(self.chunk_size, length)
         padding = -length % chunk_size

@@ -6,7 +6,7 @@ from torch import Tensor
 from biomamba.model.ssd import document_numbers, state_dtype
 
 
-class ReferenceSSD:
+class ReferenceScan:
     """Step through the positions one by one, in float32 (float64 for float64 inputs)."""
 
     name = "reference"
@@ -22,7 +22,7 @@ class ReferenceSSD:
         seq_idx: Tensor | None = None,
         initial_state: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Run the recurrence; see `SSDBackend.scan`."""
+        """Run the recurrence; see `ScanBackend.scan`."""
         dtype = state_dtype(x)
         batch, length, heads, headdim = x.shape
         heads_per_group = heads // B.shape[2]

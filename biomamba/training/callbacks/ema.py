@@ -13,7 +13,7 @@ from torch.distributed.tensor import DTensor
 
 from biomamba.data.batches import Batch
 from biomamba.data.training_data import TrainingData
-from biomamba.model.mamba2 import Mamba2LM
+from biomamba.model.language_model import MambaLM
 from biomamba.model.sharding import gather, scatter
 from biomamba.runtime.errors import CheckpointError
 from biomamba.training.module import LanguageModelingModule
@@ -126,7 +126,7 @@ class Ema(lightning.Callback):
             self._swap(_model_of(pl_module))
 
     @contextmanager
-    def averaged(self, model: Mamba2LM) -> Generator[None]:
+    def averaged(self, model: MambaLM) -> Generator[None]:
         """Let the model have the averaged weights for a while."""
         self._swap(model)
         try:
@@ -135,7 +135,7 @@ class Ema(lightning.Callback):
             self._swap(model)
 
     @torch.no_grad()
-    def _swap(self, model: Mamba2LM) -> None:
+    def _swap(self, model: MambaLM) -> None:
         """Exchange weights and average, one tensor at a time: a copy of one is needed, not of all.
 
         The optimizer and the wrappers of a strategy hold on to the tensors, so the contents move.
@@ -148,7 +148,7 @@ class Ema(lightning.Callback):
         self._is_swapped = not self._is_swapped
 
 
-def _model_of(pl_module: lightning.LightningModule) -> Mamba2LM:
+def _model_of(pl_module: lightning.LightningModule) -> MambaLM:
     assert isinstance(pl_module, LanguageModelingModule)
     return pl_module.model
 

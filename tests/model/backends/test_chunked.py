@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from biomamba.model.backends.chunked import ChunkedSSD
-from biomamba.model.backends.reference import ReferenceSSD
+from biomamba.model.backends.chunked import ChunkedScan
+from biomamba.model.backends.reference import ReferenceScan
 
 
 def scan_inputs(length: int) -> list[torch.Tensor]:
@@ -19,8 +19,8 @@ def scan_inputs(length: int) -> list[torch.Tensor]:
 @pytest.mark.parametrize("chunk_size", [1, 2, 5, 8, 16, 40, 64])
 def test_chunk_size_does_not_change_results(chunk_size: int) -> None:
     seq_idx = torch.tensor([[0] * 8 + [1] * 8 + [2] * 24, [0] * 3 + [1] * 1 + [2] * 36])
-    expected = ChunkedSSD(40).scan(*scan_inputs(40), seq_idx=seq_idx)
-    actual = ChunkedSSD(chunk_size).scan(*scan_inputs(40), seq_idx=seq_idx)
+    expected = ChunkedScan(40).scan(*scan_inputs(40), seq_idx=seq_idx)
+    actual = ChunkedScan(chunk_size).scan(*scan_inputs(40), seq_idx=seq_idx)
     torch.testing.assert_close(actual, expected)
 
 
@@ -31,7 +31,7 @@ def test_gradients_match_finite_differences(seq_idx: torch.Tensor | None) -> Non
     seq_idx = None if seq_idx is None else seq_idx.expand(2, -1)
 
     def scan(*args: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        return ChunkedSSD(8).scan(*args[:-1], seq_idx=seq_idx, initial_state=args[-1])
+        return ChunkedScan(8).scan(*args[:-1], seq_idx=seq_idx, initial_state=args[-1])
 
     assert torch.autograd.gradcheck(scan, (*inputs, state), fast_mode=True)
 
@@ -39,15 +39,15 @@ def test_gradients_match_finite_differences(seq_idx: torch.Tensor | None) -> Non
 def test_huge_values_of_another_document_do_not_leak() -> None:
     x, *rest = scan_inputs(16)
     seq_idx = torch.tensor([[0] * 8 + [1] * 8]).expand(2, -1)
-    expected = ChunkedSSD(8).scan(x, *rest, seq_idx=seq_idx)[0][:, 8:]
+    expected = ChunkedScan(8).scan(x, *rest, seq_idx=seq_idx)[0][:, 8:]
     x = x.clone()
     x[:, :8] *= 1e30
-    torch.testing.assert_close(ChunkedSSD(8).scan(x, *rest, seq_idx=seq_idx)[0][:, 8:], expected)
+    torch.testing.assert_close(ChunkedScan(8).scan(x, *rest, seq_idx=seq_idx)[0][:, 8:], expected)
 
 
 def test_chunk_size_must_be_positive() -> None:
     with pytest.raises(ValueError, match="chunk_size=0: must be at least 1"):
-        ChunkedSSD(0)
+        ChunkedScan(0)
 
 
 @pytest.mark.gpu
@@ -56,8 +56,8 @@ def test_the_gpu_gives_the_numbers_of_the_cpu() -> None:
     inputs = [t.requires_grad_() for t in scan_inputs(130)]
     on_gpu = [t.detach().cuda().requires_grad_() for t in inputs]
     seq_idx = (torch.arange(130) >= 64).int().expand(2, -1)
-    expected = ReferenceSSD().scan(*inputs, seq_idx=seq_idx)
-    actual = ChunkedSSD(32).scan(*on_gpu, seq_idx=seq_idx.cuda())
+    expected = ReferenceScan().scan(*inputs, seq_idx=seq_idx)
+    actual = ChunkedScan(32).scan(*on_gpu, seq_idx=seq_idx.cuda())
     for found, wanted in zip(actual, expected, strict=True):
         torch.testing.assert_close(found.cpu(), wanted)
     (expected[0].sum() + expected[1].sum()).backward()

@@ -2,14 +2,14 @@ import math
 
 import torch
 
-from biomamba.model.backends.reference import ReferenceSSD
+from biomamba.model.backends.reference import ReferenceScan
 
 
 def scan_ones(length: int, **options: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """One head, all sizes 1, inputs 1, dt 1, decay 1/2 per step."""
     ones = torch.ones(1, length, 1, 1, dtype=torch.float64)
     A = torch.tensor([-math.log(2.0)], dtype=torch.float64)
-    return ReferenceSSD().scan(ones, ones[..., 0], A, ones, ones, **options)
+    return ReferenceScan().scan(ones, ones[..., 0], A, ones, ones, **options)
 
 
 def test_recurrence_by_hand() -> None:
@@ -29,7 +29,7 @@ def test_autocast_does_not_change_the_recurrence() -> None:
     generator = torch.Generator().manual_seed(0)
     x, B = (torch.randn(1, 9, 1, 4, generator=generator) for _ in range(2))
     dt, A = torch.rand(1, 9, 1, generator=generator), torch.tensor([-1.0])
-    expected = ReferenceSSD().scan(x, dt, A, B, B)
+    expected = ReferenceScan().scan(x, dt, A, B, B)
     with torch.autocast("cpu", torch.bfloat16):
-        actual = ReferenceSSD().scan(x, dt, A, B, B)
+        actual = ReferenceScan().scan(x, dt, A, B, B)
     assert all(torch.equal(a, e) for a, e in zip(actual, expected, strict=True))

@@ -14,9 +14,9 @@ from torch.distributed.tensor import Replicate, Shard, distribute_tensor
 from biomamba.data.budget import TokenBudget
 from biomamba.data.mixture import Mixture
 from biomamba.data.training_data import TrainingData
-from biomamba.model.backends.reference import ReferenceSSD
+from biomamba.model.backends.reference import ReferenceScan
 from biomamba.model.config import Mamba2Config
-from biomamba.model.mamba2 import Mamba2LM
+from biomamba.model.language_model import MambaLM
 from biomamba.runtime.errors import TrainingError
 from biomamba.training.callbacks.agreement import (
     OWN,
@@ -127,7 +127,7 @@ class Ranks:
     def __init__(self, other: Callable[[Tensor], Tensor]) -> None:
         config = Mamba2Config(d_model=8, n_layer=1, vocab_size=16, d_state=4, headdim=4)
         self.module = LanguageModelingModule(
-            Mamba2LM(config, ReferenceSSD()),
+            MambaLM(config, ReferenceScan()),
             AdamW(lr=0.1, weight_decay=0.0),
             Constant(total_tokens=10),
             {"web": 1.0},

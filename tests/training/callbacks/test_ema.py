@@ -16,10 +16,10 @@ from biomamba.data.budget import TokenBudget
 from biomamba.data.mixture import Mixture
 from biomamba.data.training_data import TrainingData
 from biomamba.data.training_rows import StepLoader, StepSampler
-from biomamba.model.backends.reference import ReferenceSSD
+from biomamba.model.backends.reference import ReferenceScan
 from biomamba.model.checkpoint import load_pretrained
 from biomamba.model.config import Mamba2Config
-from biomamba.model.mamba2 import Mamba2LM
+from biomamba.model.language_model import MambaLM
 from biomamba.runtime.errors import CheckpointError
 from biomamba.training.callbacks.checkpoint import Checkpoints, checkpoint_name
 from biomamba.training.callbacks.ema import Ema
@@ -100,7 +100,7 @@ class Run:
     ) -> None:
         torch.manual_seed(0)
         self.module = LanguageModelingModule(
-            Mamba2LM(CONFIG, ReferenceSSD()),
+            MambaLM(CONFIG, ReferenceScan()),
             AdamW(lr=0.01, weight_decay=0.1),
             Constant(total_tokens=1_000),
             {"web": 1.0},
@@ -142,7 +142,7 @@ class Run:
         module._backward = faulty  # type: ignore[method-assign]
 
 
-def weights_of(model: Mamba2LM) -> dict[str, Tensor]:
+def weights_of(model: MambaLM) -> dict[str, Tensor]:
     return {name: weight.detach().clone() for name, weight in model.named_parameters()}
 
 
@@ -157,7 +157,7 @@ def average_in(checkpoint: Path) -> dict[str, Tensor]:
 
 
 def saved_model(folder: Path) -> dict[str, Tensor]:
-    return weights_of(load_pretrained(folder, ReferenceSSD()))
+    return weights_of(load_pretrained(folder, ReferenceScan()))
 
 
 def test_the_average_is_that_of_the_definition(tmp_path: Path) -> None:
