@@ -1,0 +1,76 @@
+"""Rows of any length in constant memory: one segment after the other, the states carried along.
+
+Without gradients this is the whole pass, to rounding. In training no gradient passes from one
+segment to the one before (truncated back-propagation through time), but the states do.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from biomamba.model.language_model import MambaLM
+from biomamba.model.mixer import LayerState
+
+STATES = ("reset", "carry", "zero")
+
+
+@dataclass(frozen=True)
+class Segments:
+    """How a row is cut, and what each segment begins with.
+
+    Attributes:
+        tokens: Positions of a segment; the last one of a row may be shorter.
+        state: `reset` goes on with the state of the segment before and resets it where a document
+            begins, as an uncut row does; `carry` lets it pass from one document to the next too;
+            `zero` begins every segment with an empty state.
+    """
+
+    tokens: int
+    state: str = "reset"
+
+    def __post_init__(self) -> None:
+        if self.tokens < 1:
+            raise ValueError(f"tokens={self.tokens}: must be at least 1")
+        if self.state not in STATES:
+            raise ValueError(f"state={self.state!r}: must be one of {', '.join(STATES)}")
+
+    def cut(self, length: int) -> list[slice]:
+        """Return the positions of each segment of a row."""
+        return [
+            slice(start, min(start + self.tokens, length))
+            for start in range(0, length, self.tokens)
+        ]
+
+
+def hidden_by_segment(
+    model: MambaLM, input_ids: Tensor, seq_idx: Tensor, segments: Segments
+) -> Iterator[tuple[slice, Tensor]]:
+    """Yield the positions of each segment and its hidden vectors (batch, positions, d_model).
+
+    A segment is computed when it is asked for; whoever needs its gradients calls backward before
+    going on, so that only one segment is in memory. Arguments as of `MambaLM.hidden`.
+    """
+    states: Sequence[LayerState] | None = None
+    for here in segments.cut(input_ids.shape[1]):
+        if states is not None and segments.state == "reset" and here.start:
+            goes_on = seq_idx[:, here.start] == seq_idx[:, here.start - 1]
+            states = [_keep(state, goes_on) for state in states]
+        documents = None if segments.state == "carry" else seq_idx[:, here]
+        hidden, after = model.hidden(input_ids[:, here], documents, states)
+        yield here, hidden
+        states = None if segments.state == "zero" else [_detached(state) for state in after]
+
+
+def _keep(state: LayerState, rows: Tensor) -> LayerState:
+    """Empty the states of the other rows; a product would keep what is not finite."""
+    return LayerState(*(torch.where(_like(rows, part), part, 0) for part in state))
+
+
+def _like(rows: Tensor, part: Tensor) -> Tensor:
+    return rows.view(-1, *[1] * (part.ndim - 1))
+
+
+def _detached(state: LayerState) -> LayerState:
+    return LayerState(*(part.detach() for part in state))
