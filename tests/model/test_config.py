@@ -5,7 +5,7 @@ import torch
 import yaml
 
 from biomamba.model.backends.chunked import ChunkedScan
-from biomamba.model.config import Mamba2Config
+from biomamba.model.config import Mamba1Config, Mamba2Config
 from biomamba.model.language_model import MambaLM
 
 SCALES = Path(__file__).resolve().parents[2] / "conf" / "model"
@@ -72,6 +72,42 @@ def test_list_from_yaml_becomes_a_tuple() -> None:
 
     assert config.A_init_range == (1.0, 4.0)
     assert hash(config)
+
+
+def test_mamba1_130m_has_the_published_number_of_parameters() -> None:
+    config = Mamba1Config(d_model=768, n_layer=24, vocab_size=50_277)
+
+    assert (config.d_inner, config.step_rank, config.conv_channels) == (1_536, 48, 1_536)
+    assert config.padded_vocab_size == 50_280
+    assert config.num_parameters() == 129_135_360
+
+
+def test_dt_rank_counts() -> None:
+    config = Mamba1Config(d_model=40, n_layer=2, vocab_size=8)
+    wider = Mamba1Config(d_model=40, n_layer=2, vocab_size=8, dt_rank=5)
+
+    assert config.step_rank == 3  # 40 / 16, rounded up
+    # A column of x_proj and one of dt_proj for each further place, in both layers.
+    assert wider.num_parameters() - config.num_parameters() == 2 * 2 * (80 + 80)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("d_state", 0, "d_state=0: must be at least 1"),
+        ("dt_rank", 0, "dt_rank=0: must be at least 1"),
+        ("dt_rank", True, "dt_rank=True: must be an integer"),
+        ("dt_rank", "full", "dt_rank='full': must be auto or an integer"),
+        ("dt_init", "zero", "dt_init='zero': must be random or constant"),
+        ("dt_scale", 0.0, "dt_scale=0.0: must be positive"),
+        ("rms_norm", False, "rms_norm=False: only RMSNorm"),
+    ],
+)
+def test_impossible_value_of_mamba1_is_refused(field: str, value: object, message: str) -> None:
+    fields = {"d_model": 64, "n_layer": 1, "vocab_size": 8, field: value}
+
+    with pytest.raises(ValueError, match=message):
+        Mamba1Config(**fields)
 
 
 @pytest.mark.parametrize(
