@@ -3,9 +3,11 @@
     python -m biomamba.evaluate checkpoint=runs/adapted/model baseline=runs/base/model
 
 Writes results.jsonl (one record per metric, with interval and provenance) and results.md into
-the run folder, and prints the table. The only program that reads a test split.
+the run folder, and prints the table; with evaluation.by_position=true also positions.md and
+positions.png. The only program that reads a test split.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +16,12 @@ from omegaconf import DictConfig, OmegaConf
 
 from biomamba.config.build import build
 from biomamba.config.cli import run_cli
-from biomamba.evaluation.records import format_records
+from biomamba.evaluation.records import ResultRecord, format_records
 from biomamba.evaluation.runner import evaluate_perplexity
 from biomamba.model.checkpoint import load_pretrained, weights_digest
-from biomamba.reporting.tables import perplexity_table
-from biomamba.runtime.atomic import write_text
+from biomamba.reporting.plots import positions_plot
+from biomamba.reporting.tables import perplexity_table, positions_table
+from biomamba.runtime.atomic import write_bytes, write_text
 from biomamba.runtime.provenance import provenance
 
 
@@ -47,6 +50,15 @@ def main(cfg: DictConfig) -> None:
     write_text(run_dir / "results.md", table + "\n")
     print(f"\nHeld-out {settings.split} split, value [{settings.bootstrap.level:.0%} interval]:\n")
     print(f"{table}\n\nrecords: {run_dir / 'results.jsonl'}")
+    if settings.by_position:
+        _write_positions(records, run_dir)
+
+
+def _write_positions(records: Sequence[ResultRecord], run_dir: Path) -> None:
+    table = positions_table(records)
+    write_text(run_dir / "positions.md", table + "\n")
+    write_bytes(run_dir / "positions.png", positions_plot(records))
+    print(f"\nBy position in the document:\n\n{table}\n\nplot: {run_dir / 'positions.png'}")
 
 
 if __name__ == "__main__":

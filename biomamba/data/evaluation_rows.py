@@ -98,10 +98,11 @@ class EvaluationRows(DocumentRows):
         seq_len: Positions of a row.
         batch_size: Rows of a batch.
         max_documents: Only so many documents, those with the smallest keys; None for all.
+        min_document_tokens: Only documents of at least so many tokens, EOD included.
         source_index: Position of the source in the order of the sources.
 
     Raises:
-        DataError: If the split is empty.
+        DataError: If no document is left.
     """
 
     def __init__(
@@ -112,14 +113,21 @@ class EvaluationRows(DocumentRows):
         seq_len: int,
         batch_size: int,
         max_documents: int | None,
+        min_document_tokens: int = 1,
         source_index: int = 0,
     ) -> None:
-        documents = TokenSplit.open(stores, split).first_by_key(max_documents)
-        if not len(documents):
-            folders = ", ".join(str(store.folder) for store in stores)
+        found = TokenSplit.open(stores, split)
+        folders = ", ".join(str(store.folder) for store in stores)
+        if not len(found):
             raise DataError(
                 f"the {split} split of {folders} is empty; prepare it with a larger "
                 f"split.{split}_permille"
+            )
+        documents = found.of_length(min_document_tokens).first_by_key(max_documents)
+        if not len(documents):
+            raise DataError(
+                f"no document of the {split} split of {folders} has {min_document_tokens} tokens, "
+                f"the longest has {found.lengths.max()}: lower min_document_tokens"
             )
         super().__init__(
             documents, seq_len=seq_len, batch_size=batch_size, source_index=source_index
@@ -131,6 +139,7 @@ class EvaluationRows(DocumentRows):
                 "split": split,
                 "seq_len": seq_len,
                 "documents": len(documents),
+                "min_document_tokens": min_document_tokens,
             }
         )
 
@@ -159,6 +168,7 @@ def open_evaluation_rows(
     seq_len: int,
     batch_size: int,
     max_documents: int | None = None,
+    min_document_tokens: int = 1,
 ) -> EvaluationRows:
     """Verify stores by hash and open one of their splits for evaluation.
 
@@ -173,4 +183,5 @@ def open_evaluation_rows(
         seq_len=seq_len,
         batch_size=batch_size,
         max_documents=max_documents,
+        min_document_tokens=min_document_tokens,
     )

@@ -124,6 +124,11 @@ class TokenSplit:
         chosen = np.sort(np.argsort(self.keys, kind="stable")[:max_documents])
         return TokenSplit(self._files, self._dtype, self.eod_id, self.table.select(chosen))
 
+    def of_length(self, min_tokens: int) -> "TokenSplit":
+        """Return the documents of at least so many tokens, EOD included."""
+        (chosen,) = np.nonzero(self.lengths >= min_tokens)
+        return TokenSplit(self._files, self._dtype, self.eod_id, self.table.select(chosen))
+
     def _map(self, file: int) -> NDArray[Any]:
         tokens = self._maps.get(file)
         if tokens is None:

@@ -8,19 +8,22 @@ mix documents and gives no beginning-of-document token.
 """
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from biomamba.data.batches import Batch
-from biomamba.evaluation.records import ResultRecord
-from biomamba.metrics.interval import Bootstrap, Statistic, bootstrap_interval
+from biomamba.evaluation.positions import PositionTotals, positions_of
+from biomamba.evaluation.records import RecordContext, ResultRecord
+from biomamba.metrics.interval import Statistic, bootstrap_interval
+from biomamba.metrics.perplexity import perplexity_of_sums
 from biomamba.model.cross_entropy import token_nll
 from biomamba.model.language_model import MambaLM
+from biomamba.model.segments import Segments, hidden_by_segment
 
 Sums = NDArray[np.float64]
 
@@ -36,29 +39,48 @@ class DocumentScores:
 
 @torch.inference_mode()
 def score_documents(
-    model: MambaLM, batches: Iterable[Batch], num_bytes: NDArray[np.int64]
+    model: MambaLM,
+    batches: Iterable[Batch],
+    num_bytes: NDArray[np.int64],
+    *,
+    segments: Segments | None = None,
+    positions: PositionTotals | None = None,
 ) -> DocumentScores:
     """Return the scores of all documents; num_bytes is (documents,).
 
-    batches must hold every token of every document exactly once (Batch.document says which).
+    batches must hold every token of every document exactly once (Batch.document says which). With
+    `segments` a row takes the memory of one of them; `positions` takes in every token.
     """
     device = next(model.parameters()).device
     nll = torch.zeros(len(num_bytes), dtype=torch.float64)
     num_tokens = torch.zeros(len(num_bytes), dtype=torch.int64)
     for batch in batches:
         assert batch.document is not None
-        moved = batch.to(device)
-        hidden, _ = model.hidden(moved.input_ids, seq_idx=moved.seq_idx)
-        row_nll = token_nll(hidden.flatten(0, 1), model.head_weight, moved.targets.flatten())
-        scored = batch.targets.flatten() >= 0
-        documents = batch.document.flatten()[scored]
-        nll.index_add_(0, documents, row_nll.cpu().double()[scored])
+        is_scored = batch.targets >= 0
+        row_nll = _row_nll(model, batch.to(device), segments).cpu().double()[is_scored]
+        documents = batch.document[is_scored]
+        nll.index_add_(0, documents, row_nll)
         num_tokens.index_add_(0, documents, torch.ones_like(documents))
+        if positions is not None:
+            positions.add(documents.numpy(), positions_of(batch), row_nll.numpy())
     return DocumentScores(nll.numpy(), num_tokens.numpy(), num_bytes.astype(np.int64))
 
 
-def _perplexity(sums: Sums) -> Sums:
-    return np.exp(sums[:, 0] / sums[:, 1])
+def _row_nll(model: MambaLM, batch: Batch, segments: Segments | None) -> Tensor:
+    """Return the nll of every position (batch, length)."""
+    length = batch.input_ids.shape[1]
+    parts = hidden_by_segment(
+        model, batch.input_ids, batch.seq_idx, segments or Segments(max(1, length))
+    )
+    return torch.cat(
+        [
+            token_nll(
+                hidden.flatten(0, 1), model.head_weight, batch.targets[:, here].flatten()
+            ).view(len(hidden), -1)
+            for here, hidden in parts
+        ],
+        dim=1,
+    )
 
 
 def _bits_per_byte(sums: Sums) -> Sums:
@@ -74,24 +96,13 @@ def _bits_per_byte_change(sums: Sums) -> Sums:
 
 
 _METRICS: dict[str, tuple[str, Statistic]] = {
-    "perplexity": ("exp(nats per token)", _perplexity),
+    "perplexity": ("exp(nats per token)", perplexity_of_sums),
     "bits_per_byte": ("bits per UTF-8 byte", _bits_per_byte),
 }
 _CHANGES: dict[str, tuple[str, Statistic]] = {
     "perplexity_change": ("ratio, 0 = none", _perplexity_change),
     "bits_per_byte_change": ("bits per UTF-8 byte", _bits_per_byte_change),
 }
-
-
-@dataclass(frozen=True)
-class RecordContext:
-    """What all records of one model on one source share."""
-
-    model: str
-    source: str
-    split: str
-    bootstrap: Bootstrap
-    provenance: Mapping[str, Any]
 
 
 def perplexity_records(
@@ -114,20 +125,13 @@ def perplexity_records(
     for metric, (unit, statistic) in metrics.items():
         interval = bootstrap_interval(table, statistic, context.bootstrap)
         records.append(
-            ResultRecord(
-                model=context.model,
-                source=context.source,
-                split=context.split,
-                metric=metric,
-                unit=unit,
-                value=interval.value,
-                low=interval.low,
-                high=interval.high,
-                level=context.bootstrap.level,
+            context.record(
+                metric,
+                unit,
+                interval,
                 num_documents=len(scores.nll),
                 num_tokens=int(scores.num_tokens.sum()),
                 num_bytes=int(scores.num_bytes.sum()),
-                provenance=context.provenance,
             )
         )
     return records

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from biomamba.metrics.interval import Interval
+from biomamba.metrics.interval import Bootstrap, Interval
 from biomamba.runtime.errors import DataError
 
 
@@ -15,7 +15,8 @@ class ResultRecord:
     """A metric of one model on one split of one source.
 
     low and high bound the interval of `level` over num_documents documents. provenance holds the
-    checkpoint and data fingerprints, config hash, commit and hardware.
+    checkpoint and data fingerprints, config hash, commit and hardware. A figure of some positions
+    of the documents only names the first one and the one behind the last; else both are None.
     """
 
     model: str
@@ -31,11 +32,51 @@ class ResultRecord:
     num_tokens: int
     num_bytes: int
     provenance: Mapping[str, Any]
+    first_position: int | None = None
+    end_position: int | None = None
 
     @property
     def interval(self) -> Interval:
         """The value with its bounds."""
         return Interval(self.value, self.low, self.high)
+
+
+@dataclass(frozen=True)
+class RecordContext:
+    """What all records of one model on one source share."""
+
+    model: str
+    source: str
+    split: str
+    bootstrap: Bootstrap
+    provenance: Mapping[str, Any]
+
+    def record(
+        self,
+        metric: str,
+        unit: str,
+        interval: Interval,
+        *,
+        num_documents: int,
+        num_tokens: int,
+        num_bytes: int,
+    ) -> ResultRecord:
+        """Return the record of a figure."""
+        return ResultRecord(
+            model=self.model,
+            source=self.source,
+            split=self.split,
+            metric=metric,
+            unit=unit,
+            value=interval.value,
+            low=interval.low,
+            high=interval.high,
+            level=self.bootstrap.level,
+            num_documents=num_documents,
+            num_tokens=num_tokens,
+            num_bytes=num_bytes,
+            provenance=self.provenance,
+        )
 
 
 def format_records(records: Iterable[ResultRecord]) -> str:

@@ -7,13 +7,14 @@ from typing import Any
 from biomamba.data.evaluation_rows import EvaluationRows, open_evaluation_rows
 from biomamba.evaluation.perplexity import (
     DocumentScores,
-    RecordContext,
     perplexity_records,
     score_documents,
 )
-from biomamba.evaluation.records import ResultRecord
+from biomamba.evaluation.positions import PositionTotals
+from biomamba.evaluation.records import RecordContext, ResultRecord
 from biomamba.metrics.interval import Bootstrap
 from biomamba.model.language_model import MambaLM
+from biomamba.model.segments import Segments
 from biomamba.runtime.errors import CheckpointError
 
 
@@ -22,7 +23,10 @@ class EvaluationSettings:
     """What is scored and how.
 
     sources maps a name to its token store folders; split is val or test; max_documents limits
-    each source to its first documents by key hash (None: all); seq_len is the window in tokens.
+    each source to its first documents by key hash (None: all) of at least min_document_tokens;
+    seq_len is the window in tokens. With segment_tokens a window of any length takes the memory of
+    so many (segment_state: see Segments). by_position adds the perplexity by the position in the
+    document.
     """
 
     sources: dict[str, list[str]]
@@ -30,16 +34,21 @@ class EvaluationSettings:
     seq_len: int
     batch_size: int
     max_documents: int | None = None
+    min_document_tokens: int = 1
+    segment_tokens: int | None = None
+    segment_state: str = "reset"
+    by_position: bool = False
     bootstrap: Bootstrap = field(default_factory=Bootstrap)
 
     def __post_init__(self) -> None:
         if self.split not in {"val", "test"}:
             raise ValueError(f"split must be val or test, got {self.split!r}")
-        for name in ("seq_len", "batch_size"):
+        for name in ("seq_len", "batch_size", "min_document_tokens"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.max_documents is not None and self.max_documents < 1:
             raise ValueError(f"max_documents must be at least 1, got {self.max_documents}")
+        Segments.of(self.segment_tokens, self.segment_state)
 
 
 def evaluate_perplexity(
@@ -58,6 +67,7 @@ def evaluate_perplexity(
             seq_len=settings.seq_len,
             batch_size=settings.batch_size,
             max_documents=settings.max_documents,
+            min_document_tokens=settings.min_document_tokens,
         )
         yield from _source_records(models, source, rows, settings, provenance)
 
@@ -76,7 +86,14 @@ def _source_records(
                 f"{label}: the model knows {model.config.vocab_size} tokens, the stores of "
                 f"{source} use {rows.vocab_size}: they were made with another tokenizer"
             )
-        scores = score_documents(model, rows.batches(f"{source}, {label}"), rows.num_bytes)
+        positions = PositionTotals(rows.num_bytes) if settings.by_position else None
+        scores = score_documents(
+            model,
+            rows.batches(f"{source}, {label}"),
+            rows.num_bytes,
+            segments=Segments.of(settings.segment_tokens, settings.segment_state),
+            positions=positions,
+        )
         context = RecordContext(
             model=label,
             source=source,
@@ -85,4 +102,6 @@ def _source_records(
             provenance={**provenance, "data_fingerprint": rows.fingerprint},
         )
         yield from perplexity_records(context, scores, baseline)
+        if positions is not None:
+            yield from positions.records(context)
         baseline = baseline or scores

@@ -6,7 +6,9 @@ into batches or spread over ranks. A mean of batch means would.
 
 import math
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torchmetrics import Metric
 
@@ -19,6 +21,11 @@ def perplexity(nll_sum: float, num_tokens: int) -> float:
         return math.exp(nll_sum / num_tokens)
     except OverflowError:
         return math.inf
+
+
+def perplexity_of_sums(sums: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return exp(nats per token) of each row of sums (rows, k): nll and tokens come first."""
+    return np.exp(sums[:, 0] / sums[:, 1])
 
 
 def bits_per_byte(nll_sum: float, num_bytes: int) -> float:

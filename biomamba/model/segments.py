@@ -36,6 +36,20 @@ class Segments:
         if self.state not in STATES:
             raise ValueError(f"state={self.state!r}: must be one of {', '.join(STATES)}")
 
+    @classmethod
+    def of(cls, tokens: int | None, state: str) -> "Segments | None":
+        """Return the segments that a configuration asks for; None for uncut rows.
+
+        Raises:
+            ValueError: A value is not allowed; the message names `segment_tokens` or
+                `segment_state`.
+        """
+        try:
+            asked = cls(1 if tokens is None else tokens, state)
+        except ValueError as error:
+            raise ValueError(f"segment_{error}") from error
+        return None if tokens is None else asked
+
     def cut(self, length: int) -> list[slice]:
         """Return the positions of each segment of a row."""
         return [

@@ -44,6 +44,7 @@ def exposure_table(exposures: Mapping[str, Exposure]) -> str:
 
 def perplexity_table(records: Sequence[ResultRecord]) -> str:
     """Return one line per source: each model's figures side by side, then the paired change."""
+    records = [record for record in records if record.first_position is None]
     models = list(dict.fromkeys(record.model for record in records))
     found = {(r.source, r.model, r.metric): r for r in records}
     has_change = any(record.metric == "perplexity_change" for record in records)
@@ -62,6 +63,23 @@ def perplexity_table(records: Sequence[ResultRecord]) -> str:
             for model in models
             if (source, model, "perplexity_change") in found
         ]
+        rows.append(row)
+    return markdown_table(header, rows)
+
+
+def positions_table(records: Sequence[ResultRecord]) -> str:
+    """Return one line per source and bucket of positions: the perplexities side by side."""
+    placed = [record for record in records if record.first_position is not None]
+    models = list(dict.fromkeys(record.model for record in placed))
+    found = {(r.source, r.first_position, r.model): r for r in placed}
+    header = ["source", "positions", "documents", "tokens"]
+    header += [f"perplexity {model}" for model in models]
+    rows = []
+    for source, begin in dict.fromkeys((r.source, r.first_position) for r in placed):
+        first = found[source, begin, models[0]]
+        row = [source, f"{begin:,} to {(first.end_position or 0) - 1:,}"]
+        row += [f"{first.num_documents:,}", f"{first.num_tokens:,}"]
+        row += [_interval(found[source, begin, model], ".2f") for model in models]
         rows.append(row)
     return markdown_table(header, rows)
 

@@ -1,19 +1,24 @@
 """Models scored on the splits of real token stores."""
 
+import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from biomamba.data.corpora.embedded import EmbeddedCorpus
+from biomamba.data.evaluation_rows import open_evaluation_rows
 from biomamba.data.preparation import prepare
 from biomamba.data.store import StorePolicy
+from biomamba.data.store_reader import open_stores
+from biomamba.data.token_split import TokenSplit
 from biomamba.data.tokenizer_source import ByteLevel
 from biomamba.evaluation.runner import EvaluationSettings, evaluate_perplexity
 from biomamba.metrics.interval import Bootstrap
 from biomamba.model.backends.chunked import ChunkedScan
 from biomamba.model.config import Mamba2Config
 from biomamba.model.language_model import MambaLM
-from biomamba.runtime.errors import CheckpointError
+from biomamba.runtime.errors import CheckpointError, DataError
 
 
 def make_model(vocab_size: int = 257) -> MambaLM:
@@ -98,3 +103,53 @@ def test_a_model_of_too_small_a_vocabulary_is_refused(store: Path) -> None:
 def test_bad_settings_are_refused(changes: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make_settings(Path("store"), **changes)
+
+
+def test_segments_change_no_figure_and_positions_add_up(store: Path) -> None:
+    model = make_model()
+    settings = make_settings(store, seq_len=4_096, by_position=True)
+    whole = list(evaluate_perplexity({"base": model}, settings, {}))
+    settings = make_settings(store, seq_len=4_096, by_position=True, segment_tokens=50)
+    parts = list(evaluate_perplexity({"base": model}, settings, {}))
+
+    assert len(whole) > 3
+    for one, other in zip(whole, parts, strict=True):
+        assert (one.metric, one.num_tokens, one.first_position) == (
+            other.metric,
+            other.num_tokens,
+            other.first_position,
+        )
+        assert one.value == pytest.approx(other.value, rel=1e-5)
+    by_position = [r for r in whole if r.first_position is not None]
+    assert sum(r.num_tokens for r in by_position) == whole[0].num_tokens
+    nll = sum(r.num_tokens * math.log(r.value) for r in by_position)
+    assert nll == pytest.approx(whole[0].num_tokens * math.log(whole[0].value))
+
+
+def test_an_empty_state_at_every_segment_is_another_figure(store: Path) -> None:
+    model = make_model()
+    values = {
+        state: next(
+            evaluate_perplexity(
+                {"base": model},
+                make_settings(store, seq_len=4_096, segment_tokens=16, segment_state=state),
+                {},
+            )
+        ).value
+        for state in ("reset", "zero", "carry")
+    }
+    assert len(set(values.values())) == 3
+
+
+def test_short_documents_can_be_left_out(store: Path) -> None:
+    rows = open_evaluation_rows([str(store)], split="test", seq_len=64, batch_size=1)
+    lengths = np.sort(TokenSplit.open(open_stores([str(store)]), "test").lengths)
+    limit = int(lengths[-2])
+    settings = make_settings(store, max_documents=None, min_document_tokens=limit)
+    record = next(evaluate_perplexity({"base": make_model()}, settings, {}))
+    assert record.num_documents == (lengths >= limit).sum() < len(rows.num_bytes)
+    assert record.num_tokens == lengths[lengths >= limit].sum()
+
+    settings = make_settings(store, min_document_tokens=int(lengths[-1]) + 1)
+    with pytest.raises(DataError, match=f"the longest has {lengths[-1]}: lower min_document"):
+        next(evaluate_perplexity({"base": make_model()}, settings, {}))

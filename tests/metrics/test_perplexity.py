@@ -2,10 +2,11 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 
-from biomamba.metrics.perplexity import TokenNll, bits_per_byte, perplexity
+from biomamba.metrics.perplexity import TokenNll, bits_per_byte, perplexity, perplexity_of_sums
 
 
 def test_uniform_model_has_perplexity_of_the_vocabulary_size() -> None:
@@ -50,3 +51,8 @@ def test_totals_that_were_reset_in_inference_mode_take_further_batches() -> None
         totals.reset()
     totals.update(one.float(), one, one)
     assert totals.compute()["nll"] == 1.0
+
+
+def test_sums_become_one_perplexity_per_row() -> None:
+    sums = np.array([[2.0, 2.0, 9.0], [0.0, 5.0, 9.0]])
+    assert perplexity_of_sums(sums) == pytest.approx([math.e, 1.0])

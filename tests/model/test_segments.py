@@ -97,6 +97,17 @@ def test_a_state_that_is_not_finite_ends_with_its_document(
     torch.testing.assert_close(parts[1], alone)
 
 
+def test_rows_stay_whole_unless_a_length_is_asked_for() -> None:
+    assert Segments.of(None, "carry") is None
+    assert Segments.of(8, "carry") == Segments(8, "carry")
+
+
+@pytest.mark.parametrize("tokens", [None, 8])
+def test_a_wrong_state_is_refused_by_its_key(tokens: int | None) -> None:
+    with pytest.raises(ValueError, match="segment_state='keep': must be one of"):
+        Segments.of(tokens, "keep")
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [

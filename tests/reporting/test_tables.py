@@ -1,8 +1,15 @@
 """Tables of records."""
 
+from dataclasses import replace
+
 from biomamba.data.exposure import Exposure
 from biomamba.evaluation.records import ResultRecord
-from biomamba.reporting.tables import exposure_table, markdown_table, perplexity_table
+from biomamba.reporting.tables import (
+    exposure_table,
+    markdown_table,
+    perplexity_table,
+    positions_table,
+)
 
 
 def _record(model: str, metric: str, value: float) -> ResultRecord:
@@ -37,6 +44,28 @@ def test_exposure_table_tells_of_packing_and_repetition() -> None:
     ).splitlines()
     cells = [cell.strip() for cell in row.strip("|").split("|")]
     assert cells == ["web", "1,200", "34,567", "6", "8", "9.5%", "400", "1.50"]
+
+
+def test_positions_have_a_table_of_their_own() -> None:
+    whole = [_record(model, "perplexity", 20.0) for model in ("base", "adapted")]
+    whole += [_record(model, "bits_per_byte", 2.0) for model in ("base", "adapted")]
+    placed = [
+        replace(r, value=r.value + begin, first_position=begin, end_position=begin + 64)
+        for r in whole[:2]
+        for begin in (0, 64)
+    ]
+    lines = positions_table([*whole, *placed]).splitlines()
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+
+    assert cells[0] == [
+        "source", "positions", "documents", "tokens", "perplexity base", "perplexity adapted",
+    ]  # fmt: skip
+    assert [row[:4] for row in cells[2:]] == [
+        ["pubmed", "0 to 63", "12", "3,456"],
+        ["pubmed", "64 to 127", "12", "3,456"],
+    ]
+    assert [row[4] for row in cells[2:]] == ["20.00 [19.50, 20.50]", "84.00 [19.50, 20.50]"]
+    assert perplexity_table([*whole, *placed]) == perplexity_table(whole)
 
 
 def test_perplexity_table_puts_models_side_by_side() -> None:
