@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from biomamba.model.capabilities import ConvolvingBackend
 from biomamba.model.ssd import state_dtype
 
 # Elements of one tile on a CPU: 512 KiB in float32; the few arrays in use then fit the L2 cache.
@@ -22,12 +23,13 @@ class CausalConv1d(nn.Module):
     """Convolve each channel with its own d_conv past inputs and apply SiLU.
 
     Parameters are named and shaped like those of `nn.Conv1d(channels, channels, d_conv,
-    groups=channels)` and initialised like them.
+    groups=channels)` and initialised like them. A backend with a kernel for it does the work.
     """
 
-    def __init__(self, channels: int, d_conv: int) -> None:
+    def __init__(self, channels: int, d_conv: int, backend: object = None) -> None:
         super().__init__()
         self.d_conv = d_conv
+        self._kernel = backend if isinstance(backend, ConvolvingBackend) else None
         self.weight = nn.Parameter(torch.empty(channels, 1, d_conv))
         self.bias = nn.Parameter(torch.empty(channels))
         self.reset_parameters()
@@ -47,12 +49,17 @@ class CausalConv1d(nn.Module):
         `state` (None: zeros) belongs to the document at position 0.
         """
         past = None if state is None else state[:, :, 1:].mT.to(x.dtype)
-        y = _ShiftedProducts.apply(  # type: ignore[no-untyped-call]
-            x, past, self.weight.squeeze(1), self.bias, documents
-        )
-        return y, self._final_state(x, past, documents)
+        weight, y = self.weight.squeeze(1), None
+        if self._kernel is not None:
+            y = self._kernel.convolve(x, weight, self.bias, documents, past)
+        if y is None:
+            y = _ShiftedProducts.apply(  # type: ignore[no-untyped-call]
+                x, past, weight, self.bias, documents
+            )
+        return y, self.final_state(x, past, documents)
 
-    def _final_state(self, x: Tensor, past: Tensor | None, documents: Tensor | None) -> Tensor:
+    def final_state(self, x: Tensor, past: Tensor | None, documents: Tensor | None) -> Tensor:
+        """Return the conv state (batch, channels, d_conv) after x, of its last document only."""
         kept = x[:, -self.d_conv :]
         missing = self.d_conv - kept.shape[1]
         if missing and past is not None:
@@ -62,7 +69,7 @@ class CausalConv1d(nn.Module):
         if documents is not None:
             numbers = F.pad(documents, (missing, 0))[:, -self.d_conv :]
             kept = kept * (numbers == documents[:, -1:]).unsqueeze(-1)
-        return kept.mT  # (batch, channels, d_conv)
+        return kept.mT
 
     def step(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         """Convolve one further input x (batch, channels); return the result and the new state."""

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from biomamba.model.capabilities import MixerParts, MixingBackend
 from biomamba.model.config import Mamba2Config
 from biomamba.model.conv import CausalConv1d
 from biomamba.model.mixer import LayerState
@@ -30,7 +31,7 @@ class Mamba2Mixer(nn.Module):
         self.backend = backend
         inner, channels, heads = config.d_inner, config.conv_channels, config.nheads
         self.in_proj = nn.Linear(config.d_model, inner + channels + heads, bias=False)
-        self.conv1d = CausalConv1d(channels, config.d_conv)
+        self.conv1d = CausalConv1d(channels, config.d_conv, backend)
         self.dt_bias = nn.Parameter(torch.empty(heads))
         self.A_log = nn.Parameter(torch.empty(heads))
         self.D = nn.Parameter(torch.empty(heads))
@@ -60,7 +61,11 @@ class Mamba2Mixer(nn.Module):
         self, u: Tensor, documents: Tensor | None = None, state: LayerState | None = None
     ) -> tuple[Tensor, LayerState]:
         """Mix u (batch, length, d_model); return the output and the state after the length."""
-        z, xBC, dt = self._project(u)
+        projected = self.in_proj(u)
+        mixed = self._mix_at_once(projected, documents) if state is None else None
+        if mixed is not None:
+            return mixed
+        z, xBC, dt = self._parts(projected)
         xBC, conv_state = self.conv1d(xBC, documents, None if state is None else state.conv)
         x, B, C = self._split(xBC)
         y, ssm_state = self.backend.scan(
@@ -76,7 +81,7 @@ class Mamba2Mixer(nn.Module):
 
     def step(self, u: Tensor, state: LayerState) -> tuple[Tensor, LayerState]:
         """Mix one further position u (batch, d_model)."""
-        z, xBC, dt = self._project(u)
+        z, xBC, dt = self._parts(self.in_proj(u))
         xBC, conv_state = self.conv1d.step(xBC, state.conv)
         x, B, C = self._split(xBC)  # (batch, heads, headdim), (batch, groups, d_state) twice
         dt = self._step_size(dt)
@@ -96,10 +101,35 @@ class Mamba2Mixer(nn.Module):
         shape = (batch_size, config.nheads, config.headdim, config.d_state)
         return LayerState(conv, weight.new_zeros(shape, dtype=state_dtype(weight)))
 
-    def _project(self, u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _mix_at_once(
+        self, projected: Tensor, documents: Tensor | None
+    ) -> tuple[Tensor, LayerState] | None:
+        """Let the backend do all between the projections, from an empty state, if it can."""
+        if not isinstance(self.backend, MixingBackend):
+            return None
+        parts = MixerParts(
+            conv_weight=self.conv1d.weight.squeeze(1),
+            conv_bias=self.conv1d.bias,
+            dt_bias=self.dt_bias,
+            A=self._decay_rate(),
+            D=self.D,
+            norm_weight=self.norm.weight,
+            norm_eps=self.norm.eps,
+            headdim=self.config.headdim,
+            ngroups=self.config.ngroups,
+        )
+        mixed = self.backend.mix(projected, parts, documents)
+        if mixed is None:
+            return None
+        normed, ssm_state = mixed
+        conv_state = self.conv1d.final_state(self._parts(projected)[1], None, documents)
+        # A module call: adapters of out_proj take part.
+        return self.out_proj(normed), LayerState(conv_state, ssm_state)
+
+    def _parts(self, projected: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         config = self.config
         sizes = [config.d_inner, config.conv_channels, config.nheads]
-        z, xBC, dt = torch.split(self.in_proj(u), sizes, dim=-1)
+        z, xBC, dt = torch.split(projected, sizes, dim=-1)
         return z, xBC, dt
 
     def _split(self, xBC: Tensor) -> tuple[Tensor, Tensor, Tensor]:
