@@ -14,8 +14,13 @@ _FIELD = re.compile(r"(\w+)=(\S+)")
 
 
 def job_id() -> str | None:
-    """Return the number of the SLURM job that this process belongs to; None outside SLURM."""
-    return os.environ.get("SLURM_JOB_ID")
+    """Return the number of the SLURM job that this process belongs to; None outside SLURM.
+
+    For a task of an array as 7_3: the plain number of one of the tasks is that of the whole array,
+    and a command that names it reaches every task.
+    """
+    array, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
+    return f"{array}_{task}" if array and task else os.environ.get("SLURM_JOB_ID")
 
 
 def restart_count() -> int:

@@ -10,7 +10,13 @@ import pytest
 from biomamba.runtime import slurm
 
 RUNNING = "JobId=7 JobName=t JobState=RUNNING EndTime=2026-01-02T03:04:05 PreemptTime=None"
-VARIABLES = ("SLURM_JOB_ID", "SLURM_JOB_END_TIME", "SLURM_RESTART_COUNT")
+VARIABLES = (
+    "SLURM_JOB_ID",
+    "SLURM_ARRAY_JOB_ID",
+    "SLURM_ARRAY_TASK_ID",
+    "SLURM_JOB_END_TIME",
+    "SLURM_RESTART_COUNT",
+)
 Job = Callable[..., Path]
 
 
@@ -55,6 +61,17 @@ def test_a_running_job_is_requeued(job: Job) -> None:
     log = job(RUNNING)
     assert "in the queue again" in slurm.requeue()
     assert requeued(log)
+
+
+def test_a_task_of_an_array_names_itself_and_no_other_task(
+    job: Job, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # One of the tasks has the number of the array, which would requeue all of them.
+    log = job(RUNNING)
+    monkeypatch.setenv("SLURM_ARRAY_JOB_ID", "7")
+    monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "3")
+    assert "job 7_3 is in the queue again" in slurm.requeue()
+    assert log.read_text().splitlines() == ["-o show job 7_3", "requeue 7_3"]
 
 
 @pytest.mark.parametrize("state", ["COMPLETING", "CANCELLED", "PENDING", "TIMEOUT"])
