@@ -68,10 +68,8 @@ def score_documents(
 
 def _row_nll(model: MambaLM, batch: Batch, segments: Segments | None) -> Tensor:
     """Return the nll of every position (batch, length)."""
-    length = batch.input_ids.shape[1]
-    parts = hidden_by_segment(
-        model, batch.input_ids, batch.seq_idx, segments or Segments(max(1, length))
-    )
+    segments = segments or Segments(batch.input_ids.shape[1])
+    parts = hidden_by_segment(model, batch.input_ids, batch.seq_idx, segments)
     return torch.cat(
         [
             token_nll(

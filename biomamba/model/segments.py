@@ -38,7 +38,7 @@ class Segments:
 
     @classmethod
     def of(cls, tokens: int | None, state: str) -> "Segments | None":
-        """Return the segments that a configuration asks for; None for uncut rows.
+        """Return the segments that a configuration asks for; None for uncut rows, which reset.
 
         Raises:
             ValueError: A value is not allowed; the message names `segment_tokens` or
@@ -48,6 +48,8 @@ class Segments:
             asked = cls(1 if tokens is None else tokens, state)
         except ValueError as error:
             raise ValueError(f"segment_{error}") from error
+        if tokens is None and state != "reset":
+            raise ValueError(f"segment_state={state!r}: needs segment_tokens, which is None")
         return None if tokens is None else asked
 
     def cut(self, length: int) -> list[slice]:

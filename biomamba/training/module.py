@@ -5,7 +5,7 @@ micro-batches of one step, the loss is divided by the true number of target toke
 and a checkpoint never lies between two micro-batches.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +23,7 @@ from biomamba.data.batches import Batch
 from biomamba.metrics.perplexity import TokenNll
 from biomamba.model.cross_entropy import linear_cross_entropy
 from biomamba.model.language_model import MambaLM
+from biomamba.model.segments import Segments, hidden_by_segment
 from biomamba.runtime.errors import ConfigError, TrainingError
 from biomamba.training.optimizer import AdamW, rates_to_log
 from biomamba.training.schedule import Schedule
@@ -45,18 +46,23 @@ class Objective:
 
     max_grad_norm clips the global gradient norm. A step whose loss or gradient is not finite on any
     rank is skipped on all (a loss scaler then halves its scale, too); after max_skipped_steps of
-    them in a row the run stops. spikes, if given, finds the steps that stand out.
+    them in a row the run stops. spikes, if given, finds the steps that stand out. With
+    segment_tokens a row is trained in segments of so many positions, by truncated back-propagation
+    through time (segment_state: see Segments): memory does not grow with the row.
     """
 
     max_grad_norm: float = 1.0
     max_skipped_steps: int = 20
     spikes: SpikeDetection | None = None
+    segment_tokens: int | None = None
+    segment_state: str = "reset"
 
     def __post_init__(self) -> None:
         if self.max_grad_norm <= 0:
             raise ValueError(f"max_grad_norm must be positive, got {self.max_grad_norm}")
         if self.max_skipped_steps < 1:
             raise ValueError(f"max_skipped_steps must be at least 1, got {self.max_skipped_steps}")
+        Segments.of(self.segment_tokens, self.segment_state)
 
 
 class LanguageModelingModule(lightning.LightningModule):
@@ -153,7 +159,7 @@ class LanguageModelingModule(lightning.LightningModule):
     def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Add the batch to the totals of its source (one loader per source)."""
         with torch.no_grad():
-            nll_sum = self._nll_sum(batch)
+            nll_sum = torch.stack(list(self._nll_sums(batch))).sum()
         totals = self._val_totals(dataloader_idx)
         totals.update(nll_sum, (batch.targets >= 0).sum(), batch.num_bytes.sum())
 
@@ -181,18 +187,28 @@ class LanguageModelingModule(lightning.LightningModule):
         nll_sum = torch.zeros((), device=self.device)
         # DDP averages gradients over ranks; the loss is a sum over ranks.
         scale = self.trainer.world_size / step_tokens
-        for position, micro_batch in enumerate(batch):
-            with self._gradient_sync(is_last=position == len(batch) - 1):
-                micro_sum = self._nll_sum(micro_batch)
-                self.manual_backward(micro_sum * scale)
-            nll_sum += micro_sum.detach()
+        for position, micro_batch in enumerate(batch, start=1):
+            num_segments = len(self._segments(micro_batch).cut(micro_batch.input_ids.shape[1]))
+            for number, part in enumerate(self._nll_sums(micro_batch), start=1):
+                is_last = position == len(batch) and number == num_segments
+                with self._gradient_sync(is_last=is_last):
+                    self.manual_backward(part * scale)
+                nll_sum += part.detach()
         return nll_sum
 
-    def _nll_sum(self, batch: Batch) -> Tensor:
-        hidden, _ = self.model.hidden(batch.input_ids, seq_idx=batch.seq_idx)
-        return linear_cross_entropy(
-            hidden.flatten(0, 1), self.model.head_weight, batch.targets.flatten()
-        )
+    def _nll_sums(self, batch: Batch) -> Iterator[Tensor]:
+        """Yield the sum of nll of each segment of the rows; one if they are not cut."""
+        segments = self._segments(batch)
+        parts = hidden_by_segment(self.model, batch.input_ids, batch.seq_idx, segments)
+        for here, hidden in parts:
+            yield linear_cross_entropy(
+                hidden.flatten(0, 1), self.model.head_weight, batch.targets[:, here].flatten()
+            )
+
+    def _segments(self, batch: Batch) -> Segments:
+        objective = self._objective
+        asked = Segments.of(objective.segment_tokens, objective.segment_state)
+        return asked or Segments(batch.input_ids.shape[1])
 
     def _gradient_sync(self, *, is_last: bool) -> AbstractContextManager[None]:
         strategy = self.trainer.strategy

@@ -98,8 +98,10 @@ def test_a_state_that_is_not_finite_ends_with_its_document(
 
 
 def test_rows_stay_whole_unless_a_length_is_asked_for() -> None:
-    assert Segments.of(None, "carry") is None
+    assert Segments.of(None, "reset") is None
     assert Segments.of(8, "carry") == Segments(8, "carry")
+    with pytest.raises(ValueError, match="segment_state='carry': needs segment_tokens"):
+        Segments.of(None, "carry")
 
 
 @pytest.mark.parametrize("tokens", [None, 8])

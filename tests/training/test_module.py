@@ -18,6 +18,7 @@ from biomamba.data.batches import PIECE_DTYPE, Batch
 from biomamba.model.backends.chunked import ChunkedScan
 from biomamba.model.config import Mamba2Config
 from biomamba.model.language_model import MambaLM
+from biomamba.model.mixer import LayerState
 from biomamba.runtime.errors import ConfigError, TrainingError
 from biomamba.training.module import LanguageModelingModule, Objective, check_vocabulary
 from biomamba.training.optimizer import AdamW
@@ -138,6 +139,68 @@ def test_weights_do_not_depend_on_the_micro_batch_size(
     for (name, found), wanted in zip(parts.named_parameters(), whole.parameters(), strict=True):
         # Sums in another order: a few units of the last place of float32.
         torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-7, msg=name)
+
+
+@pytest.mark.parametrize("state", ["reset", "carry", "zero"])
+def test_a_row_in_segments_has_the_gradients_of_its_parts(tmp_path: Path, state: str) -> None:
+    """Segments of half a row, which is where its second document begins."""
+    rows, half = make_rows(ROWS), LENGTH // 2
+    expected = make_model()
+    _, states = expected.hidden(rows.input_ids[:, :half])
+    kept = None
+    if state == "carry":
+        kept = [LayerState(*(part.detach() for part in layer)) for layer in states]
+    hidden = torch.cat(
+        [
+            expected.hidden(rows.input_ids[:, :half])[0],
+            expected.hidden(rows.input_ids[:, half:], states=kept)[0],
+        ],
+        dim=1,
+    )
+    logits = expected.logits(hidden)
+    loss = F.cross_entropy(logits.flatten(0, 1), rows.targets.flatten(), ignore_index=-100)
+    loss.backward()
+    optimizer = SETTINGS.build(expected)
+    torch.nn.utils.clip_grad_norm_(expected.parameters(), 0.5)
+    for group in optimizer.param_groups:
+        group["lr"] = SETTINGS.lr
+    optimizer.step()
+
+    model = make_model()
+    objective = Objective(max_grad_norm=0.5, segment_tokens=half, segment_state=state)
+    fit(make_module(model, objective=objective), [cut(rows, 2)], tmp_path)
+    torch.testing.assert_close(model.state_dict(), expected.state_dict())
+
+
+def test_a_segment_is_gone_before_the_next_one_begins(tmp_path: Path) -> None:
+    events: list[str] = []
+
+    class TellingScan(ChunkedScan):
+        def scan(self, *tensors: torch.Tensor, **options: Any) -> Any:
+            events.append("forward")
+            return super().scan(*tensors, **options)
+
+    class Telling(LanguageModelingModule):
+        def manual_backward(self, loss: torch.Tensor, *args: Any, **kwargs: Any) -> None:
+            events.append("backward")
+            super().manual_backward(loss, *args, **kwargs)
+
+    model = MambaLM(make_model().config, TellingScan(chunk_size=4))
+    module = make_module(model, Telling, objective=Objective(segment_tokens=LENGTH // 3))
+    fit(module, [cut(make_rows(ROWS), 2)], tmp_path)
+    assert events == (["forward"] * model.config.n_layer + ["backward"]) * 3 * (ROWS // 2)
+
+
+def test_uneven_segments_reset_as_a_whole_row_does(tmp_path: Path) -> None:
+    """The first segment ends within the first document: no gradient comes back into it."""
+    rows = make_rows(ROWS)
+    losses = {}
+    for tokens in (None, 5):
+        objective = Objective(max_grad_norm=0.5, segment_tokens=tokens)
+        module = make_module(make_model(), objective=objective)
+        fit(module, [cut(rows, 2)], tmp_path)
+        losses[tokens] = module.trainer.callback_metrics["train/loss"].item()
+    assert losses[5] == pytest.approx(losses[None], rel=1e-6)
 
 
 def test_scored_targets_and_documents_are_counted(tmp_path: Path) -> None:
