@@ -158,9 +158,8 @@ def comparison(stopped_dir: Path, whole_dir: Path, starts: list[dict[str, Any]])
         "pieces_twice": len(pieces) - len(np.unique(pieces)),
         "points": len(curve),
         "points_twice": len(points) - len(curve),
-        # A stop may take the point of the step that was just saved with it, nothing more.
         "missing_points": missing,
-        "unexplained_missing_points": sorted(set(missing) - {e["first_step"] for e in starts}),
+        "unexplained_missing_points": sorted(set(missing) - steps_behind_kills(starts)),
         "loss_difference": max(abs(curve[step] - wanted[step]) for step in curve),
         "weight_difference": max(
             float((value - weights[0][name]).abs().max()) for name, value in weights[1].items()
@@ -169,6 +168,22 @@ def comparison(stopped_dir: Path, whole_dir: Path, starts: list[dict[str, Any]])
             records[0][part] == records[1][part] for part in ("data_fingerprint", "realised")
         ),
     }
+
+
+def steps_behind_kills(starts: list[dict[str, Any]]) -> set[int]:
+    """Return the steps that a run went on at after a kill.
+
+    A kill may come between a checkpoint and the point of its step; a request to stop may not.
+    """
+    found = set()
+    is_killed = False
+    for start in starts:
+        step = start["first_step"]
+        if step is not None:
+            found |= {step} if is_killed else set()
+            is_killed = False
+        is_killed = is_killed or start.get("signal") == signal.SIGKILL.name
+    return found
 
 
 def problems(found: dict[str, Any], tolerance: Tolerance, options: argparse.Namespace) -> list[str]:
