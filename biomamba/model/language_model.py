@@ -14,11 +14,22 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from biomamba.model.config import Mamba2Config
+from biomamba.model.config import Mamba1Config, Mamba2Config, MambaConfig
+from biomamba.model.mamba1 import Mamba1Mixer
 from biomamba.model.mamba2 import Mamba2Mixer
 from biomamba.model.mixer import LayerState
 from biomamba.model.norm import RMSNorm
 from biomamba.model.ssd import ScanBackend, document_numbers, state_dtype
+
+
+def make_mixer(config: MambaConfig, backend: ScanBackend) -> Mamba1Mixer | Mamba2Mixer:
+    """Build the mixer that the config describes."""
+    match config:
+        case Mamba1Config():
+            return Mamba1Mixer(config, backend)
+        case Mamba2Config():
+            return Mamba2Mixer(config, backend)
+    raise TypeError(f"{type(config).__name__} describes no mixer that is implemented")
 
 
 class MambaBlock(nn.Module):
@@ -29,12 +40,12 @@ class MambaBlock(nn.Module):
     about a third more products.
     """
 
-    def __init__(self, config: Mamba2Config, backend: ScanBackend) -> None:
+    def __init__(self, config: MambaConfig, backend: ScanBackend) -> None:
         super().__init__()
         self.activation_checkpointing = False
         self.residual_in_fp32 = config.residual_in_fp32
         self.norm = RMSNorm(config.d_model, config.norm_eps)
-        self.mixer = Mamba2Mixer(config, backend)
+        self.mixer = make_mixer(config, backend)
 
     def forward(
         self, residual: Tensor, documents: Tensor | None = None, state: LayerState | None = None
@@ -67,7 +78,7 @@ class MambaBlock(nn.Module):
 class MambaBackbone(nn.Module):
     """Embedding, blocks and last norm."""
 
-    def __init__(self, config: Mamba2Config, backend: ScanBackend) -> None:
+    def __init__(self, config: MambaConfig, backend: ScanBackend) -> None:
         super().__init__()
         self.embedding = nn.Embedding(config.padded_vocab_size, config.d_model)
         nn.init.normal_(self.embedding.weight, std=config.initializer_range)
@@ -101,7 +112,7 @@ class MambaLM(nn.Module):
     The padding ids take part in the softmax, as in mamba_ssm and transformers.
     """
 
-    def __init__(self, config: Mamba2Config, backend: ScanBackend) -> None:
+    def __init__(self, config: MambaConfig, backend: ScanBackend) -> None:
         super().__init__()
         self.config = config
         self.backbone = MambaBackbone(config, backend)
@@ -161,7 +172,12 @@ class MambaLM(nn.Module):
 def no_decay_parameter_names(model: nn.Module) -> set[str]:
     """Name the parameters without weight decay: A_log, D, dt_bias, norm weights and biases.
 
-    These are the parameters that are not matrices. Source: `_no_weight_decay` and the norms and
-    biases in state-spaces/mamba@03a38fb:mamba_ssm/modules/mamba2.py; arXiv 2312.00752, E.2.1.
+    These are the parameters that are not matrices, and A_log of Mamba-1. Source:
+    `_no_weight_decay` and the norms and biases in
+    state-spaces/mamba@03a38fb:mamba_ssm/modules/{mamba_simple,mamba2}.py; arXiv 2312.00752, E.2.1.
     """
-    return {name for name, parameter in model.named_parameters() if parameter.ndim < 2}
+    return {
+        name
+        for name, parameter in model.named_parameters()
+        if parameter.ndim < 2 or name.rpartition(".")[2] == "A_log"
+    }

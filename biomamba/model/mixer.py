@@ -9,7 +9,7 @@ class LayerState(NamedTuple):
     """What one block remembers of the positions so far."""
 
     conv: Tensor  # (batch, channels, d_conv)
-    ssm: Tensor  # Mamba2 (batch, heads, headdim, d_state), float32 or float64
+    ssm: Tensor  # see the glossary of biomamba.model.ssd; float32 or float64
 
 
 class Mixer(Protocol):

@@ -1,6 +1,6 @@
-"""The contract of the state-space scan, and the glossary of its symbols.
+"""The contract of the state-space scans, and the glossary of their symbols.
 
-Per head, with decay a_t = dt_t * A < 0, the state S (headdim, d_state) and the output y obey
+Mamba2. Per head, with decay a_t = dt_t * A < 0, state S (headdim, d_state) and output y obey
     S_t = exp(a_t) S_{t-1} + dt_t x_t (outer) B_t,      y_t = S_t C_t
 Source: arXiv 2405.21060, eq. 1-2 with scalar A per head; the block adds the skip D x outside.
 
@@ -14,6 +14,15 @@ Letters, as in Listing 1 of the paper, and shapes, in this order everywhere:
     SSM state      (batch, heads, headdim, d_state)    float32 (float64 for float64 inputs)
     conv state     (batch, channels, d_conv)           the last d_conv inputs of the convolution
     seq_idx        (batch, length)                     document of each position
+
+Mamba-1 has no heads. Channel d and state n have a decay of their own, a_t = dt_t[d] A[d, n] < 0:
+    S_t[d, n] = exp(a_t) S_{t-1}[d, n] + dt_t[d] x_t[d] B_t[n],      y_t[d] = sum_n S_t[d, n] C_t[n]
+Source: arXiv 2312.00752, eq. 2-4 and Algorithm 2; shapes there:
+    x, dt          (batch, length, channels)
+    A              (channels, d_state)
+    B, C           (batch, length, d_state)            of all channels, or (channels, d_state), of
+                                                       all positions (its Algorithm 1)
+    SSM state      (batch, channels, d_state)
 """
 
 from typing import Protocol
@@ -23,7 +32,7 @@ from torch import Tensor
 
 
 class ScanBackend(Protocol):
-    """One way to compute the scan; every backend gives the same numbers and gradients."""
+    """One way to compute the scans; every backend gives the same numbers and gradients."""
 
     name: str
 
@@ -44,6 +53,20 @@ class ScanBackend(Protocol):
         `seq_idx` changes. `initial_state` (None: zero) belongs to the document at position 0.
         `final_state` is the state after the last position, of that position's document only.
         """
+        ...
+
+    def selective_scan(
+        self,
+        x: Tensor,
+        dt: Tensor,
+        A: Tensor,
+        B: Tensor,
+        C: Tensor,
+        *,
+        seq_idx: Tensor | None = None,
+        initial_state: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Run the recurrence of Mamba-1; all else as in `scan`."""
         ...
 
 

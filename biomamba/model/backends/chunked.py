@@ -3,6 +3,7 @@
 Source: arXiv 2405.21060, section 6 and Listing 1. B and C are never copied per head: products that
 involve only them and the state run once per group of heads. Memory grows linearly with the length.
 Here are the decays between positions and chunks; the products are in `biomamba.model.chunk_scan`.
+Mamba-1 has no such products; its scan is in `biomamba.model.selective_scan`.
 """
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from biomamba.model.chunk_scan import Decays, scan_chunks
+from biomamba.model.selective_scan import scan_selectively
 from biomamba.model.ssd import document_numbers, state_dtype
 
 
@@ -51,6 +53,22 @@ class ChunkedScan:
         with torch.autocast(x.device.type, enabled=False):
             y, final_state = _scan(x, dt, A, B, C, (chunk_size, documents, initial_state))
         return y[:, :length], final_state
+
+    def selective_scan(
+        self,
+        x: Tensor,
+        dt: Tensor,
+        A: Tensor,
+        B: Tensor,
+        C: Tensor,
+        *,
+        seq_idx: Tensor | None = None,
+        initial_state: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Run the scan; see `ScanBackend.selective_scan`."""
+        documents = None if seq_idx is None else document_numbers(seq_idx)
+        with torch.autocast(x.device.type, enabled=False):
+            return scan_selectively(x, dt, A, (B, C), documents, initial_state)
 
 
 def _scan(

@@ -1,0 +1,79 @@
+import math
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from biomamba.model.backends.chunked import ChunkedScan
+from biomamba.model.config import Mamba1Config
+from biomamba.model.language_model import MambaLM, make_mixer, no_decay_parameter_names
+from biomamba.model.mamba1 import Mamba1Mixer, StepProjection
+
+
+def fresh(**fields: object) -> Mamba1Mixer:
+    config = Mamba1Config(**{"d_model": 256, "n_layer": 4, "vocab_size": 8} | fields)
+    mixer = make_mixer(config, ChunkedScan())
+    assert isinstance(mixer, Mamba1Mixer)
+    return mixer
+
+
+def test_initial_decay_rates_count_up_in_every_channel() -> None:
+    rates = fresh(d_state=5).A_log.exp()
+
+    torch.testing.assert_close(rates, torch.tensor([1.0, 2.0, 3.0, 4.0, 5.0]).expand(512, 5))
+
+
+def test_initial_steps_are_log_uniform() -> None:
+    dt = F.softplus(fresh().dt_proj.bias)
+
+    assert dt.min() >= 0.000999
+    assert dt.max() <= 0.1001
+    assert abs(dt.log10().mean().item() + 2.0) < 0.1  # 512 draws: standard error 0.026
+
+
+def test_dt_init_floor_is_a_floor() -> None:
+    dt = F.softplus(fresh(dt_init_floor=0.05).dt_proj.bias)
+
+    assert math.isclose(dt.min().item(), 0.05, rel_tol=1e-4)
+
+
+def test_initial_scales() -> None:
+    mixer = fresh(dt_scale=3.0)
+
+    assert (mixer.D == 1).all()
+    assert 0.98 < mixer.in_proj.weight.abs().max() * math.sqrt(256) <= 1.0
+    assert 0.98 < mixer.x_proj.weight.abs().max() * math.sqrt(512) <= 1.0
+    # dt_proj: dt_scale, divided by sqrt(dt_rank)
+    assert 0.98 < mixer.dt_proj.weight.abs().max() * math.sqrt(16) / 3 <= 1.0
+    # out_proj: 1 / sqrt(d_inner), divided by sqrt(n_layer)
+    assert 0.98 < mixer.out_proj.weight.abs().max() * math.sqrt(512) * 2 <= 1.0
+    assert (fresh(dt_init="constant").dt_proj.weight == 1 / math.sqrt(16)).all()
+
+
+def test_state_dict_has_the_state_spaces_names() -> None:
+    expected = {"in_proj.weight", "conv1d.weight", "conv1d.bias", "x_proj.weight", "A_log", "D"}
+    expected |= {"dt_proj.weight", "dt_proj.bias", "out_proj.weight"}
+
+    assert set(fresh().state_dict()) == expected
+
+
+def test_no_decay_for_everything_but_the_maps_of_vectors() -> None:
+    config = Mamba1Config(d_model=16, n_layer=1, vocab_size=8)
+    model = MambaLM(config, ChunkedScan())
+    names = set(dict(model.named_parameters()))
+    decayed = {f"{part}_proj.weight" for part in ("in", "x", "dt", "out")}
+    decayed = {f"backbone.layers.0.mixer.{name}" for name in decayed | {"conv1d.weight"}}
+
+    expected = names - decayed - {"backbone.embedding.weight"}
+    assert no_decay_parameter_names(model) == expected
+    assert "backbone.layers.0.mixer.A_log" in expected
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_step_sizes_are_not_rounded_to_half_precision(dtype: torch.dtype) -> None:
+    projection = StepProjection(2, 3)
+    with torch.autocast("cpu", dtype):
+        found = projection(torch.zeros(1, 2))
+
+    assert found.dtype == torch.float32
+    assert torch.equal(found, projection.bias.unsqueeze(0))
