@@ -5,32 +5,34 @@ import torch
 import yaml
 
 from biomamba.model.backends.chunked import ChunkedScan
-from biomamba.model.config import Mamba1Config, Mamba2Config
+from biomamba.model.config import Mamba1Config, Mamba2Config, MambaConfig
 from biomamba.model.language_model import MambaLM
 
 SCALES = Path(__file__).resolve().parents[2] / "conf" / "model"
-# state-spaces/mamba2-*: parameters with the embedding padded to 50,288 rows and a tied head.
+# state-spaces/mamba*: parameters with the embedding padded to 50,280 (Mamba-1) or 50,288 rows and a
+# tied head.
 PUBLISHED = {
-    "130m": 128_989_632,
-    "370m": 368_346_624,
-    "780m": 780_161_280,
-    "1_3b": 1_343_757_312,
-    "2_7b": 2_702_599_680,
+    "mamba1_130m": 129_135_360,
+    "mamba2_130m": 128_989_632,
+    "mamba2_370m": 368_346_624,
+    "mamba2_780m": 780_161_280,
+    "mamba2_1_3b": 1_343_757_312,
+    "mamba2_2_7b": 2_702_599_680,
 }
+OWN = {"mamba1_tiny": 2_000_000, "mamba2_tiny": 2_000_000, "mamba2_small": 7_000_000}
 
 
-def load_scale(name: str) -> tuple[Mamba2Config, str]:
+def load_scale(name: str) -> tuple[MambaConfig, str]:
     """Return the config of a model option and the comment in its first line."""
-    texts = [
-        (SCALES / f"{stem}.yaml").read_text(encoding="utf-8")
-        for stem in ("_base", f"mamba2_{name}")
-    ]
+    stems = ("_base", f"_{name.split('_')[0]}", name)
+    texts = [(SCALES / f"{stem}.yaml").read_text(encoding="utf-8") for stem in stems]
     fields = {k: v for text in texts for k, v in yaml.safe_load(text)["config"].items()}
-    del fields["_target_"]
-    return Mamba2Config(**fields), texts[1].splitlines()[0]
+    target = fields.pop("_target_").rpartition(".")[2]
+    kinds: dict[str, type[MambaConfig]] = {k.__name__: k for k in (Mamba1Config, Mamba2Config)}
+    return kinds[target](**fields), texts[-1].splitlines()[0]
 
 
-def count_on_meta(config: Mamba2Config) -> int:
+def count_on_meta(config: MambaConfig) -> int:
     with torch.device("meta"):
         model = MambaLM(config, ChunkedScan())
     return sum(parameter.numel() for parameter in model.parameters())
@@ -44,12 +46,18 @@ def test_scale_has_the_published_number_of_parameters(name: str) -> None:
     assert f"{PUBLISHED[name]:,}" in comment
 
 
-@pytest.mark.parametrize(("name", "limit"), [("tiny", 2_000_000), ("small", 7_000_000)])
-def test_own_scale_states_its_number_of_parameters(name: str, limit: int) -> None:
+@pytest.mark.parametrize("name", OWN)
+def test_own_scale_states_its_number_of_parameters(name: str) -> None:
     config, comment = load_scale(name)
 
-    assert count_on_meta(config) == config.num_parameters() < limit
+    assert count_on_meta(config) == config.num_parameters() < OWN[name]
     assert f"{config.num_parameters():,}" in comment
+
+
+def test_every_scale_is_counted() -> None:
+    scales = {path.stem for path in SCALES.glob("mamba*.yaml")}
+
+    assert scales == PUBLISHED.keys() | OWN.keys()
 
 
 def test_untied_head_counts_twice(tiny_config: Mamba2Config) -> None:
@@ -74,12 +82,11 @@ def test_list_from_yaml_becomes_a_tuple() -> None:
     assert hash(config)
 
 
-def test_mamba1_130m_has_the_published_number_of_parameters() -> None:
+def test_derived_sizes_of_mamba1_130m() -> None:
     config = Mamba1Config(d_model=768, n_layer=24, vocab_size=50_277)
 
     assert (config.d_inner, config.step_rank, config.conv_channels) == (1_536, 48, 1_536)
     assert config.padded_vocab_size == 50_280
-    assert config.num_parameters() == 129_135_360
 
 
 def test_dt_rank_counts() -> None:
