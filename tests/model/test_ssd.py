@@ -39,10 +39,21 @@ def scan_inputs(length: int, heads: int = 4, groups: int = 2) -> tuple[Tensor, .
     return tuple(t.requires_grad_() for t in (x, dt, A, B, C, state))
 
 
+def selective_inputs(length: int, static: str = "") -> tuple[Tensor, ...]:
+    """Those of the scan of Mamba-1; the maps in `static` are the same at all positions."""
+    x, dt, _, B, C, state = (t.detach() for t in scan_inputs(length))
+    A = -torch.arange(1.0, 6.0).double() * torch.linspace(0.1, 2.0, 12).double().unsqueeze(-1)
+    of_channels = state[0].flatten(0, 1)  # (12, 5)
+    maps = [of_channels + i if "BC"[i] in static else t[:, :, 0] for i, t in enumerate((B, C))]
+    inputs = (x.flatten(2), dt.repeat_interleave(3, 2), A, *maps, state.flatten(1, 2))
+    return tuple(t.clone().requires_grad_() for t in inputs)
+
+
 def results(backend: Any, inputs: tuple[Tensor, ...], seq_idx: Tensor | None) -> list[Tensor]:
-    """Output, final state and the gradients of all six inputs."""
+    """Output, final state and the gradients of all six inputs, of either scan."""
     *first, state = inputs
-    y, final = backend.scan(*first, seq_idx=seq_idx, initial_state=state)
+    scan = backend.scan if first[0].dim() == 4 else backend.selective_scan
+    y, final = scan(*first, seq_idx=seq_idx, initial_state=state)
     generator = torch.Generator().manual_seed(0)
     loss = sum(
         (t * torch.randn(t.shape, generator=generator, dtype=t.dtype)).sum() for t in (y, final)
@@ -86,6 +97,15 @@ def test_backend_agrees_with_recurrence(name: str, length: int) -> None:
 @pytest.mark.parametrize("name", BACKENDS)
 def test_backend_resets_at_boundaries(name: str, starts: tuple[int, ...]) -> None:
     assert_same(make_backend(name), scan_inputs(130), boundaries_at(130, *starts))
+
+
+@pytest.mark.parametrize("static", ["", "B", "C", "BC"])
+@pytest.mark.parametrize("length", [1, 16, 17, 130])
+@pytest.mark.parametrize("name", BACKENDS)
+def test_backend_agrees_with_recurrence_of_mamba1(name: str, length: int, static: str) -> None:
+    inputs = selective_inputs(length, static)
+    assert_same(make_backend(name), inputs, None)
+    assert_same(make_backend(name), inputs, boundaries_at(length, 5, 16, 64, 65))
 
 
 @pytest.mark.parametrize(("heads", "groups"), [(1, 1), (3, 1), (2, 2), (6, 3)])
