@@ -75,11 +75,11 @@ def test_failed_save_leaves_the_old_checkpoint(
 ) -> None:
     before = weights_digest(folder)
 
-    def fail(_: Any, path: Path, **__: Any) -> None:
+    def fail(_: Any, path: Path) -> None:
         Path(path).write_bytes(b"half")
         raise OSError("disk full")
 
-    monkeypatch.setattr(checkpoint, "save_file", fail)
+    monkeypatch.setattr(checkpoint, "save_tensors", fail)
     with pytest.raises(OSError, match="disk full"):
         save_pretrained(tiny_model, folder)
 
@@ -108,19 +108,6 @@ def test_half_weights_become_float32(folder: Path) -> None:
     assert dtypes == {torch.float32}
 
 
-def test_equal_tied_head_is_accepted(folder: Path) -> None:
-    rewrite(folder, lambda tensors: tensors.update({"lm_head.weight": tensors[EMBEDDING].clone()}))
-
-    assert load_pretrained(folder, BACKEND).lm_head is None
-
-
-def test_different_tied_head_is_refused(folder: Path) -> None:
-    rewrite(folder, lambda tensors: tensors.update({"lm_head.weight": tensors[EMBEDDING] + 1}))
-
-    with pytest.raises(CheckpointError, match=r"lm_head.weight differs from backbone.embedding"):
-        load_pretrained(folder, BACKEND)
-
-
 def test_untied_head_makes_the_round_trip(
     tiny_config: Mamba2Config, tmp_path: Path, random_ids: Draw
 ) -> None:
@@ -131,46 +118,10 @@ def test_untied_head_makes_the_round_trip(
     assert torch.equal(load_pretrained(tmp_path, BACKEND)(ids), model(ids))
 
 
-def test_all_wrong_tensors_are_listed(folder: Path) -> None:
-    def damage(tensors: dict[str, Tensor]) -> None:
-        del tensors["backbone.norm_f.weight"]
-        tensors["backbone.layers.2.mixer.D"] = torch.zeros(4)
-        tensors["backbone.layers.0.mixer.D"] = torch.zeros(5)
-
-    rewrite(folder, damage)
-    with pytest.raises(CheckpointError) as error:
-        load_pretrained(folder, BACKEND)
-
-    assert "missing backbone.norm_f.weight" in str(error.value)
-    assert "unexpected backbone.layers.2.mixer.D" in str(error.value)
-    assert "backbone.layers.0.mixer.D is (5,), must be (4,)" in str(error.value)
-
-
 def test_damaged_weights_are_refused(folder: Path) -> None:
     (folder / "model.safetensors").write_bytes(b"not a file of weights")
 
     with pytest.raises(CheckpointError, match=r"model.safetensors: damaged"):
-        load_pretrained(folder, BACKEND)
-
-
-def test_pickled_code_is_refused(folder: Path) -> None:
-    as_torch_file(folder, {"x": Path("harmless")})
-
-    with pytest.raises(CheckpointError, match="could run code"):
-        load_pretrained(folder, BACKEND)
-
-
-def test_torch_file_of_other_content_is_refused(folder: Path) -> None:
-    as_torch_file(folder, {"state": {"x": torch.zeros(1)}})
-
-    with pytest.raises(CheckpointError, match="must hold a dictionary of tensors"):
-        load_pretrained(folder, BACKEND)
-
-
-def test_split_weights_are_refused(folder: Path) -> None:
-    (folder / "model.safetensors").rename(folder / "model.safetensors.index.json")
-
-    with pytest.raises(CheckpointError, match="several files are not supported"):
         load_pretrained(folder, BACKEND)
 
 
@@ -243,45 +194,6 @@ def test_build_refuses_another_architecture(folder: Path, tiny_config: Mamba2Con
         build_model(other, BACKEND, str(folder))
 
     assert "d_model: config 32, checkpoint 16; n_layer: config 3, checkpoint 2" in str(error.value)
-
-
-@pytest.mark.parametrize("name", ["/no/such/folder", "no_such_folder", "a/b/c", "./x/y"])
-def test_missing_folder_is_not_looked_up_on_the_hub(
-    name: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(checkpoint, "snapshot_download", lambda *_, **__: pytest.fail("network"))
-
-    with pytest.raises(CheckpointError, match=f"{name}: no such folder, and not a hub id"):
-        load_pretrained(name, BACKEND)
-
-
-def test_unreachable_hub_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
-    def unreachable(*_: Any, **__: Any) -> str:
-        raise ConnectionError("no route")
-
-    monkeypatch.setattr(checkpoint, "snapshot_download", unreachable)
-    with pytest.raises(CheckpointError, match=r"owner/name: .*no route.*HF_HUB_OFFLINE=1"):
-        load_pretrained("owner/name", BACKEND)
-
-
-@pytest.mark.parametrize("stored", ["model.safetensors", "pytorch_model.bin"])
-def test_hub_id_fetches_config_and_one_file_of_weights(
-    folder: Path, stored: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    if stored == "pytorch_model.bin":
-        as_torch_file(folder)
-    calls = []
-
-    def download(repo: str, *, revision: str | None, allow_patterns: list[str]) -> str:
-        calls.append((repo, revision, *allow_patterns))
-        return str(folder)
-
-    monkeypatch.setattr(checkpoint, "snapshot_download", download)
-    load_pretrained("owner/name@v1.0", BACKEND)
-
-    assert calls[0] == ("owner/name", "v1.0", "config.json", "model.safetensors")
-    assert calls[1:] == [("owner/name", "v1.0", "config.json", stored)] * (len(calls) - 1)
-    assert len(calls) == (1 if stored == "model.safetensors" else 2)
 
 
 @pytest.mark.network

@@ -3,7 +3,7 @@ from typing import Any
 import pytest
 
 from biomamba.model.config import Mamba2Config
-from biomamba.model.state_spaces import architecture_differences, parse_config, render_config
+from biomamba.model.formats.state_spaces_mamba2 import STATE_SPACES_MAMBA2 as LAYOUT
 from biomamba.runtime.errors import CheckpointError
 
 
@@ -27,22 +27,23 @@ def published(**changes: Any) -> dict[str, Any]:
 
 
 def test_published_config_is_the_130m_scale() -> None:
-    config = parse_config(published(), "config.json")
+    config = LAYOUT.parse(published(), "config.json")
 
     assert config == Mamba2Config(d_model=768, n_layer=24, vocab_size=50_277)
 
 
 def test_mixer_overrides_are_read() -> None:
     mixer = {"layer": "Mamba2", "d_state": 64, "headdim": 32, "ngroups": 4, "chunk_size": 128}
-    config = parse_config(published(ssm_cfg=mixer), "config.json")
+    config = LAYOUT.parse(published(ssm_cfg=mixer), "config.json")
 
+    assert isinstance(config, Mamba2Config)
     assert (config.d_state, config.headdim, config.ngroups, config.chunk_size) == (64, 32, 4, 128)
 
 
 def test_default_config_renders_as_published() -> None:
     config = Mamba2Config(d_model=768, n_layer=24, vocab_size=50_277)
 
-    assert render_config(config) == published()
+    assert LAYOUT.render(config) == published()
 
 
 def test_every_field_survives_the_round_trip() -> None:
@@ -67,18 +68,19 @@ def test_every_field_survives_the_round_trip() -> None:
         initializer_range=0.1,
     )
 
-    assert parse_config(render_config(config), "config.json") == config
+    assert LAYOUT.parse(LAYOUT.render(config), "config.json") == config
+
+
+def test_missing_multiple_is_that_of_mamba_ssm() -> None:
+    raw = published()
+    del raw["pad_vocab_size_multiple"]
+
+    assert LAYOUT.parse(raw, "config.json").padded_vocab_size == 50_280
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"ssm_cfg": {}}, "ssm_cfg.layer is 'Mamba1'; only Mamba2"),
-        ({"ssm_cfg": {"layer": "Mamba1"}}, "'Mamba1'"),
-        ({"ssm_cfg": {"layer": "Mamba3"}}, "'Mamba3'"),
-        ({"ssm_cfg": None}, "no ssm_cfg, so not a state-spaces Mamba2 checkpoint"),
-        ({"model_type": "mamba2"}, "transformers checkpoint .model_type 'mamba2'"),
-        ({"hidden_size": 768}, "transformers checkpoint"),
         ({"ssm_cfg": {"layer": "Mamba2", "dstate": 64}}, "ssm_cfg.dstate is an unknown key"),
         ({"ssm_cfg": {"layer": "Mamba2", "bias": True}}, "ssm_cfg.bias is True, only False"),
         ({"ssm_cfg": {"layer": "Mamba2", "dt_limit": [0.0, 0.1]}}, r"dt_limit is \[0.0, 0.1\]"),
@@ -87,42 +89,17 @@ def test_every_field_survives_the_round_trip() -> None:
         ({"dropout": 0.1}, "dropout is an unknown key"),
         ({"rms_norm": False}, "rms_norm=False"),
         ({"n_layer": "24"}, "n_layer='24': must be an integer"),
+        ({"tie_embeddings": "yes"}, "tie_embeddings is 'yes', must be true or false"),
+        ({"ssm_cfg": {"layer": "Mamba2", "headdim": 7}}, "headdim=7: must divide"),
     ],
 )
 def test_other_model_is_refused_by_name(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(CheckpointError, match=f"here/config.json: .*{message}"):
-        parse_config(published(**changes), "here/config.json")
+        LAYOUT.parse(published(**changes), "here/config.json")
 
 
-def test_missing_keys_are_listed() -> None:
-    raw = published()
-    del raw["d_model"], raw["vocab_size"]
+def test_every_parameter_has_a_name() -> None:
+    names = LAYOUT.stored_names(Mamba2Config(d_model=768, n_layer=24, vocab_size=50_277))
 
-    with pytest.raises(CheckpointError, match="keys missing: d_model, vocab_size"):
-        parse_config(raw, "config.json")
-
-
-def test_all_problems_are_listed_at_once() -> None:
-    raw = published(dropout=0.1, ssm_cfg={"layer": "Mamba2", "bias": True})
-
-    with pytest.raises(CheckpointError, match=r"dropout .*; ssm_cfg.bias"):
-        parse_config(raw, "config.json")
-
-
-def test_differences_name_both_values() -> None:
-    ours = Mamba2Config(d_model=768, n_layer=24, vocab_size=50_277)
-    theirs = Mamba2Config(d_model=1024, n_layer=24, vocab_size=50_280)
-
-    assert architecture_differences(ours, theirs) == [
-        "d_model: config 768, checkpoint 1024",
-        "vocab_size: config 50277, checkpoint 50280",
-    ]
-
-
-def test_initialisation_chunk_and_padded_vocabulary_are_no_difference() -> None:
-    ours = Mamba2Config(d_model=768, n_layer=24, vocab_size=50_277)
-    theirs = Mamba2Config(
-        d_model=768, n_layer=24, vocab_size=50_288, chunk_size=64, dt_max=0.2, initializer_range=0.1
-    )
-
-    assert architecture_differences(ours, theirs) == []
+    assert len(names) == 24 * 9 + 2
+    assert all(own == stored for own, stored in names.items())

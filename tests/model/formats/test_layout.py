@@ -1,0 +1,61 @@
+from dataclasses import fields
+
+import pytest
+
+from biomamba.model.config import Mamba2Config
+from biomamba.model.formats.detection import LAYOUTS
+from biomamba.model.formats.layout import Layout
+from biomamba.model.formats.state_spaces_mamba2 import STATE_SPACES_MAMBA2
+from biomamba.model.formats.transformers_mamba2 import TRANSFORMERS_MAMBA2
+from biomamba.runtime.errors import CheckpointError
+
+LAYOUT = STATE_SPACES_MAMBA2
+RAW = {"d_model": 64, "n_layer": 2, "vocab_size": 37, "ssm_cfg": {"layer": "Mamba2"}}
+
+
+def name_of(layout: Layout) -> str:
+    return f"{layout.name}-{layout.config_class.layer}"
+
+
+def test_missing_keys_are_listed() -> None:
+    with pytest.raises(CheckpointError, match="d_model is missing; vocab_size is missing"):
+        LAYOUT.parse({"n_layer": 2, "ssm_cfg": {"layer": "Mamba2"}}, "config.json")
+
+
+def test_all_problems_are_listed_at_once() -> None:
+    raw = RAW | {"dropout": 0.1, "ssm_cfg": {"layer": "Mamba2", "bias": True}}
+
+    with pytest.raises(CheckpointError, match=r"ssm_cfg.bias .*; dropout"):
+        LAYOUT.parse(raw, "config.json")
+
+
+def test_tied_head_has_no_name_and_another_one_has() -> None:
+    tied = Mamba2Config(d_model=64, n_layer=1, vocab_size=37)
+    untied = Mamba2Config(d_model=64, n_layer=1, vocab_size=37, tie_embeddings=False)
+
+    assert "lm_head.weight" not in LAYOUT.stored_names(tied)
+    assert LAYOUT.stored_names(untied)["lm_head.weight"] == "lm_head.weight"
+
+
+@pytest.mark.parametrize("layout", [STATE_SPACES_MAMBA2, TRANSFORMERS_MAMBA2], ids=name_of)
+def test_both_names_of_the_embedding_are_read(layout: Layout) -> None:
+    names = layout.own_names(Mamba2Config(d_model=64, n_layer=1, vocab_size=37))
+
+    for stored in ("backbone.embedding.weight", "backbone.embeddings.weight"):
+        assert names[stored] == "backbone.embedding.weight"
+
+
+@pytest.mark.parametrize("layout", LAYOUTS, ids=name_of)
+def test_table_is_sound(layout: Layout) -> None:
+    """No key has two meanings that could disagree, and each names something that there is."""
+    meanings = [layout.fields, layout.derived, layout.repeated, layout.fixed]
+    keys = [key for table in meanings for key in table]
+    assert len(keys) == len(set(keys))
+    assert not layout.ignored & set(keys)
+    assert layout.optional <= layout.fields.keys()
+    assert {*layout.required} <= layout.fields.keys() | layout.derived.keys()
+    for name in (*layout.derived.values(), *layout.repeated.values()):
+        assert hasattr(layout.config_class, name) or name in layout.fields.values()
+    known = {field.name for field in fields(layout.config_class)}
+    unsaid = known - set(layout.fields.values())
+    assert unsaid <= {"rms_norm"}, "a field of the config that no key carries"
