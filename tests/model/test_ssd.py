@@ -13,7 +13,9 @@ from biomamba.model.backends.reference import ReferenceScan
 from biomamba.runtime.errors import MissingDependencyError
 
 BACKENDS = sorted(
-    path.stem for path in Path(backends.__path__[0]).glob("*.py") if path.stem != "__init__"
+    path.stem
+    for path in Path(backends.__path__[0]).glob("*.py")
+    if path.stem not in {"__init__", "fused"}  # no float64: tests/test_fused_kernels.py
 )
 
 
