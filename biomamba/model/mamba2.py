@@ -21,6 +21,10 @@ from biomamba.model.ssd import ScanBackend, state_dtype
 class Mamba2Mixer(nn.Module):
     """Projection, convolution, scan, gated norm, projection.
 
+    A static dt is softplus(dt_bias); a static B or C is a parameter `B` or `C` (groups, d_state).
+    With both static the state of a head is one running mean per channel, whatever d_state is,
+    because A is the same in all its states.
+
     Deviation: dt_limit is fixed at (0, inf) and only the convolution has a bias, as in every
     published checkpoint.
     """
@@ -29,12 +33,15 @@ class Mamba2Mixer(nn.Module):
         super().__init__()
         self.config = config
         self.backend = backend
-        inner, channels, heads = config.d_inner, config.conv_channels, config.nheads
-        self.in_proj = nn.Linear(config.d_model, inner + channels + heads, bias=False)
-        self.conv1d = CausalConv1d(channels, config.d_conv, backend)
+        inner, heads = config.d_inner, config.nheads
+        self.in_proj = nn.Linear(config.d_model, sum(config.in_proj_sizes), bias=False)
+        self.conv1d = CausalConv1d(config.conv_channels, config.d_conv, backend)
         self.dt_bias = nn.Parameter(torch.empty(heads))
         self.A_log = nn.Parameter(torch.empty(heads))
         self.D = nn.Parameter(torch.empty(heads))
+        for name in config.static_maps:
+            constant = nn.Parameter(torch.empty(config.ngroups, config.d_state))
+            self.register_parameter(name, constant)
         self.norm = GatedRMSNorm(inner, config.norm_eps, config.ngroups)
         self.out_proj = nn.Linear(inner, config.d_model, bias=False)
         self.reset_parameters()
@@ -43,12 +50,15 @@ class Mamba2Mixer(nn.Module):
     def reset_parameters(self) -> None:
         """Draw A, dt and the output projection as mamba_ssm does.
 
+        Static B and C begin as vectors of length 1 with equal entries.
         Source: state-spaces/mamba@03a38fb:mamba_ssm/modules/mamba2.py and
         mamba_ssm/models/mixer_seq_simple.py (out_proj scaled by 1/sqrt(n_layer)).
         """
         config = self.config
         self.A_log.uniform_(*config.A_init_range).log_()
         self.D.fill_(1.0)
+        for name in config.static_maps:
+            self.get_parameter(name).fill_(1 / math.sqrt(config.d_state))
         dt = torch.empty_like(self.dt_bias).uniform_(
             math.log(config.dt_min), math.log(config.dt_max)
         )
@@ -105,7 +115,7 @@ class Mamba2Mixer(nn.Module):
         self, projected: Tensor, documents: Tensor | None
     ) -> tuple[Tensor, LayerState] | None:
         """Let the backend do all between the projections, from an empty state, if it can."""
-        if not isinstance(self.backend, MixingBackend):
+        if not isinstance(self.backend, MixingBackend) or self.config.static:
             return None
         parts = MixerParts(
             conv_weight=self.conv1d.weight.squeeze(1),
@@ -127,18 +137,22 @@ class Mamba2Mixer(nn.Module):
         return self.out_proj(normed), LayerState(conv_state, ssm_state)
 
     def _parts(self, projected: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        config = self.config
-        sizes = [config.d_inner, config.conv_channels, config.nheads]
-        z, xBC, dt = torch.split(projected, sizes, dim=-1)
+        z, xBC, dt = torch.split(projected, self.config.in_proj_sizes, dim=-1)
+        if "dt" in self.config.static:
+            dt = dt.new_zeros(()).expand(*dt.shape[:-1], self.config.nheads)
         return z, xBC, dt
 
     def _split(self, xBC: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         config = self.config
-        maps = config.ngroups * config.d_state
-        x, B, C = torch.split(xBC, [config.d_inner, maps, maps], dim=-1)
+        names, per_group = config.selective_maps, (config.ngroups, config.d_state)
+        widths = [config.d_inner, *[config.ngroups * config.d_state] * len(names)]
+        x, *parts = torch.split(xBC, widths, dim=-1)
         x = torch.unflatten(x, -1, (config.nheads, config.headdim))
-        per_group = (config.ngroups, config.d_state)
-        return x, torch.unflatten(B, -1, per_group), torch.unflatten(C, -1, per_group)
+        maps = {n: torch.unflatten(t, -1, per_group) for n, t in zip(names, parts, strict=True)}
+        for name in config.static_maps:
+            constant = self.get_parameter(name).to(x.dtype)
+            maps[name] = constant.expand(*x.shape[:-2], *per_group)
+        return x, maps["B"], maps["C"]
 
     def _step_size(self, dt: Tensor) -> Tensor:
         wide = state_dtype(dt)
@@ -148,6 +162,6 @@ class Mamba2Mixer(nn.Module):
         return -torch.exp(self.A_log.to(state_dtype(self.A_log)))
 
     def _finish(self, y: Tensor, x: Tensor, z: Tensor) -> Tensor:
-        y = torch.addcmul(y, x, self.D.to(x.dtype).unsqueeze(-1)).flatten(-2)
-        output: Tensor = self.out_proj(self.norm(y, z))
+        D = self.D.unsqueeze(-1).expand(-1, self.config.headdim).flatten()
+        output: Tensor = self.out_proj(self.norm(y.flatten(-2), z, (x.flatten(-2), D)))
         return output

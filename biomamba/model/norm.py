@@ -1,10 +1,21 @@
-"""RMSNorm, plain and gated, with statistics in float32 (float64 for float64 inputs)."""
+"""RMSNorm, plain and gated, with statistics in float32 (float64 for float64 inputs).
+
+Hand-written backwards that keep nothing but the inputs and make the rest again, tile by tile: on a
+CPU the float32 arrays in between then stay in the cache.
+"""
+
+from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from biomamba.model.ssd import state_dtype
+
+# Elements of one tile on a CPU: 256 KiB in float32; the few arrays in use then fit the L2 cache.
+_TILE_ELEMENTS = 2**16
 
 
 def product_dtype(weight: Tensor) -> torch.dtype:
@@ -28,9 +39,10 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise x (..., size)."""
-        dtype = state_dtype(x)
-        normed = F.rms_norm(x.to(dtype), (x.shape[-1],), self.weight.to(dtype), self.eps)
-        return normed.to(product_dtype(self.weight))
+        normed: Tensor = _Norm.apply(  # type: ignore[no-untyped-call]
+            x, self.weight, self.eps, product_dtype(self.weight)
+        )
+        return normed
 
 
 class GatedRMSNorm(nn.Module):
@@ -46,10 +58,119 @@ class GatedRMSNorm(nn.Module):
         self.ngroups = ngroups
         self.weight = nn.Parameter(torch.ones(size))
 
-    def forward(self, y: Tensor, z: Tensor) -> Tensor:
-        """Gate y with z, both (..., size), and normalise."""
-        dtype = state_dtype(y)
-        gated = y.to(dtype) * F.silu(z.to(dtype))
-        grouped = gated.view(*gated.shape[:-1], self.ngroups, -1)
-        normed = F.rms_norm(grouped, (grouped.shape[-1],), None, self.eps).flatten(-2)
-        return (normed * self.weight.to(dtype)).to(product_dtype(self.weight))
+    def forward(self, y: Tensor, z: Tensor, skip: tuple[Tensor, Tensor] | None = None) -> Tensor:
+        """Gate y with z, both (..., size), and normalise.
+
+        `skip` = x (..., size) and D (size,): y + D x takes the place of y.
+        """
+        x, D = (None, None) if skip is None else skip
+        normed: Tensor = _GatedNorm.apply(  # type: ignore[no-untyped-call]
+            y, z, x, D, self.weight, (self.eps, self.ngroups, product_dtype(self.weight))
+        )
+        return normed
+
+
+class _Norm(torch.autograd.Function):
+    """x / rms(x) * weight over the last dimension."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float, dtype: torch.dtype) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        ctx.eps = eps
+        out = torch.empty(x.shape, dtype=dtype, device=x.device)
+        scale = weight.to(state_dtype(x))
+        for x_t, out_t in _tiles(x, out):
+            wide = x_t.to(scale.dtype)
+            out_t.copy_((wide * _inverse_rms(wide, eps)).mul_(scale))
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight = ctx.saved_tensors
+        scale = weight.to(state_dtype(x))
+        g_x, g_scale = _like(x), torch.zeros_like(scale)
+        for x_t, grad_t, g_x_t in _tiles(x, grad, g_x):
+            wide, grad_wide = x_t.to(scale.dtype), grad_t.to(scale.dtype)
+            inverse = _inverse_rms(wide, ctx.eps)
+            normed = wide * inverse
+            g_scale += (grad_wide * normed).sum(0)
+            g_x_t.copy_(_norm_backward(grad_wide * scale, normed, inverse))
+        return g_x, g_scale.to(weight.dtype), None, None
+
+
+class _GatedNorm(torch.autograd.Function):
+    """norm((y + D x) * silu(z)) * weight, in `ngroups` parts; `settings` = eps, ngroups, dtype."""
+
+    @staticmethod
+    def forward(ctx: Any, *args: Any) -> Tensor:
+        y, z, x, D, weight, (eps, ngroups, dtype) = args
+        ctx.save_for_backward(*args[:-1])
+        ctx.settings = eps, ngroups
+        out = torch.empty(y.shape, dtype=dtype, device=y.device)
+        scale = weight.to(state_dtype(y))
+        for y_t, z_t, x_t, out_t in _tiles(y, z, x, out):
+            gated = _with_skip(y_t, x_t, D, scale.dtype) * F.silu(z_t.to(scale.dtype))
+            groups = torch.unflatten(gated, -1, (ngroups, -1))
+            out_t.copy_(groups.mul_(_inverse_rms(groups, eps)).flatten(-2).mul_(scale))
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        y, z, x, D, weight = ctx.saved_tensors
+        eps, ngroups = ctx.settings
+        scale = weight.to(state_dtype(y))
+        g_y, g_z, g_x = _like(y), _like(z), None if x is None else _like(x)
+        g_scale, g_D = torch.zeros_like(scale), torch.zeros_like(scale)
+        for y_t, z_t, x_t, grad_t, g_y_t, g_z_t, g_x_t in _tiles(y, z, x, grad, g_y, g_z, g_x):
+            inner, gate = _with_skip(y_t, x_t, D, scale.dtype), z_t.to(scale.dtype)
+            opened, grad_wide = F.silu(gate), grad_t.to(scale.dtype)
+            groups = torch.unflatten(inner * opened, -1, (ngroups, -1))
+            inverse = _inverse_rms(groups, eps)
+            normed = groups.mul_(inverse)
+            g_scale += (grad_wide * normed.flatten(-2)).sum(0)
+            g_normed = torch.unflatten(grad_wide * scale, -1, (ngroups, -1))
+            g_gated = _norm_backward(g_normed, normed, inverse).flatten(-2)
+            g_z_t.copy_(torch.ops.aten.silu_backward(inner.mul_(g_gated), gate))
+            g_inner = g_gated.mul_(opened)
+            g_y_t.copy_(g_inner)
+            if g_x_t is not None:
+                g_D += (g_inner * x_t).sum(0)
+                g_x_t.copy_(g_inner.mul_(D))
+        return g_y, g_z, g_x, None if D is None else g_D.to(D.dtype), g_scale.to(weight.dtype), None
+
+
+def _with_skip(y: Tensor, x: Tensor | None, D: Tensor | None, dtype: torch.dtype) -> Tensor:
+    """Return y + D x as a new tensor."""
+    wide = y.to(dtype, copy=True)
+    if x is not None and D is not None:
+        wide.addcmul_(x.to(dtype), D.to(dtype))
+    return wide
+
+
+def _inverse_rms(x: Tensor, eps: float) -> Tensor:
+    mean: Tensor = torch.linalg.vecdot(x, x).unsqueeze(-1) / x.shape[-1]
+    return mean.add_(eps).rsqrt_()
+
+
+def _norm_backward(grad: Tensor, normed: Tensor, inverse: Tensor) -> Tensor:
+    """Return the gradient of x where normed = x * inverse, overwriting `grad`."""
+    mean = torch.linalg.vecdot(grad, normed).unsqueeze(-1) / normed.shape[-1]
+    return grad.addcmul_(normed, mean, value=-1).mul_(inverse)
+
+
+def _like(tensor: Tensor) -> Tensor:
+    """Return room for a contiguous tensor, whatever the strides of this one."""
+    return torch.empty(tensor.shape, dtype=tensor.dtype, device=tensor.device)
+
+
+def _tiles(*tensors: Tensor | None) -> Iterator[tuple[Any, ...]]:
+    """Yield the rows (n, size) of all tensors (..., size) by parts that fit the cache of a CPU."""
+    first = next(tensor for tensor in tensors if tensor is not None)
+    rows, size = first.shape[:-1].numel(), first.shape[-1]
+    per_tile = max(1, _TILE_ELEMENTS // size) if first.device.type == "cpu" else max(1, rows)
+    flat = [None if tensor is None else tensor.reshape(-1, size) for tensor in tensors]
+    for start in range(0, rows, per_tile):
+        at = slice(start, start + per_tile)
+        yield tuple(None if tensor is None else tensor[at] for tensor in flat)
