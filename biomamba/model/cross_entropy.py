@@ -1,8 +1,8 @@
 """Cross-entropy of a linear head without ever holding the full logits.
 
-Rows are scored in chunks, and the gradient of a chunk is computed while its logits are there: one
-pass, memory for `chunk_rows` rows of logits, sums in float32 (float64 for float64 inputs). Rows
-whose target is -100 are not computed at all.
+Rows are scored in blocks, and the gradient of a block is made in the place of its logits: three
+products, one block, and sums over blocks in float32 (float64 for float64 inputs). Rows whose
+target is -100 are not computed at all.
 """
 
 from collections.abc import Iterator
@@ -14,49 +14,87 @@ from torch.autograd.function import once_differentiable
 
 from biomamba.model.norm import product_dtype
 from biomamba.model.ssd import state_dtype
+from biomamba.runtime.errors import DataError
 
 IGNORED_TARGET = -100
 
+# Logits of one block. The products want many rows, the memory few: beside the gradients a loss
+# needs one block, and under autocast the narrow weights.
+_BLOCK_BYTES = 96 << 20
+_BLOCK_ROWS_MULTIPLE = 64
+# The softmax goes over a block in pieces, so that its passes meet in the cache and only a piece is
+# wide. A GPU has no such cache, but a price per kernel.
+_PIECE_BYTES = {"cpu": 4 << 20}
+_PIECE_BYTES_ELSEWHERE = 48 << 20
+# Columns of the weight gradient that are added up at once where products are narrower than sums.
+_VOCAB_PIECE = 4096
+
 # Softmax entries over a large vocabulary lie below the normal range of fp16 (6e-5); scaled they
-# keep their digits, and the sum over 512 rows that agree on one wrong word still fits its maximum.
+# keep their digits, and the sum over a block of rows that agree on one wrong word still fits.
 _FP16_SCALE = 8.0
 
 
 def linear_cross_entropy(
-    hidden: Tensor, weight: Tensor, targets: Tensor, *, chunk_rows: int = 512
+    hidden: Tensor, weight: Tensor, targets: Tensor, *, block_rows: int | None = None
 ) -> Tensor:
     """Return the summed nll in nats, a float32 scalar with gradients for hidden and weight.
 
     `hidden` (rows, d_model), `weight` (vocab, d_model), `targets` (rows,), -100 = ignored.
+    `block_rows` (None: as many as a block of 96 MiB holds) does not change the result but for the
+    order of sums. Its backward pass can run once: it hands out the gradients themselves.
 
     Raises:
-        ValueError: The shapes do not fit or chunk_rows is not positive.
+        DataError: A target is neither -100 nor a row of the weight.
+        ValueError: The shapes do not fit or block_rows is not positive.
     """
-    _check(hidden, weight, targets, chunk_rows)
+    _check(hidden, weight, targets, block_rows)
     needs = [torch.is_grad_enabled() and tensor.requires_grad for tensor in (hidden, weight)]
     total: Tensor = _LinearCrossEntropy.apply(  # type: ignore[no-untyped-call]
-        hidden, weight, targets, chunk_rows, needs
+        hidden, weight, targets, block_rows, needs
     )
     return total
 
 
 @torch.no_grad()
-def token_nll(hidden: Tensor, weight: Tensor, targets: Tensor, *, chunk_rows: int = 512) -> Tensor:
+def token_nll(
+    hidden: Tensor, weight: Tensor, targets: Tensor, *, block_rows: int | None = None
+) -> Tensor:
     """Return the nll in nats of each row, (rows,), without gradient; 0 where the target is -100.
 
     Arguments and errors as in `linear_cross_entropy`.
     """
-    _check(hidden, weight, targets, chunk_rows)
+    _check(hidden, weight, targets, block_rows)
+    narrow = weight.to(product_dtype(weight))
     nll = hidden.new_zeros(targets.shape, dtype=state_dtype(hidden))
-    for rows, h in _chunks(hidden, weight, targets, chunk_rows):
-        logits = _logits(h, weight)
-        nll[rows] = _row_nll(logits, targets[rows])
+    for rows, h in _blocks(hidden, narrow, targets, block_rows):
+        nll[rows] = _score(_logits(h, narrow), targets[rows], makes_grad=False)
     return nll
 
 
-def _check(hidden: Tensor, weight: Tensor, targets: Tensor, chunk_rows: int) -> None:
-    if chunk_rows < 1:
-        raise ValueError(f"chunk_rows={chunk_rows}: must be at least 1")
+def check_ids(ids: Tensor, vocab_size: int, name: str, *, ignored: int | None = None) -> None:
+    """Refuse ids outside the vocabulary, on which a GPU would only report a failed assertion.
+
+    Raises:
+        DataError: An id is neither `ignored` nor from 0 to vocab_size - 1.
+    """
+    if torch.compiler.is_compiling():
+        return
+    is_wrong = (ids < 0) | (ids >= vocab_size)
+    if ignored is not None:
+        is_wrong &= ids != ignored
+    if is_wrong.any():
+        place = [int(index) for index in is_wrong.nonzero()[0]]
+        also = "" if ignored is None else f", or {ignored} to leave a position out"
+        raise DataError(
+            f"{name}{place} is {int(ids[tuple(place)])}, but the model has the ids 0 to "
+            f"{vocab_size - 1}{also}; {int(is_wrong.sum())} of {ids.numel()} are outside. Prepare "
+            "the text with the tokenizer of the model"
+        )
+
+
+def _check(hidden: Tensor, weight: Tensor, targets: Tensor, block_rows: int | None) -> None:
+    if block_rows is not None and block_rows < 1:
+        raise ValueError(f"block_rows={block_rows}: must be at least 1")
     if hidden.ndim != 2 or weight.ndim != 2 or hidden.shape[1] != weight.shape[1]:
         raise ValueError(
             f"hidden {tuple(hidden.shape)} and weight {tuple(weight.shape)}: must be "
@@ -67,27 +105,60 @@ def _check(hidden: Tensor, weight: Tensor, targets: Tensor, chunk_rows: int) -> 
             f"targets {tuple(targets.shape)}: must have one entry per row of hidden, "
             f"{hidden.shape[0]}"
         )
+    check_ids(targets, len(weight), "targets", ignored=IGNORED_TARGET)
 
 
-def _chunks(
-    hidden: Tensor, weight: Tensor, targets: Tensor, chunk_rows: int
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield the row numbers of each chunk of scored rows and their hidden vectors."""
+def _blocks(
+    hidden: Tensor, narrow: Tensor, targets: Tensor, block_rows: int | None
+) -> Iterator[tuple[Tensor | slice, Tensor]]:
+    """Yield the rows of each block that are scored, and their hidden vectors for the products."""
+    size = block_rows or _fitting_rows(narrow)
     scored = (targets != IGNORED_TARGET).nonzero().squeeze(1)
-    for rows in torch.split(scored, chunk_rows):
-        if len(rows):
-            yield rows, hidden[rows].to(product_dtype(weight))
+    is_whole = len(scored) == len(targets)
+    for start in range(0, len(scored), size):
+        # A slice is read where it lies; chosen rows are copied.
+        rows = slice(start, start + size) if is_whole else scored[start : start + size]
+        yield rows, hidden[rows].to(narrow.dtype)
 
 
-def _logits(hidden: Tensor, weight: Tensor) -> Tensor:
+def _fitting_rows(narrow: Tensor) -> int:
+    """Return how many rows fit a block; as a multiple, which products are made for."""
+    rows = _BLOCK_BYTES // (max(narrow.shape) * narrow.element_size())
+    return max(rows // _BLOCK_ROWS_MULTIPLE, 1) * _BLOCK_ROWS_MULTIPLE
+
+
+def _logits(hidden: Tensor, narrow: Tensor) -> Tensor:
     with torch.autocast(hidden.device.type, enabled=False):
-        logits = hidden @ weight.to(hidden.dtype).t()
-    return logits.to(state_dtype(logits))
+        return hidden @ narrow.t()
 
 
-def _row_nll(logits: Tensor, targets: Tensor) -> Tensor:
-    picked = logits.gather(1, targets.unsqueeze(1)).squeeze(1)
-    return logits.logsumexp(1) - picked
+def _score(block: Tensor, targets: Tensor, *, makes_grad: bool) -> Tensor:
+    """Return the nll of each row of logits (rows, vocab), whose place is used for other things.
+
+    With makes_grad it holds scale * (softmax - one-hot) afterwards.
+    """
+    wide, scale = state_dtype(block), _scale(block.dtype)
+    nll = block.new_empty(len(block), dtype=wide)
+    budget = _PIECE_BYTES.get(block.device.type, _PIECE_BYTES_ELSEWHERE)
+    size = max(budget // (block.shape[1] * wide.itemsize), 1)
+    for start in range(0, len(block), size):
+        rows = slice(start, start + size)
+        logits, columns = block[rows].to(wide), targets[rows].unsqueeze(1)
+        picked, largest = logits.gather(1, columns).squeeze(1), logits.amax(1)
+        softmax = torch.softmax(logits, 1, out=logits)
+        # The largest entry is 1 / sum(exp(logits - largest)), so it never is 0.
+        nll[rows] = largest - softmax.amax(1).log() - picked
+        if makes_grad:
+            softmax.scatter_add_(1, columns, softmax.new_full(columns.shape, -1.0))
+            if scale != 1.0:
+                softmax *= scale
+            if softmax.dtype != block.dtype:
+                block[rows] = softmax
+    return nll
+
+
+def _scale(dtype: torch.dtype) -> float:
+    return _FP16_SCALE if dtype == torch.float16 else 1.0
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
@@ -99,27 +170,24 @@ class _LinearCrossEntropy(torch.autograd.Function):
         hidden: Tensor,
         weight: Tensor,
         targets: Tensor,
-        chunk_rows: int,
+        block_rows: int | None,
         needs: list[bool],
     ) -> Tensor:
-        wide = state_dtype(hidden)
-        grad_hidden = torch.zeros_like(hidden, dtype=wide) if needs[0] else None
-        grad_weight = torch.zeros_like(weight, dtype=wide) if needs[1] else None
-        total = hidden.new_zeros((), dtype=wide)
-        narrow_weight = weight.to(product_dtype(weight))
-        for rows, h in _chunks(hidden, weight, targets, chunk_rows):
-            logits = _logits(h, narrow_weight)
-            total += _row_nll(logits, targets[rows]).sum()
-            if not any(needs):
-                continue
-            grad_logits, scale = _grad_logits(logits, targets[rows], h.dtype)
+        grad_hidden = torch.zeros_like(hidden) if needs[0] else None
+        grad_weight = torch.zeros_like(weight, dtype=state_dtype(weight)) if needs[1] else None
+        total = hidden.new_zeros((), dtype=state_dtype(hidden))
+        narrow = weight.to(product_dtype(weight))
+        for rows, h in _blocks(hidden, narrow, targets, block_rows):
+            block = _logits(h, narrow)
+            total += _score(block, targets[rows], makes_grad=any(needs)).sum()
             with torch.autocast(h.device.type, enabled=False):
                 if grad_hidden is not None:
-                    grad_hidden[rows] = (grad_logits @ narrow_weight).to(wide) / scale
+                    grad_hidden[rows] = (block @ narrow).to(grad_hidden.dtype)
                 if grad_weight is not None:
-                    grad_weight += (grad_logits.t() @ h).to(wide) / scale
+                    _add_product(grad_weight, block, h)
+            del block  # before the next one is made
         ctx.save_for_backward(grad_hidden, grad_weight)
-        ctx.dtypes = hidden.dtype, weight.dtype
+        ctx.scale, ctx.weight_dtype = _scale(narrow.dtype), weight.dtype
         return total
 
     @staticmethod
@@ -127,16 +195,22 @@ class _LinearCrossEntropy(torch.autograd.Function):
     def backward(
         ctx: Any, grad_output: Tensor
     ) -> tuple[Tensor | None, Tensor | None, None, None, None]:
-        grads = [
-            None if grad is None else (grad * grad_output).to(dtype)
-            for grad, dtype in zip(ctx.saved_tensors, ctx.dtypes, strict=True)
-        ]
-        return grads[0], grads[1], None, None, None
+        # In place, since a copy of the weight gradient would be larger than a block; autograd
+        # refuses to hand out the changed tensors a second time.
+        factor = grad_output / ctx.scale
+        grad_hidden, grad_weight = (
+            None if grad is None else grad.mul_(factor) for grad in ctx.saved_tensors
+        )
+        if grad_weight is not None:
+            grad_weight = grad_weight.to(ctx.weight_dtype)
+        return grad_hidden, grad_weight, None, None, None
 
 
-def _grad_logits(logits: Tensor, targets: Tensor, dtype: torch.dtype) -> tuple[Tensor, float]:
-    """Return scale * (softmax - one-hot) in `dtype`, overwriting the logits, and the scale."""
-    grad = torch.softmax(logits, dim=1)
-    grad[torch.arange(len(targets), device=targets.device), targets] -= 1.0
-    scale = _FP16_SCALE if dtype == torch.float16 else 1.0
-    return grad.mul_(scale).to(dtype), scale
+def _add_product(total: Tensor, block: Tensor, hidden: Tensor) -> None:
+    """Add block^T hidden to the weight gradient, each product of a piece rounded once."""
+    if total.dtype == block.dtype:
+        total.addmm_(block.t(), hidden)
+        return
+    for start in range(0, len(total), _VOCAB_PIECE):
+        piece = slice(start, start + _VOCAB_PIECE)
+        total[piece] += block[:, piece].t() @ hidden
