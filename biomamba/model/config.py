@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar
 
+_SELECTIVE = ("dt", "B", "C")
+
 
 @dataclass(frozen=True, kw_only=True)
 class MambaConfig(ABC):
@@ -53,8 +55,14 @@ class MambaConfig(ABC):
     """Smallest step size dt at initialisation, whatever dt_min is."""
     initializer_range: float = 0.02
     """Standard deviation of the embedding at initialisation."""
+    static: Sequence[str] = ()
+    """Which of dt, B and C are learned constants instead of functions of the input."""
 
     def __post_init__(self) -> None:
+        static = () if isinstance(self.static, str) else tuple(self.static)
+        if isinstance(self.static, str) or not set(static) <= set(_SELECTIVE):
+            raise ValueError(f"static={self.static!r}: must be a list of some of dt, B and C")
+        object.__setattr__(self, "static", tuple(name for name in _SELECTIVE if name in static))
         for field in fields(self):
             value = getattr(self, field.name)
             if field.type is int:
@@ -70,6 +78,16 @@ class MambaConfig(ABC):
     def d_inner(self) -> int:
         """Width inside a block."""
         return self.expand * self.d_model
+
+    @property
+    def selective_maps(self) -> list[str]:
+        """Those of B and C that are functions of the input."""
+        return [name for name in ("B", "C") if name not in self.static]
+
+    @property
+    def static_maps(self) -> list[str]:
+        """Those of B and C that are learned constants."""
+        return [name for name in ("B", "C") if name in self.static]
 
     @property
     def padded_vocab_size(self) -> int:
@@ -132,14 +150,21 @@ class Mamba1Config(MambaConfig):
         """Channels that pass the convolution: x alone."""
         return self.d_inner
 
+    @property
+    def x_proj_sizes(self) -> dict[str, int]:
+        """What is projected from each position, and its width."""
+        steps = {} if "dt" in self.static else {"dt": self.step_rank}
+        return steps | dict.fromkeys(self.selective_maps, self.d_state)
+
     def mixer_parameters(self) -> int:
         """Count the trainable numbers of one mixer."""
-        inner, rank = self.d_inner, self.step_rank
-        in_and_out = 3 * self.d_model * inner
-        conv = inner * (self.d_conv + 1)  # weight and bias
-        x_proj = inner * (rank + 2 * self.d_state)
-        dt_proj = inner * (rank + 1)  # weight and bias
-        return in_and_out + conv + x_proj + dt_proj + inner * (self.d_state + 1)  # A_log, D
+        in_and_out = 3 * self.d_model
+        conv = self.d_conv + 1  # weight and bias
+        x_proj = sum(self.x_proj_sizes.values())
+        dt_proj = 1 + self.x_proj_sizes.get("dt", 0)  # bias and weight
+        static = self.d_state * len(self.static_maps)
+        per_channel = in_and_out + conv + x_proj + dt_proj + static + self.d_state + 1  # A_log, D
+        return self.d_inner * per_channel
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -187,16 +212,22 @@ class Mamba2Config(MambaConfig):
 
     @property
     def conv_channels(self) -> int:
-        """Channels that pass the convolution: x, B and C."""
-        return self.d_inner + 2 * self.ngroups * self.d_state
+        """Channels that pass the convolution: x, B and C as far as they are selective."""
+        return self.d_inner + len(self.selective_maps) * self.ngroups * self.d_state
+
+    @property
+    def in_proj_sizes(self) -> list[int]:
+        """Widths of what is projected from each position: z, what is convolved, dt if selective."""
+        steps = 0 if "dt" in self.static else self.nheads
+        return [self.d_inner, self.conv_channels, steps]
 
     def mixer_parameters(self) -> int:
         """Count the trainable numbers of one mixer."""
-        in_proj = self.d_model * (self.d_inner + self.conv_channels + self.nheads)
+        in_and_out = self.d_model * (sum(self.in_proj_sizes) + self.d_inner)
         conv = self.conv_channels * (self.d_conv + 1)  # weight and bias
         per_head = 3 * self.nheads  # A_log, D, dt_bias
-        out_proj = self.d_inner * self.d_model
-        return in_proj + conv + per_head + out_proj + self.d_inner  # the gated norm
+        static = len(self.static_maps) * self.ngroups * self.d_state
+        return in_and_out + conv + per_head + static + self.d_inner  # the gated norm
 
 
 def _check_size(name: str, value: Any) -> None:

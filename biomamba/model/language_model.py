@@ -172,12 +172,12 @@ class MambaLM(nn.Module):
 def no_decay_parameter_names(model: nn.Module) -> set[str]:
     """Name the parameters without weight decay: A_log, D, dt_bias, norm weights and biases.
 
-    These are the parameters that are not matrices, and A_log of Mamba-1. Source:
-    `_no_weight_decay` and the norms and biases in
+    These are the parameters that are not matrices, and of the matrices A_log of Mamba-1 and static
+    B and C. Source: `_no_weight_decay` and the norms and biases in
     state-spaces/mamba@03a38fb:mamba_ssm/modules/{mamba_simple,mamba2}.py; arXiv 2312.00752, E.2.1.
     """
     return {
         name
         for name, parameter in model.named_parameters()
-        if parameter.ndim < 2 or name.rpartition(".")[2] == "A_log"
+        if parameter.ndim < 2 or name.rpartition(".")[2] in ("A_log", "B", "C")
     }

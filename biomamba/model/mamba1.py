@@ -20,6 +20,9 @@ from biomamba.model.ssd import ScanBackend, state_dtype
 class Mamba1Mixer(nn.Module):
     """Projection, convolution, selective scan, gate, projection.
 
+    With a static dt there is no dt_proj but `dt_bias` (channels,), its bias; with a static B or C a
+    parameter `B` or `C` (channels, d_state): Algorithm 1 of the paper in place of Algorithm 2.
+
     Deviation: only the convolution and dt_proj have a bias, as in every published checkpoint.
     """
 
@@ -27,11 +30,18 @@ class Mamba1Mixer(nn.Module):
         super().__init__()
         self.config = config
         self.backend = backend
-        inner, rank, state = config.d_inner, config.step_rank, config.d_state
+        inner, state = config.d_inner, config.d_state
         self.in_proj = nn.Linear(config.d_model, 2 * inner, bias=False)
-        self.conv1d = CausalConv1d(inner, config.d_conv)
-        self.x_proj = nn.Linear(inner, rank + 2 * state, bias=False)
-        self.dt_proj = StepProjection(rank, inner)
+        self.conv1d = CausalConv1d(inner, config.d_conv, backend)
+        self.x_proj, self.dt_proj = None, None
+        if config.x_proj_sizes:
+            self.x_proj = nn.Linear(inner, sum(config.x_proj_sizes.values()), bias=False)
+        if "dt" in config.static:
+            self.dt_bias = nn.Parameter(torch.empty(inner))
+        else:
+            self.dt_proj = StepProjection(config.step_rank, inner)
+        for name in config.static_maps:
+            self.register_parameter(name, nn.Parameter(torch.empty(inner, state)))
         self.A_log = nn.Parameter(torch.empty(inner, state))
         self.D = nn.Parameter(torch.empty(inner))
         self.out_proj = nn.Linear(inner, config.d_model, bias=False)
@@ -41,23 +51,27 @@ class Mamba1Mixer(nn.Module):
     def reset_parameters(self) -> None:
         """Set A and D, draw dt and the output projection as mamba_ssm does.
 
-        A is that of S4D-Real: -1, -2, ... -d_state in every channel.
+        A is that of S4D-Real: -1, -2, ... -d_state in every channel; so are B and C if they are
+        static: ones, and normally distributed.
         Source: state-spaces/mamba@03a38fb:mamba_ssm/modules/mamba_simple.py and
-        mamba_ssm/models/mixer_seq_simple.py (out_proj scaled by 1/sqrt(n_layer)).
+        mamba_ssm/models/mixer_seq_simple.py (out_proj scaled by 1/sqrt(n_layer));
+        arXiv 2206.11893 (S4D).
         """
         config = self.config
         self.A_log.copy_(torch.arange(1, config.d_state + 1).log().expand_as(self.A_log))
         self.D.fill_(1.0)
-        size = config.dt_scale / math.sqrt(config.step_rank)
-        if config.dt_init == "constant":
-            self.dt_proj.weight.fill_(size)
-        else:
-            self.dt_proj.weight.uniform_(-size, size)
-        dt = torch.empty_like(self.dt_proj.bias).uniform_(
-            math.log(config.dt_min), math.log(config.dt_max)
-        )
+        if "B" in config.static:
+            self.get_parameter("B").fill_(1.0)
+        if "C" in config.static:
+            self.get_parameter("C").normal_()
+        if self.dt_proj is not None:
+            size = config.dt_scale / math.sqrt(config.step_rank)
+            lowest = size if config.dt_init == "constant" else -size
+            self.dt_proj.weight.uniform_(lowest, size)
+        bias = self.dt_bias if self.dt_proj is None else self.dt_proj.bias
+        dt = torch.empty_like(bias).uniform_(math.log(config.dt_min), math.log(config.dt_max))
         dt = dt.exp().clamp(min=config.dt_init_floor)
-        self.dt_proj.bias.copy_(dt + torch.log(-torch.expm1(-dt)))  # inverse of softplus
+        bias.copy_(dt + torch.log(-torch.expm1(-dt)))  # inverse of softplus
         nn.init.kaiming_uniform_(self.out_proj.weight, a=math.sqrt(5))
         self.out_proj.weight.div_(math.sqrt(config.n_layer))
 
@@ -84,7 +98,9 @@ class Mamba1Mixer(nn.Module):
         x, z = self.in_proj(u).chunk(2, dim=-1)
         x, conv_state = self.conv1d.step(x, state.conv)
         dt, B, C = self._project(x)
-        B, C = (t.to(dt.dtype).unsqueeze(-2) for t in (B, C))
+        B, C = (t.to(dt.dtype) for t in (B, C))
+        B = B.unsqueeze(-2) if "B" in self.config.selective_maps else B  # for all channels
+        C = C.unsqueeze(-2) if "C" in self.config.selective_maps else C
         decay = torch.exp(dt.unsqueeze(-1) * self._decay_rate())
         ssm = torch.addcmul((dt * x).unsqueeze(-1) * B, decay, state.ssm)
         y = (ssm * C).sum(-1).to(x.dtype)
@@ -98,11 +114,21 @@ class Mamba1Mixer(nn.Module):
         return LayerState(conv, weight.new_zeros(shape, dtype=state_dtype(weight)))
 
     def _project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return dt, in the dtype of states, B and C of each position."""
-        config = self.config
-        sizes = [config.step_rank, config.d_state, config.d_state]
-        dt, B, C = torch.split(self.x_proj(x), sizes, dim=-1)
-        return F.softplus(self.dt_proj(dt)), B, C
+        """Return dt (..., channels), in the dtype of states, B and C.
+
+        These are (..., d_state) of each position, or (channels, d_state) if static.
+        """
+        found: dict[str, Tensor] = {}
+        if self.x_proj is not None:
+            sizes = self.config.x_proj_sizes
+            parts = torch.split(self.x_proj(x), list(sizes.values()), dim=-1)
+            found = dict(zip(sizes, parts, strict=True))
+        if self.dt_proj is None:
+            dt = F.softplus(self.dt_bias.to(state_dtype(x))).expand_as(x)
+        else:
+            dt = F.softplus(self.dt_proj(found["dt"]))
+        B, C = (found[n] if n in found else self.get_parameter(n) for n in ("B", "C"))
+        return dt, B, C
 
     def _decay_rate(self) -> Tensor:
         return -torch.exp(self.A_log.to(state_dtype(self.A_log)))

@@ -1,3 +1,4 @@
+import dataclasses
 import hashlib
 import json
 from collections.abc import Callable
@@ -18,7 +19,7 @@ from biomamba.model.checkpoint import (
     save_pretrained,
     weights_digest,
 )
-from biomamba.model.config import Mamba2Config
+from biomamba.model.config import Mamba1Config, Mamba2Config, MambaConfig
 from biomamba.model.language_model import MambaBlock, MambaLM
 from biomamba.runtime.errors import CheckpointError
 
@@ -194,6 +195,34 @@ def test_build_refuses_another_architecture(folder: Path, tiny_config: Mamba2Con
         build_model(other, BACKEND, str(folder))
 
     assert "d_model: config 32, checkpoint 16; n_layer: config 3, checkpoint 2" in str(error.value)
+
+
+STATIC: list[MambaConfig] = [
+    kind(d_model=64, n_layer=2, vocab_size=37, static=names)
+    for kind in (Mamba1Config, Mamba2Config)
+    for names in (["dt"], ["B", "C"], ["dt", "B", "C"])
+]
+
+
+@pytest.mark.parametrize("config", STATIC, ids=lambda c: f"{c.layer}-{''.join(c.static)}")
+def test_static_model_is_no_ordinary_one(
+    config: MambaConfig, tmp_path: Path, random_ids: Draw
+) -> None:
+    ordinary, model = dataclasses.replace(config, static=()), MambaLM(config, BACKEND)
+    save_pretrained(model, tmp_path / "static")
+    save_pretrained(MambaLM(ordinary, BACKEND), tmp_path / "ordinary")
+    ids = random_ids(1, 9)
+
+    assert torch.equal(load_pretrained(tmp_path / "static", BACKEND)(ids), model(ids))
+    for wanted, found in ((config, "ordinary"), (ordinary, "static")):
+        with pytest.raises(CheckpointError, match=r"static: config .*, checkpoint "):
+            build_model(wanted, BACKEND, str(tmp_path / found))
+    path = tmp_path / "static" / "config.json"
+    raw = json.loads(path.read_text())
+    del raw["biomamba"]
+    path.write_text(json.dumps(raw))
+    with pytest.raises(CheckpointError, match="not those of its config"):
+        load_pretrained(tmp_path / "static", BACKEND)
 
 
 @pytest.mark.network

@@ -1,4 +1,5 @@
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -98,6 +99,13 @@ def test_dt_rank_counts() -> None:
     assert wider.num_parameters() - config.num_parameters() == 2 * 2 * (80 + 80)
 
 
+def test_order_and_repetition_of_static_do_not_matter() -> None:
+    sizes: dict[str, Any] = {"d_model": 64, "n_layer": 1, "vocab_size": 8}
+
+    assert Mamba1Config(**sizes, static=["C", "dt", "C"]).static == ("dt", "C")
+    assert Mamba1Config(**sizes, static=["C", "dt"]) == Mamba1Config(**sizes, static=["dt", "C"])
+
+
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [
@@ -108,6 +116,8 @@ def test_dt_rank_counts() -> None:
         ("dt_init", "zero", "dt_init='zero': must be random or constant"),
         ("dt_scale", 0.0, "dt_scale=0.0: must be positive"),
         ("rms_norm", False, "rms_norm=False: only RMSNorm"),
+        ("static", ["dt", "A"], r"static=\['dt', 'A'\]: must be a list of some of dt, B and C"),
+        ("static", "B", "static='B': must be a list"),
     ],
 )
 def test_impossible_value_of_mamba1_is_refused(field: str, value: object, message: str) -> None:

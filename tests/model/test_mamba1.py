@@ -77,3 +77,25 @@ def test_step_sizes_are_not_rounded_to_half_precision(dtype: torch.dtype) -> Non
 
     assert found.dtype == torch.float32
     assert torch.equal(found, projection.bias.unsqueeze(0))
+
+
+def test_no_decay_for_static_maps() -> None:
+    config = Mamba1Config(d_model=16, n_layer=1, vocab_size=8, static=["dt", "B", "C"])
+    found = no_decay_parameter_names(MambaLM(config, ChunkedScan()))
+
+    assert {f"backbone.layers.0.mixer.{name}" for name in ("dt_bias", "B", "C", "A_log")} <= found
+
+
+def test_static_parameters_start_as_those_of_s4d() -> None:
+    mixer = fresh(static=["dt", "B", "C"])
+    dt, B, C = (mixer.get_parameter(name) for name in ("dt_bias", "B", "C"))
+    dt = F.softplus(dt)
+
+    assert 0.000999 <= dt.min() <= dt.max() <= 0.1001
+    assert (B == 1).all()
+    assert C.shape == (512, 16)
+    assert abs(C.std().item() - 1) < 0.03  # 8,192 draws: standard error 0.008
+    assert set(mixer.state_dict()) == {
+        "in_proj.weight", "conv1d.weight", "conv1d.bias", "dt_bias", "B", "C", "A_log", "D",
+        "out_proj.weight",
+    }  # fmt: skip

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from biomamba.model.backends.chunked import ChunkedScan
 from biomamba.model.config import Mamba2Config
-from biomamba.model.language_model import MambaLM
+from biomamba.model.language_model import MambaLM, no_decay_parameter_names
 from biomamba.model.mixer import LayerState
 
 Draw = Callable[..., Tensor]
@@ -61,3 +61,27 @@ def test_layer_state_shapes(tiny_model: MambaLM, random_ids: Draw) -> None:
     assert isinstance(states[0], LayerState)
     assert states[0].conv.shape == (3, 32 + 2 * 2 * 8, 4)
     assert states[0].ssm.shape == (3, 4, 8, 8)
+
+
+@pytest.mark.parametrize("name", ["B", "C"])
+def test_static_map_starts_with_length_1_in_every_group(name: str) -> None:
+    config = Mamba2Config(
+        d_model=64, n_layer=1, vocab_size=8, headdim=8, ngroups=4, d_state=16, static=[name]
+    )
+    model = MambaLM(config, ChunkedScan())
+    constant = model.backbone.layers[0].mixer.get_parameter(name)
+
+    torch.testing.assert_close(constant, torch.full((4, 16), 0.25))
+    assert f"backbone.layers.0.mixer.{name}" in no_decay_parameter_names(model)
+
+
+def test_state_of_a_head_is_one_mean_if_both_maps_are_static() -> None:
+    config = Mamba2Config(
+        d_model=16, n_layer=1, vocab_size=8, headdim=8, d_state=6, static=["B", "C"]
+    )
+    mixer = MambaLM(config, ChunkedScan()).backbone.layers[0].mixer
+    mixer.get_parameter("B").data.uniform_(0.5, 2.0)
+    _, state = mixer(torch.randn(2, 30, 16))
+
+    per_entry = state.ssm / mixer.get_parameter("B")
+    torch.testing.assert_close(per_entry, per_entry[..., :1].expand_as(per_entry))

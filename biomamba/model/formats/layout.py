@@ -36,6 +36,7 @@ class Layout:
         ignored: Keys that do not describe the model.
         tensors: Our name of a tensor -> its name in the files; {} is the number of a block.
         aliases: Other names in the files -> our name.
+        static_tensors: Further ones of models with static dt, B or C, like `tensors`.
     """
 
     name: Literal["state_spaces", "transformers"]
@@ -52,6 +53,7 @@ class Layout:
     fixed: Mapping[str, Any] = field(default_factory=dict)
     ignored: frozenset[str] = frozenset()
     aliases: Mapping[str, str] = field(default_factory=dict)
+    static_tensors: Mapping[str, str] = field(default_factory=dict)
 
     def parse(self, raw: Mapping[str, Any], source: str) -> MambaConfig:
         """Turn the content of a config.json into a config; `source` names it in errors.
@@ -85,7 +87,18 @@ class Layout:
         return config
 
     def render(self, config: MambaConfig) -> dict[str, Any]:
-        """Return the config.json of a config."""
+        """Return the config.json of a config.
+
+        Raises:
+            CheckpointError: The layout has no key for what makes the model another one.
+        """
+        problems = [
+            f"{found.name} is {getattr(config, found.name)!r}, for which there is no key"
+            for found in fields(config)
+            if found.name not in self.fields.values()
+            and getattr(config, found.name) != found.default
+        ]
+        _refuse(problems, f"layout {self.name}", "cannot hold this model")
         flat = dict(self.constants)
         flat |= {key: getattr(config, name) for key, name in self.derived.items()}
         for key, name in self.fields.items():
@@ -99,13 +112,17 @@ class Layout:
         return raw
 
     def stored_names(self, config: MambaConfig) -> dict[str, str]:
-        """Return our name of every tensor, in the model's order -> its name in the files."""
-        return dict(_expanded(self.tensors, config))
+        """Return our name of every tensor, in the model's order -> its name in the files.
+
+        With static dt, B or C there are names more than tensors.
+        """
+        static = self.static_tensors if config.static else {}
+        return dict(_expanded({**self.tensors, **static}, config))
 
     def own_names(self, config: MambaConfig) -> dict[str, str]:
         """Return every name that a tensor may have in the files -> our name."""
         return {
-            **{stored: own for own, stored in _expanded(self.tensors, config)},
+            **{stored: own for own, stored in self.stored_names(config).items()},
             **dict(_expanded(self.aliases, config)),
         }
 

@@ -24,6 +24,7 @@ STATE_SPACES_MAMBA1 = Layout(
             "rms_norm": "rms_norm",
             "norm_epsilon": "norm_eps",
             "initializer_cfg.initializer_range": "initializer_range",
+            "biomamba.static": "static",
             "ssm_cfg.d_state": "d_state",
             "ssm_cfg.d_conv": "d_conv",
             "ssm_cfg.expand": "expand",
@@ -40,6 +41,7 @@ STATE_SPACES_MAMBA1 = Layout(
         {
             "norm_epsilon",
             "initializer_cfg.initializer_range",
+            "biomamba.static",
             "ssm_cfg.d_state",
             "ssm_cfg.d_conv",
             "ssm_cfg.expand",
@@ -88,6 +90,13 @@ STATE_SPACES_MAMBA1 = Layout(
             "backbone.layers.{}.mixer.out_proj.weight": "backbone.layers.{}.mixer.out_proj.weight",
             "backbone.norm_f.weight": "backbone.norm_f.weight",
             "lm_head.weight": "lm_head.weight",
+        }
+    ),
+    static_tensors=MappingProxyType(
+        {
+            "backbone.layers.{}.mixer.B": "backbone.layers.{}.mixer.B",
+            "backbone.layers.{}.mixer.C": "backbone.layers.{}.mixer.C",
+            "backbone.layers.{}.mixer.dt_bias": "backbone.layers.{}.mixer.dt_bias",
         }
     ),
     aliases=MappingProxyType({"backbone.embeddings.weight": "backbone.embedding.weight"}),

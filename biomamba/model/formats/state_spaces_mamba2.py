@@ -25,6 +25,7 @@ STATE_SPACES_MAMBA2 = Layout(
             "rms_norm": "rms_norm",
             "norm_epsilon": "norm_eps",
             "initializer_cfg.initializer_range": "initializer_range",
+            "biomamba.static": "static",
             "ssm_cfg.d_state": "d_state",
             "ssm_cfg.d_conv": "d_conv",
             "ssm_cfg.expand": "expand",
@@ -42,6 +43,7 @@ STATE_SPACES_MAMBA2 = Layout(
         {
             "norm_epsilon",
             "initializer_cfg.initializer_range",
+            "biomamba.static",
             "ssm_cfg.d_state",
             "ssm_cfg.d_conv",
             "ssm_cfg.expand",
@@ -105,6 +107,12 @@ STATE_SPACES_MAMBA2 = Layout(
             "backbone.layers.{}.mixer.out_proj.weight": "backbone.layers.{}.mixer.out_proj.weight",
             "backbone.norm_f.weight": "backbone.norm_f.weight",
             "lm_head.weight": "lm_head.weight",
+        }
+    ),
+    static_tensors=MappingProxyType(
+        {
+            "backbone.layers.{}.mixer.B": "backbone.layers.{}.mixer.B",
+            "backbone.layers.{}.mixer.C": "backbone.layers.{}.mixer.C",
         }
     ),
     aliases=MappingProxyType({"backbone.embeddings.weight": "backbone.embedding.weight"}),

@@ -2,11 +2,12 @@ from dataclasses import fields
 
 import pytest
 
-from biomamba.model.config import Mamba2Config
-from biomamba.model.formats.detection import LAYOUTS
+from biomamba.model.config import Mamba1Config, Mamba2Config, MambaConfig
+from biomamba.model.formats.detection import LAYOUTS, layout_for
 from biomamba.model.formats.layout import Layout
 from biomamba.model.formats.state_spaces_mamba2 import STATE_SPACES_MAMBA2
 from biomamba.model.formats.transformers_mamba2 import TRANSFORMERS_MAMBA2
+from biomamba.model.formats.weights import parameter_shapes
 from biomamba.runtime.errors import CheckpointError
 
 LAYOUT = STATE_SPACES_MAMBA2
@@ -58,4 +59,35 @@ def test_table_is_sound(layout: Layout) -> None:
         assert hasattr(layout.config_class, name) or name in layout.fields.values()
     known = {field.name for field in fields(layout.config_class)}
     unsaid = known - set(layout.fields.values())
-    assert unsaid <= {"rms_norm"}, "a field of the config that no key carries"
+    assert unsaid <= {"rms_norm", "static"}, "a field of the config that no key carries"
+
+
+@pytest.mark.parametrize("layout", LAYOUTS, ids=name_of)
+def test_static_parameters_are_said_or_refused(layout: Layout) -> None:
+    config = layout.config_class(d_model=64, n_layer=2, vocab_size=37, static=["dt", "C"])
+    if layout.name == "transformers":
+        with pytest.raises(CheckpointError, match=r"transformers: cannot hold .* static is"):
+            layout.render(config)
+    else:
+        raw = layout.render(config)
+        assert raw["biomamba"] == {"static": ["dt", "C"]}
+        assert layout.parse(raw, "config.json") == config
+
+
+@pytest.mark.parametrize("kind", [Mamba1Config, Mamba2Config])
+def test_a_config_that_is_not_static_says_nothing_of_it(kind: type[MambaConfig]) -> None:
+    config = kind(d_model=64, n_layer=2, vocab_size=37)
+    raw = layout_for(config, "state_spaces").render(config)
+
+    assert "biomamba" not in raw
+
+
+@pytest.mark.parametrize("kind", [Mamba1Config, Mamba2Config])
+@pytest.mark.parametrize("static", [["dt"], ["B"], ["C"], ["dt", "B", "C"]])
+def test_every_static_parameter_has_a_name(kind: type[MambaConfig], static: list[str]) -> None:
+    config = kind(d_model=64, n_layer=2, vocab_size=37, static=static)
+    ordinary = kind(d_model=64, n_layer=2, vocab_size=37)
+    names = layout_for(config, "state_spaces").stored_names(config)
+
+    assert parameter_shapes(config).keys() <= names.keys()
+    assert parameter_shapes(config) != parameter_shapes(ordinary)
