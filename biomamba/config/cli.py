@@ -93,6 +93,7 @@ def _exit_stopped(stop: signals.Interrupted) -> NoReturn:
     reasons = [stop.reason] if stop.is_settled else [stop.reason, slurm.requeue()]
     if is_rank_zero() or not stop.is_settled:
         sys.stderr.write(f"stopped: {'; '.join(reasons)}\n")
+    signals.ignore()
     sys.exit(STOPPED_CODE)
 
 

@@ -72,6 +72,17 @@ def restore() -> None:
     _flag.pid, _flag.signal, _flag.earlier = 0, 0, {}
 
 
+def ignore() -> None:
+    """Let no request change the exit code any more, for a process that is about to end.
+
+    srun sends SIGTERM to the other ranks as soon as one has ended, and an interpreter that shuts
+    down has given up its handlers: the signal would kill it, and the code of the job be 143.
+    """
+    if _flag.pid == os.getpid():
+        for number in SIGNALS:
+            signal.signal(number, signal.SIG_IGN)
+
+
 def received() -> int:
     """Return the number of the first signal that asked this process to stop; 0 if none did."""
     return _flag.signal if os.getpid() == _flag.pid else 0

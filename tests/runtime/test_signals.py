@@ -117,6 +117,27 @@ def test_importing_it_imports_nothing_heavy_and_registers_nothing() -> None:
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.parametrize(("line", "code"), [("", -signal.SIGTERM), ("signals.ignore()", 75)])
+def test_a_process_that_ends_keeps_its_exit_code(line: str, code: int) -> None:
+    # What is left in a module is deleted when the interpreter has given up its handlers.
+    program = (
+        "import os, signal, sys\n"
+        "from biomamba.runtime import signals\n"
+        "class Last:\n"
+        "    def __del__(self, kill=os.kill, pid=os.getpid(), number=signal.SIGTERM):\n"
+        "        kill(pid, number)\n"
+        "last = Last()\n"
+        f"signals.listen()\n{line}\nsys.exit(75)\n"
+    )
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == code
+
+
+def test_without_a_listener_nothing_is_ignored() -> None:
+    before = [signal.getsignal(number) for number in ALL]
+    signals.ignore()
+    assert [signal.getsignal(number) for number in ALL] == before
+
+
 class Pids(Dataset[int]):
     """Sixty slow items: the process that made each."""
 
