@@ -1,156 +1,196 @@
-"""Text generation with recurrent state: the prompt in one parallel pass, then step by step."""
+"""Continue prompts: each prompt by the parallel scan, then token by token with recurrent state."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
+from biomamba.model.decoder import Decoder
 from biomamba.model.language_model import MambaLM
 from biomamba.model.mixer import LayerState
+from biomamba.model.sampling import Sampler, Sampling
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sampling:
-    """How the next token is chosen.
+class GenerationOptions:
+    """How prompts are continued.
 
     Raises:
         ValueError: A field is out of range; the message names it.
     """
 
-    temperature: float = 0.0
-    """Divisor of the logits; 0 takes the most likely token."""
-    top_k: int = 0
-    """Number of most likely tokens to keep; 0 keeps all."""
-    top_p: float = 1.0
-    """Probability that the most likely tokens kept must reach together; 1 keeps all."""
+    max_new_tokens: int
+    """Number of new tokens at which a row ends in any case."""
+    min_new_tokens: int = 0
+    """Number of new tokens before which a row does not end by its end-of-document token."""
+    prefill_tokens: int = 2_048
+    """Positions of each prompt that go through the model at once: bounds the memory."""
+    sampling: Sampling = field(default_factory=Sampling)
 
     def __post_init__(self) -> None:
-        if not self.temperature >= 0:
-            raise ValueError(f"temperature={self.temperature}: must be 0 (greedy) or positive")
-        if self.top_k < 0:
-            raise ValueError(f"top_k={self.top_k}: must be 0 (all) or positive")
-        if not 0 < self.top_p <= 1:
-            raise ValueError(f"top_p={self.top_p}: must be above 0 and at most 1")
-
-    def choose(self, logits: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Return one id per row of logits (batch, vocab)."""
-        if self.temperature == 0:
-            return logits.argmax(-1)
-        logits = self._truncate(logits.float() / self.temperature)
-        probabilities = logits.softmax(-1)
-        if generator is not None:
-            probabilities = probabilities.to(generator.device)
-        return torch.multinomial(probabilities, 1, generator=generator).squeeze(1).to(logits.device)
-
-    def _truncate(self, logits: Tensor) -> Tensor:
-        if 0 < self.top_k < logits.shape[-1]:
-            smallest = logits.topk(self.top_k).values[:, -1:]
-            logits = logits.masked_fill(logits < smallest, -torch.inf)
-        if self.top_p < 1:
-            ordered, order = logits.sort(descending=True, stable=True)
-            before = ordered.softmax(-1).cumsum(-1) - ordered.softmax(-1)
-            # The token that crosses top_p is kept, so the first one always is.
-            ordered = ordered.masked_fill(before >= self.top_p, -torch.inf)
-            logits = torch.empty_like(logits).scatter_(1, order, ordered)
-        return logits
-
-
-@torch.no_grad()
-def generate(
-    model: MambaLM,
-    prompt_ids: Tensor,
-    max_new_tokens: int,
-    sampling: Sampling,
-    eos_id: int | None,
-    vocab_size: int,
-    generator: torch.Generator | None = None,
-) -> Tensor:
-    """Continue prompts of one length, (batch, length), and return (batch, length + new).
-
-    A row that has produced `eos_id` (None: never stops) is filled up with it; generation ends with
-    the last row, so new <= max_new_tokens. Ids from `vocab_size` on are never chosen.
-
-    Raises:
-        ValueError: The prompt is empty, or a number is out of range.
-    """
-    _check(model, prompt_ids.shape[1], max_new_tokens, vocab_size)
-    hidden, states = model.hidden(prompt_ids)
-    choice = _Choice(sampling, eos_id, vocab_size, generator)
-    new_ids = _continue(model, model.logits(hidden[:, -1]), states, choice, max_new_tokens)
-    return torch.cat([prompt_ids, new_ids], dim=1)
-
-
-@torch.no_grad()
-def generate_ragged(
-    model: MambaLM,
-    prompts: Sequence[Sequence[int]],
-    max_new_tokens: int,
-    sampling: Sampling,
-    eos_id: int | None,
-    vocab_size: int,
-    generator: torch.Generator | None = None,
-) -> list[list[int]]:
-    """Continue prompts of different lengths together; return only the new ids of each.
-
-    The same as prompt by prompt: shorter prompts are filled up on the left, and a document boundary
-    keeps the filling out of the state. The new ids end before `eos_id`.
-
-    Raises:
-        ValueError: A prompt is empty, or a number is out of range.
-    """
-    longest = max(len(prompt) for prompt in prompts)
-    _check(model, min(len(prompt) for prompt in prompts), max_new_tokens, vocab_size)
-    device = model.head_weight.device
-    filled = [[0] * (longest - len(prompt)) + list(prompt) for prompt in prompts]
-    lengths = torch.tensor([len(prompt) for prompt in prompts], device=device)
-    seq_idx = torch.arange(longest, device=device) >= (longest - lengths).unsqueeze(1)
-    hidden, states = model.hidden(torch.tensor(filled, device=device), seq_idx.int())
-    choice = _Choice(sampling, eos_id, vocab_size, generator)
-    new_ids = _continue(model, model.logits(hidden[:, -1]), states, choice, max_new_tokens)
-    return [_before(row, eos_id) for row in new_ids.tolist()]
+        if self.max_new_tokens < 1:
+            raise ValueError(f"max_new_tokens={self.max_new_tokens}: must be at least 1")
+        if not 0 <= self.min_new_tokens <= self.max_new_tokens:
+            raise ValueError(
+                f"min_new_tokens={self.min_new_tokens}: must be between 0 and max_new_tokens, "
+                f"{self.max_new_tokens}"
+            )
+        if self.prefill_tokens < 1:
+            raise ValueError(f"prefill_tokens={self.prefill_tokens}: must be at least 1")
 
 
 @dataclass(frozen=True)
-class _Choice:
-    sampling: Sampling
+class Vocabulary:
+    """The ids that may be chosen, 0 to size - 1, and the one that ends a row (None: none does)."""
+
+    size: int
     eos_id: int | None
-    vocab_size: int
-    generator: torch.Generator | None
 
 
-def _check(model: MambaLM, prompt_tokens: int, max_new_tokens: int, vocab_size: int) -> None:
-    if prompt_tokens < 1:
+class Generation:
+    """Prompts of any lengths that are being continued together.
+
+    A row gets the same ids as alone, up to the rounding of the products. A row that has ended takes
+    no further part in the work.
+
+    Attributes:
+        reasons: Why each row that has ended did: "eos", "length" or what `stop` was told.
+
+    Raises:
+        ValueError: A prompt is empty, or an id or the vocabulary is not the model's.
+    """
+
+    def __init__(
+        self,
+        decoder: Decoder,
+        prompts: Sequence[Sequence[int]],
+        options: GenerationOptions,
+        vocabulary: Vocabulary,
+        seeds: Sequence[int],
+    ) -> None:
+        _check(decoder.model, prompts, vocabulary, seeds)
+        self._decoder, self._options, self._vocabulary = decoder, options, vocabulary
+        self._logits, states = prefill(decoder.model, prompts, options.prefill_tokens)
+        decoder.load(states)
+        self._sampler = Sampler(
+            options.sampling, prompts, seeds, vocabulary.size, self._logits.device
+        )
+        self._rows = list(range(len(prompts)))  # of the decoder, in its order
+        self._ids: Tensor | None = None
+        self._num_new = 0
+        self.reasons: dict[int, str] = {}
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether every row has ended."""
+        return all(row in self.reasons for row in self._rows)
+
+    def stop(self, row: int, reason: str) -> None:
+        """End a row from outside."""
+        self.reasons.setdefault(row, reason)
+
+    @torch.no_grad()
+    def advance(self) -> dict[int, int]:
+        """Choose one further id for every row that has not ended, and return the new ids.
+
+        A row that ends by its end-of-document token gets none.
+        """
+        self._step()
+        vocabulary, is_early = self._vocabulary, self._num_new < self._options.min_new_tokens
+        excluded = vocabulary.eos_id if is_early else None
+        self._ids = self._sampler.choose(self._logits[:, : vocabulary.size], excluded)
+        self._num_new += 1
+        chosen = dict(zip(self._rows, self._ids.tolist(), strict=True))
+        for row, token in chosen.items():
+            if token == vocabulary.eos_id:
+                self.reasons[row] = "eos"
+            elif self._num_new == self._options.max_new_tokens:
+                self.reasons[row] = "length"
+        return {row: token for row, token in chosen.items() if token != vocabulary.eos_id}
+
+    def _step(self) -> None:
+        """Compute the logits behind the ids chosen last, of the rows that go on."""
+        if self._ids is None:
+            return
+        going = [n for n, row in enumerate(self._rows) if row not in self.reasons]
+        assert going, "every row has ended"
+        if len(going) < len(self._rows):
+            self._rows = [self._rows[n] for n in going]
+            self._ids = self._ids[going]
+            self._decoder.keep(going)
+            self._sampler.keep(going)
+        self._logits = self._decoder.step(self._ids)
+
+
+def generate(
+    model: MambaLM,
+    prompts: Sequence[Sequence[int]],
+    options: GenerationOptions,
+    vocabulary: Vocabulary,
+    seeds: Sequence[int] | None = None,
+) -> list[list[int]]:
+    """Continue prompts and return the new ids of each, which end before its end of document.
+
+    `seeds` are one per prompt (None: 0, 1, ...).
+
+    Raises:
+        ValueError: A prompt is empty, or an id or the vocabulary is not the model's.
+    """
+    seeds = range(len(prompts)) if seeds is None else seeds
+    generation = Generation(Decoder(model), prompts, options, vocabulary, seeds)
+    new_ids: list[list[int]] = [[] for _ in prompts]
+    while not generation.is_finished:
+        for row, token in generation.advance().items():
+            new_ids[row].append(token)
+    return new_ids
+
+
+@torch.no_grad()
+def prefill(
+    model: MambaLM, prompts: Sequence[Sequence[int]], segment_tokens: int
+) -> tuple[Tensor, list[LayerState]]:
+    """Return the logits (prompts, padded_vocab) behind each prompt, and the states there.
+
+    The prompts pass in segments of `segment_tokens` positions that hand on their states, so that
+    the memory does not grow with their length. Shorter ones are filled up on the left; a document
+    boundary and an empty state keep the filling out.
+    """
+    device = model.head_weight.device
+    longest = max(len(prompt) for prompt in prompts)
+    filled = [[0] * (longest - len(prompt)) + list(prompt) for prompt in prompts]
+    ids = torch.tensor(filled, device=device)
+    starts = torch.tensor([longest - len(prompt) for prompt in prompts], device=device)
+    seq_idx = (torch.arange(longest, device=device) >= starts.unsqueeze(1)).int()
+    hidden, states = torch.empty(0), model.initial_states(len(prompts))
+    for begin in range(0, longest, segment_tokens):
+        segment = slice(begin, begin + segment_tokens)
+        states = [_only_where(starts < begin, state) for state in states]
+        hidden, states = model.hidden(ids[:, segment], seq_idx[:, segment], states)
+    return model.logits(hidden[:, -1]), states
+
+
+def _only_where(has_begun: Tensor, state: LayerState) -> LayerState:
+    """Empty the state of the rows that held nothing but filling so far."""
+    conv, ssm = (part.masked_fill(~has_begun.view(-1, *[1] * (part.ndim - 1)), 0) for part in state)
+    return LayerState(conv, ssm)
+
+
+def _check(
+    model: MambaLM,
+    prompts: Sequence[Sequence[int]],
+    vocabulary: Vocabulary,
+    seeds: Sequence[int],
+) -> None:
+    if not prompts or not all(prompts):
         raise ValueError("empty prompt: give at least one token, such as the end-of-document token")
-    if max_new_tokens < 1:
-        raise ValueError(f"max_new_tokens={max_new_tokens}: must be at least 1")
-    if not 1 <= vocab_size <= model.config.padded_vocab_size:
+    if len(seeds) != len(prompts):
+        raise ValueError(f"{len(seeds)} seeds for {len(prompts)} prompts: give one for each")
+    if not 1 <= vocabulary.size <= model.config.padded_vocab_size:
         raise ValueError(
-            f"vocab_size={vocab_size}: must be between 1 and the rows of the model's head, "
+            f"vocab_size={vocabulary.size}: must be between 1 and the rows of the model's head, "
             f"{model.config.padded_vocab_size}"
         )
-
-
-def _continue(
-    model: MambaLM,
-    logits: Tensor,
-    states: list[LayerState],
-    choice: _Choice,
-    max_new_tokens: int,
-) -> Tensor:
-    """Return the new ids (batch, new), new <= max_new_tokens."""
-    finished = torch.zeros(len(logits), dtype=torch.bool, device=logits.device)
-    new_ids: list[Tensor] = []
-    while True:
-        ids = choice.sampling.choose(logits[:, : choice.vocab_size], choice.generator)
-        if choice.eos_id is not None:
-            ids = ids.masked_fill(finished, choice.eos_id)
-            finished = ids == choice.eos_id
-        new_ids.append(ids)
-        if len(new_ids) == max_new_tokens or bool(finished.all()):
-            return torch.stack(new_ids, dim=1)
-        logits, states = model.step(ids, states)
-
-
-def _before(ids: list[int], eos_id: int | None) -> list[int]:
-    return ids[: ids.index(eos_id)] if eos_id in ids else ids
+    largest = max(max(prompt) for prompt in prompts)
+    if not 0 <= largest < vocabulary.size:
+        raise ValueError(f"prompt with id {largest}: must be below vocab_size={vocabulary.size}")

@@ -1,4 +1,5 @@
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -33,3 +34,38 @@ def random_ids() -> Callable[..., torch.Tensor]:
         return torch.randint(vocab_size, shape, generator=torch.Generator().manual_seed(1))
 
     return draw
+
+
+@pytest.fixture
+def transformers_twin() -> Callable[[MambaLM], Any]:
+    """Return a function that builds transformers' Mamba2 with the weights of ours."""
+    return _transformers_twin
+
+
+def _transformers_twin(model: MambaLM) -> Any:
+    """Return transformers' Mamba2 with the weights of ours."""
+    transformers = pytest.importorskip("transformers")
+    ours = model.config
+    assert isinstance(ours, Mamba2Config)
+    config = transformers.Mamba2Config(
+        hidden_size=ours.d_model,
+        num_hidden_layers=ours.n_layer,
+        vocab_size=ours.padded_vocab_size,
+        state_size=ours.d_state,
+        head_dim=ours.headdim,
+        num_heads=ours.nheads,
+        n_groups=ours.ngroups,
+        conv_kernel=ours.d_conv,
+        expand=ours.expand,
+        layer_norm_epsilon=ours.norm_eps,
+        chunk_size=8,
+        tie_word_embeddings=True,
+    )
+    twin = transformers.Mamba2ForCausalLM(config)
+    weights = {
+        name.replace("backbone.embedding.", "backbone.embeddings."): tensor
+        for name, tensor in model.state_dict().items()
+    }
+    twin.load_state_dict(weights | {"lm_head.weight": model.head_weight})
+    twin.tie_weights()
+    return twin.eval()

@@ -1,158 +1,238 @@
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from biomamba.model.generation import Sampling, generate, generate_ragged
+from biomamba.model.decoder import Decoder
+from biomamba.model.generation import (
+    Generation,
+    GenerationOptions,
+    Vocabulary,
+    generate,
+    prefill,
+)
 from biomamba.model.language_model import MambaLM
+from biomamba.model.sampling import Sampling
 
 Draw = Callable[..., Tensor]
-GREEDY = Sampling()
-
-
-def run(model: MambaLM, prompt: Tensor, sampling: Sampling = GREEDY, seed: int = 0) -> Tensor:
-    """Eight new ids."""
-    generator = torch.Generator().manual_seed(seed)
-    return generate(model, prompt, 8, sampling, None, 37, generator)
-
-
-def draws(sampling: Sampling, probabilities: list[float], count: int = 4_000) -> Tensor:
-    """Return the share of each id among many draws."""
-    logits = torch.tensor(probabilities).log().expand(count, -1)
-    ids = sampling.choose(logits, torch.Generator().manual_seed(0))
-    return ids.bincount(minlength=len(probabilities)) / count
-
-
-def test_greedy_equals_argmax_of_full_forward(tiny_model: MambaLM, random_ids: Draw) -> None:
-    ids = prompt = random_ids(2, 5)
-    for _ in range(8):
-        best = tiny_model(ids)[:, -1, :37].argmax(-1, keepdim=True)
-        ids = torch.cat([ids, best], dim=1)
-
-    assert torch.equal(run(tiny_model, prompt), ids)
-
-
-@pytest.mark.parametrize(
-    "sampling",
-    [Sampling(temperature=1.0, top_k=1), Sampling(temperature=1.0, top_p=1e-6)],
+GREEDY = GenerationOptions(max_new_tokens=8)
+RANDOM = GenerationOptions(
+    max_new_tokens=8, sampling=Sampling(temperature=1.0, repetition_penalty=1.1)
 )
-def test_narrowest_sampling_is_greedy(
-    tiny_model: MambaLM, random_ids: Draw, sampling: Sampling
+ENDLESS = Vocabulary(37, None)
+LENGTHS = (1, 3, 9, 4)
+
+
+@pytest.fixture
+def prompts(random_ids: Draw) -> list[list[int]]:
+    """Prompts of different lengths."""
+    ids = random_ids(1, sum(LENGTHS))[0]
+    return [part.tolist() for part in torch.split(ids, list(LENGTHS))]
+
+
+def test_greedy_equals_argmax_of_full_forward(
+    tiny_model: MambaLM, prompts: list[list[int]]
 ) -> None:
-    prompt = random_ids(2, 5)
-
-    assert torch.equal(run(tiny_model, prompt, sampling), run(tiny_model, prompt))
-
-
-def test_seed_decides_the_sample(tiny_model: MambaLM, random_ids: Draw) -> None:
-    prompt, sampling = random_ids(2, 5), Sampling(temperature=1.0)
-    first = run(tiny_model, prompt, sampling, seed=1)
-
-    assert torch.equal(run(tiny_model, prompt, sampling, seed=1), first)
-    assert not torch.equal(run(tiny_model, prompt, sampling, seed=2), first)
+    new_ids = generate(tiny_model, prompts, GREEDY, ENDLESS)
+    for prompt, found in zip(prompts, new_ids, strict=True):
+        ids = list(prompt)
+        for _ in range(8):
+            ids.append(int(tiny_model(torch.tensor([ids]))[0, -1, :37].argmax()))
+        assert found == ids[len(prompt) :]
 
 
-# Standard error of a share among 4,000 draws: below 0.008.
-@pytest.mark.parametrize(
-    ("sampling", "expected"),
-    [
-        (Sampling(temperature=1.0), [0.4, 0.3, 0.2, 0.1]),
-        (Sampling(temperature=0.5), [16 / 30, 9 / 30, 4 / 30, 1 / 30]),  # squares
-        (Sampling(temperature=1.0, top_k=2), [4 / 7, 3 / 7, 0, 0]),
-        (Sampling(temperature=1.0, top_k=9), [0.4, 0.3, 0.2, 0.1]),
-        (Sampling(temperature=1.0, top_p=0.69), [4 / 7, 3 / 7, 0, 0]),
-        (Sampling(temperature=1.0, top_p=0.75), [4 / 9, 3 / 9, 2 / 9, 0]),
-        (Sampling(temperature=1.0, top_k=3, top_p=0.5), [4 / 7, 3 / 7, 0, 0]),
-    ],
-)
-def test_shares_of_drawn_ids(sampling: Sampling, expected: list[float]) -> None:
-    shares = draws(sampling, [0.4, 0.3, 0.2, 0.1])
+@pytest.mark.parametrize("penalty", [1.0, 1.5])
+def test_greedy_continuation_equals_transformers(
+    tiny_model: MambaLM,
+    random_ids: Draw,
+    transformers_twin: Callable[[MambaLM], Any],
+    penalty: float,
+) -> None:
+    model, ids = tiny_model.float(), random_ids(2, 5)
+    theirs = transformers_twin(model).generate(
+        ids, attention_mask=torch.ones_like(ids), max_new_tokens=12, do_sample=False,
+        repetition_penalty=penalty, eos_token_id=None, pad_token_id=0,
+    )  # fmt: skip
+    options = GenerationOptions(max_new_tokens=12, sampling=Sampling(repetition_penalty=penalty))
+    ours = generate(model, ids.tolist(), options, Vocabulary(48, None))
 
-    assert (shares - torch.tensor(expected)).abs().max() < 0.03
-    assert all((share == 0) == (e == 0) for share, e in zip(shares, expected, strict=True))
+    assert ours == theirs[:, 5:].tolist()
+
+
+@pytest.mark.parametrize("options", [GREEDY, RANDOM])
+def test_prompts_together_equal_one_by_one(
+    tiny_model: MambaLM, prompts: list[list[int]], options: GenerationOptions
+) -> None:
+    seeds = [5, 6, 7, 8]
+    together = generate(tiny_model, prompts, options, ENDLESS, seeds)
+    alone = [
+        generate(tiny_model, [prompt], options, ENDLESS, [seed])[0]
+        for prompt, seed in zip(prompts, seeds, strict=True)
+    ]
+
+    assert together == alone
+
+
+def test_seed_decides_the_sample(tiny_model: MambaLM, prompts: list[list[int]]) -> None:
+    def run(*seeds: int) -> list[list[int]]:
+        return generate(tiny_model, prompts[:2], RANDOM, ENDLESS, seeds)
+
+    first = run(1, 2)
+    assert run(1, 2) == first
+    assert run(3, 2)[0] != first[0]
+    assert run(3, 2)[1] == first[1]
+
+
+# The prompts begin 8, 6, 0 and 5 positions late, so that segments begin at, before and behind.
+@pytest.mark.parametrize("segment_tokens", [1, 2, 3, 4, 5, 8, 9, 100])
+def test_segments_give_the_logits_and_states_of_the_whole_prompt(
+    tiny_model: MambaLM, prompts: list[list[int]], segment_tokens: int
+) -> None:
+    logits, states = prefill(tiny_model, prompts, segment_tokens)
+    for row, prompt in enumerate(prompts):
+        hidden, expected = tiny_model.hidden(torch.tensor([prompt]))
+
+        torch.testing.assert_close(logits[row], tiny_model.logits(hidden)[0, -1])
+        for state, wanted in zip(states, expected, strict=True):
+            torch.testing.assert_close([part[row] for part in state], [p[0] for p in wanted])
+
+
+def test_no_segment_is_longer_than_asked(
+    tiny_model: MambaLM, prompts: list[list[int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lengths, hidden = [], tiny_model.hidden
+
+    def recorded(input_ids: Tensor, *rest: Any) -> Any:
+        lengths.append(input_ids.shape[1])
+        return hidden(input_ids, *rest)
+
+    monkeypatch.setattr(tiny_model, "hidden", recorded)
+    options = GenerationOptions(max_new_tokens=2, prefill_tokens=4)
+    generate(tiny_model, prompts, options, ENDLESS)
+
+    assert lengths == [4, 4, 1]
 
 
 def test_padding_ids_are_never_chosen(tiny_model: MambaLM, random_ids: Draw) -> None:
     with torch.no_grad():  # logits of the padding rows become huge
         tiny_model.head_weight[30:] = 100 * tiny_model.head_weight[:18].sign()
-    prompt = random_ids(16, 3, vocab_size=30)
-    free = generate(tiny_model, prompt, 8, GREEDY, None, 48)
-    bound = generate(tiny_model, prompt, 8, Sampling(temperature=5.0), None, 30)
+    prompts = random_ids(16, 3, vocab_size=30).tolist()
+    free = generate(tiny_model, prompts, GREEDY, Vocabulary(48, None))
+    bound = generate(tiny_model, prompts, RANDOM, Vocabulary(30, None))
 
-    assert free.max() >= 30
-    assert bound.max() < 30
-
-
-def test_finished_rows_are_filled_with_eos(tiny_model: MambaLM, random_ids: Draw) -> None:
-    prompt = random_ids(6, 5)
-    free = run(tiny_model, prompt)[:, 5:]
-    eos_id = int(free[0, 2])
-    stopped = generate(tiny_model, prompt, 8, GREEDY, eos_id, 37)[:, 5:]
-
-    assert not (free == eos_id).all(0).any()
-    for free_row, row in zip(free.tolist(), stopped.tolist(), strict=True):
-        end = free_row.index(eos_id) if eos_id in free_row else len(free_row)
-        assert row == (free_row[:end] + [eos_id] * 8)[: len(row)]
+    assert max(map(max, free)) >= 30
+    assert max(map(max, bound)) < 30
 
 
-def test_generation_ends_with_the_last_row(tiny_model: MambaLM, random_ids: Draw) -> None:
-    prompt = random_ids(1, 5)
-    free = run(tiny_model, prompt)[0, 5:].tolist()
-    stopped = generate(tiny_model, prompt, 8, GREEDY, free[2], 37)[0, 5:].tolist()
-
-    assert stopped == free[: free.index(free[2]) + 1]
-
-
-def test_ragged_prompts_equal_one_by_one(tiny_model: MambaLM, random_ids: Draw) -> None:
-    prompts = [random_ids(1, length)[0].tolist() for length in (1, 3, 9, 4)]
-    together = generate_ragged(tiny_model, prompts, 8, GREEDY, None, 37)
-
-    for prompt, new_ids in zip(prompts, together, strict=True):
-        alone = run(tiny_model, torch.tensor([prompt]))
-        assert new_ids == alone[0, len(prompt) :].tolist()
-
-
-def test_ragged_continuation_ends_before_eos(tiny_model: MambaLM, random_ids: Draw) -> None:
-    prompts = [random_ids(1, length)[0].tolist() for length in (2, 5)]
-    free = generate_ragged(tiny_model, prompts, 8, GREEDY, None, 37)
+def test_rows_end_before_the_end_of_document(tiny_model: MambaLM, prompts: list[list[int]]) -> None:
+    free = generate(tiny_model, prompts, GREEDY, ENDLESS)
     eos_id = free[0][3]
-    stopped = generate_ragged(tiny_model, prompts, 8, GREEDY, eos_id, 37)
+    stopped = generate(tiny_model, prompts, GREEDY, Vocabulary(37, eos_id))
 
-    assert stopped[0] == free[0][: free[0].index(eos_id)]
+    assert stopped != free
+    assert stopped == [ids[: ids.index(eos_id)] if eos_id in ids else ids for ids in free]
 
 
-def test_generation_builds_no_graph(tiny_model: MambaLM, random_ids: Draw) -> None:
+def test_end_of_document_is_not_chosen_too_early(
+    tiny_model: MambaLM, prompts: list[list[int]]
+) -> None:
+    free = generate(tiny_model, prompts, GREEDY, ENDLESS)
+    eos_id = free[2][0]
+    options = GenerationOptions(max_new_tokens=8, min_new_tokens=3)
+    stopped = generate(tiny_model, prompts, options, Vocabulary(37, eos_id))
+
+    assert all(len(ids) >= 3 and eos_id not in ids for ids in stopped)
+
+
+def generation(model: MambaLM, prompts: list[list[int]], eos_id: int | None = None) -> Generation:
+    seeds = range(len(prompts))
+    return Generation(Decoder(model), prompts, GREEDY, Vocabulary(37, eos_id), seeds)
+
+
+def test_every_row_tells_why_it_ended(tiny_model: MambaLM, prompts: list[list[int]]) -> None:
+    free = generate(tiny_model, prompts, GREEDY, ENDLESS)
+    eos_id = free[0][3]
+    found = generation(tiny_model, prompts, eos_id)
+    found.advance()
+    found.stop(2, "enough")
+    rows = [set(found.advance()) for _ in range(7) if not found.is_finished]
+
+    expected = {row: "eos" if eos_id in ids else "length" for row, ids in enumerate(free)}
+    assert found.reasons == expected | {2: "enough"}
+    assert found.is_finished
+    assert 2 not in set().union(*rows)
+
+
+@pytest.fixture
+def batches(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The number of rows of every step of a decoder."""
+    found: list[int] = []
+    step = Decoder.step
+
+    def counted(self: Decoder, input_ids: Tensor) -> Tensor:
+        found.append(len(input_ids))
+        return step(self, input_ids)
+
+    monkeypatch.setattr(Decoder, "step", counted)
+    return found
+
+
+def test_ended_rows_cost_nothing(
+    tiny_model: MambaLM, prompts: list[list[int]], batches: list[int]
+) -> None:
+    found = generation(tiny_model, prompts)
+    for row in (3, 0, 1):
+        found.advance()
+        found.stop(row, "enough")
+    found.advance()
+
+    assert batches == [3, 2, 1]
+
+
+def test_the_last_id_is_not_fed_back(
+    tiny_model: MambaLM, prompts: list[list[int]], batches: list[int]
+) -> None:
+    generate(tiny_model, prompts, GREEDY, ENDLESS)
+
+    assert batches == [4] * 7
+
+
+def test_generation_builds_no_graph(tiny_model: MambaLM, prompts: list[list[int]]) -> None:
+    logits, states = prefill(tiny_model, prompts, 4)
+
     assert tiny_model.head_weight.requires_grad
-    assert not run(tiny_model, random_ids(1, 2)).requires_grad
+    assert not logits.requires_grad
+    assert not any(part.requires_grad for state in states for part in state)
 
 
 @pytest.mark.parametrize(
-    ("field", "value", "message"),
+    ("options", "message"),
     [
-        ("temperature", -1.0, "temperature=-1.0: must be 0"),
-        ("temperature", float("nan"), "temperature=nan"),
-        ("top_k", -1, "top_k=-1: must be 0"),
-        ("top_p", 0.0, "top_p=0.0: must be above 0 and at most 1"),
-        ("top_p", 1.1, "top_p=1.1"),
+        ({"max_new_tokens": 0}, "max_new_tokens=0: must be at least 1"),
+        ({"max_new_tokens": 3, "min_new_tokens": 4}, "min_new_tokens=4: .* max_new_tokens, 3"),
+        ({"max_new_tokens": 3, "min_new_tokens": -1}, "min_new_tokens=-1"),
+        ({"max_new_tokens": 3, "prefill_tokens": 0}, "prefill_tokens=0: must be at least 1"),
     ],
 )
-def test_sampling_out_of_range_is_refused(field: str, value: float, message: str) -> None:
+def test_options_out_of_range_are_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        Sampling(**{field: value})
+        GenerationOptions(**options)
 
 
 @pytest.mark.parametrize(
-    ("length", "new", "vocab_size", "message"),
+    ("prompts", "size", "seeds", "message"),
     [
-        (0, 1, 37, "empty prompt"),
-        (1, 0, 37, "max_new_tokens=0: must be at least 1"),
-        (1, 1, 49, "vocab_size=49: must be between 1 and .* 48"),
+        ([[1], []], 37, [0, 1], "empty prompt"),
+        ([], 37, [], "empty prompt"),
+        ([[1]], 49, [0], "vocab_size=49: must be between 1 and .* 48"),
+        ([[1, 36]], 36, [0], "prompt with id 36: must be below vocab_size=36"),
+        ([[1]], 37, [0, 1], "2 seeds for 1 prompts"),
     ],
 )
 def test_impossible_request_is_refused(
-    tiny_model: MambaLM, length: int, new: int, vocab_size: int, message: str
+    tiny_model: MambaLM, prompts: list[list[int]], size: int, seeds: list[int], message: str
 ) -> None:
-    prompt = torch.zeros(1, length, dtype=torch.int64)
     with pytest.raises(ValueError, match=message):
-        generate(tiny_model, prompt, new, GREEDY, None, vocab_size)
+        generate(tiny_model, prompts, GREEDY, Vocabulary(size, None), seeds)

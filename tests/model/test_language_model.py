@@ -10,6 +10,7 @@ from biomamba.model.backends.chunked import ChunkedScan
 from biomamba.model.backends.reference import ReferenceScan
 from biomamba.model.config import Mamba2Config
 from biomamba.model.language_model import MambaLM, no_decay_parameter_names
+from biomamba.runtime.errors import DataError
 
 Draw = Callable[..., Tensor]
 
@@ -25,6 +26,16 @@ def documents(*lengths: int) -> Tensor:
 
 def test_logits_have_the_padded_vocabulary(tiny_model: MambaLM, random_ids: Draw) -> None:
     assert tiny_model(random_ids(2, 5)).shape == (2, 5, 48)
+
+
+@pytest.mark.parametrize("wrong", [48, -1])
+def test_ids_outside_the_vocabulary_are_refused(
+    tiny_model: MambaLM, random_ids: Draw, wrong: int
+) -> None:
+    ids = random_ids(2, 5)
+    ids[1, 3] = wrong
+    with pytest.raises(DataError, match=rf"input_ids\[1, 3\] is {wrong}, .* 0 to 47; 1 of 10"):
+        tiny_model.hidden(ids)
 
 
 @pytest.mark.parametrize("changed", [0, 7, 8, 19])

@@ -1,0 +1,124 @@
+"""A Mamba2 block that takes one position at a time, for generation.
+
+The same numbers as `MambaBlock.step` up to the order of sums, in fewer and cheaper operations:
+states are updated where they lie, the convolution writes into a ring instead of shifting, and the
+state is kept with the channels last, so that its products read memory in order.
+Letters and shapes: see `biomamba.model.ssd`.
+"""
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from biomamba.model.language_model import MambaBlock
+from biomamba.model.mamba2 import Mamba2Mixer
+from biomamba.model.mixer import LayerState
+from biomamba.model.ssd import state_dtype
+from biomamba.model.thin_product import ThinProduct
+
+_PARAMETERS = {
+    *("in_proj.weight", "conv1d.weight", "conv1d.bias", "dt_bias", "A_log", "D"),
+    *("norm.weight", "out_proj.weight"),
+}
+
+
+class Mamba2Step:
+    """One block with the states of its rows; `load` comes before the first call."""
+
+    def __init__(self, block: MambaBlock) -> None:
+        mixer = block.mixer
+        assert isinstance(mixer, Mamba2Mixer)
+        self.config = mixer.config
+        self._block, self._mixer = block, mixer
+        self._in_product = ThinProduct(mixer.in_proj.weight, shares_memory=True)
+        self._out_product = ThinProduct(mixer.out_proj.weight, shares_memory=True)
+        self._dtype = mixer.in_proj.weight.dtype
+        wide = self._wide = state_dtype(mixer.in_proj.weight)
+        self._norm, self._gated_norm = block.norm.weight.to(wide), mixer.norm.weight.to(wide)
+        self._A, self._dt_bias = -torch.exp(mixer.A_log.to(wide)), mixer.dt_bias.to(wide)
+        self._D = mixer.D.to(wide).unsqueeze(-1)
+        self._taps = _ring_taps(mixer.conv1d.weight.to(wide), mixer.conv1d.bias.to(wide))
+        self._ring, self._ssm = torch.empty(0), torch.empty(0)
+        self._position = 0
+
+    @staticmethod
+    def serves(block: MambaBlock) -> bool:
+        """Say whether the block holds the parameters that this class knows, and no others."""
+        mixer = block.mixer
+        if not isinstance(mixer, Mamba2Mixer):
+            return False
+        config = mixer.config
+        projected = config.d_inner + config.conv_channels + config.nheads
+        names = {name for name, _ in mixer.named_parameters()}
+        return names == _PARAMETERS and len(mixer.in_proj.weight) == projected
+
+    def load(self, state: LayerState) -> None:
+        """Take over a copy of the state of every row."""
+        config, batch = self.config, len(state.conv)
+        ones = state.conv.new_ones(1, batch, config.conv_channels)
+        self._ring = torch.cat([state.conv.permute(2, 0, 1), ones]).to(self._wide)
+        grouped = state.ssm.reshape(batch * config.ngroups, -1, config.d_state)
+        self._ssm = grouped.mT.clone(memory_format=torch.contiguous_format)
+        self._position = 0
+
+    def state(self) -> LayerState:
+        """Return a copy of the state of every row."""
+        config = self.config
+        oldest_first = self._ring[:-1].roll(-self._position, 0)
+        shape = (-1, config.nheads, config.headdim, config.d_state)
+        return LayerState(
+            oldest_first.permute(1, 2, 0).contiguous().to(self._dtype),
+            self._ssm.mT.reshape(shape).contiguous(),
+        )
+
+    def keep(self, rows: Tensor) -> None:
+        """Go on with these rows only."""
+        groups = self.config.ngroups
+        self._ring = self._ring[:, rows]
+        self._ssm = torch.unflatten(self._ssm, 0, (-1, groups))[rows].flatten(0, 1)
+
+    def __call__(self, residual: Tensor) -> Tensor:
+        """Add the output of the block to the residual stream (batch, d_model)."""
+        config = self.config
+        u = F.rms_norm(residual.to(self._wide), (config.d_model,), self._norm, config.norm_eps)
+        output = self._out_product(self._mix(self._in_product(u.to(self._dtype))))
+        if self._block.residual_in_fp32:
+            residual = residual.to(self._wide)
+        return residual + output
+
+    def _mix(self, projected: Tensor) -> Tensor:
+        config = self.config
+        sizes = [config.d_inner, config.conv_channels, config.nheads]
+        z, xBC, dt = torch.split(projected.to(self._wide), sizes, dim=-1)
+        y = self._scan(self._convolve(xBC), F.softplus(dt + self._dt_bias))
+        gated = y.mul_(F.silu(z)).view(len(y), config.ngroups, -1)
+        normed = F.rms_norm(gated, (gated.shape[-1],), None, config.norm_eps).view_as(y)
+        return (normed * self._gated_norm).to(self._dtype)
+
+    def _convolve(self, xBC: Tensor) -> Tensor:
+        self._ring[self._position] = xBC
+        self._position = (self._position + 1) % self.config.d_conv
+        return F.silu((self._ring * self._taps[self._position]).sum(0))
+
+    def _scan(self, xBC: Tensor, dt: Tensor) -> Tensor:
+        """Update the states and return y with the skip, (batch, d_inner)."""
+        config, batch = self.config, len(xBC)
+        maps, groups = config.ngroups * config.d_state, batch * config.ngroups
+        x, B, C = torch.split(xBC, [config.d_inner, maps, maps], dim=-1)
+        x = x.view(batch, config.nheads, config.headdim)
+        decay = torch.exp(dt * self._A).unsqueeze(-1).expand_as(x)
+        self._ssm.mul_(decay.reshape(groups, 1, -1))
+        self._ssm.addcmul_(B.reshape(groups, -1, 1), (x * dt.unsqueeze(-1)).view(groups, 1, -1))
+        y = torch.bmm(C.reshape(groups, 1, -1), self._ssm).view_as(x)
+        return y.addcmul_(x, self._D).view(batch, -1)
+
+
+def _ring_taps(weight: Tensor, bias: Tensor) -> Tensor:
+    """Return the factors of a ring of inputs and a row of ones, for each position of the oldest.
+
+    `weight` (channels, 1, d_conv), oldest input first; the result is (d_conv, d_conv + 1, 1,
+    channels), where entry p is for the ring whose oldest input lies at p.
+    """
+    taps = weight.squeeze(1).t()
+    rings = [torch.cat([taps.roll(p, 0), bias.unsqueeze(0)]) for p in range(len(taps))]
+    return torch.stack(rings).unsqueeze(2)

@@ -1,0 +1,94 @@
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+from biomamba.model.backends.chunked import ChunkedScan
+from biomamba.model.config import Mamba1Config, MambaConfig
+from biomamba.model.decoder import Decoder, PlainStep
+from biomamba.model.language_model import MambaLM
+from biomamba.model.mamba2_step import Mamba2Step
+
+Draw = Callable[..., Tensor]
+
+
+@pytest.fixture(params=["mamba1", "mamba2"])
+def model(request: pytest.FixtureRequest, tiny_config: MambaConfig) -> MambaLM:
+    config = tiny_config
+    if request.param == "mamba1":
+        config = Mamba1Config(d_model=16, n_layer=2, vocab_size=37, d_state=8)
+    model = MambaLM(config, ChunkedScan(chunk_size=8)).double()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.2 * torch.randn_like(parameter))
+    return model
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_every_position_equals_the_step_of_the_model(
+    model: MambaLM, random_ids: Draw, dtype: torch.dtype
+) -> None:
+    model, ids = model.to(dtype), random_ids(3, 40)
+    decoder, states = Decoder(model), model.initial_states(3)
+    decoder.load(states)
+    for position in range(40):
+        expected, states = model.step(ids[:, position], states)
+        torch.testing.assert_close(decoder.step(ids[:, position]), expected)
+
+    torch.testing.assert_close(decoder.states(), states)
+
+
+def test_decoder_goes_on_behind_the_parallel_pass(model: MambaLM, random_ids: Draw) -> None:
+    ids = random_ids(2, 20)
+    expected = model(ids)
+    decoder = Decoder(model)
+    decoder.load(model.hidden(ids[:, :13])[1])
+    for position in range(13, 20):
+        torch.testing.assert_close(decoder.step(ids[:, position]), expected[:, position])
+
+
+def test_rows_can_be_left_out(model: MambaLM, random_ids: Draw) -> None:
+    ids = random_ids(3, 10)
+    expected = model(ids)
+    decoder = Decoder(model)
+    decoder.load(model.hidden(ids[:, :5])[1])
+    decoder.keep([2, 0])
+    for position in range(5, 10):
+        logits = decoder.step(ids[[2, 0], position])
+        torch.testing.assert_close(logits, expected[[2, 0], position])
+
+
+def test_blocks_of_mamba2_are_stepped_in_place(model: MambaLM) -> None:
+    expected = PlainStep if isinstance(model.config, Mamba1Config) else Mamba2Step
+
+    assert all(isinstance(block, expected) for block in Decoder(model)._blocks)
+
+
+def test_the_model_keeps_its_numbers(model: MambaLM, random_ids: Draw) -> None:
+    before, ids = {n: t.clone() for n, t in model.state_dict().items()}, random_ids(2, 9)
+    logits = model(ids)
+    decoder = Decoder(model)
+    decoder.load(model.initial_states(2))
+    decoder.step(ids[:, 0])
+
+    torch.testing.assert_close(model(ids), logits)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+
+def test_memory_does_not_grow_with_the_positions(model: MambaLM, random_ids: Draw) -> None:
+    """Every state keeps its shape, so a position costs the same at any distance."""
+    decoder = Decoder(model)
+    decoder.load(model.initial_states(2))
+    shapes = [[part.shape for part in state] for state in decoder.states()]
+    for position in range(9):
+        decoder.step(random_ids(2, 9)[:, position])
+
+    assert [[part.shape for part in state] for state in decoder.states()] == shapes
+
+
+def test_logits_carry_no_graph(model: MambaLM, random_ids: Draw) -> None:
+    decoder = Decoder(model)
+    decoder.load(model.initial_states(1))
+
+    assert not decoder.step(random_ids(1)).requires_grad
