@@ -1,4 +1,5 @@
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -99,3 +100,59 @@ def test_static_parameters_start_as_those_of_s4d() -> None:
         "in_proj.weight", "conv1d.weight", "conv1d.bias", "dt_bias", "B", "C", "A_log", "D",
         "out_proj.weight",
     }  # fmt: skip
+
+
+@pytest.fixture
+def twins() -> tuple[MambaLM, Any]:
+    """Our model, in float32 with weights of which each matters, and transformers' with the same."""
+    transformers = pytest.importorskip("transformers")
+    config = Mamba1Config(d_model=16, n_layer=2, vocab_size=37, d_state=5, dt_rank=3)
+    model = MambaLM(config, ChunkedScan())
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.2 * torch.randn_like(parameter))
+    twin = transformers.MambaForCausalLM(
+        transformers.MambaConfig(
+            hidden_size=16, num_hidden_layers=2, vocab_size=40, state_size=5, time_step_rank=3
+        )
+    )
+    weights = {n.replace("embedding.", "embeddings."): t for n, t in model.state_dict().items()}
+    twin.load_state_dict(weights | {"lm_head.weight": model.head_weight})
+    twin.tie_weights()
+    return model, twin.eval()
+
+
+def test_logits_loss_and_gradients_equal_transformers(twins: tuple[MambaLM, Any]) -> None:
+    model, twin = twins
+    ids = torch.randint(37, (2, 40))
+    expected = twin(ids, labels=ids)
+    logits = model(ids)
+    loss = F.cross_entropy(logits[:, :-1].flatten(0, 1), ids[:, 1:].flatten())
+
+    # Float32 rounding of both, over 40 positions.
+    torch.testing.assert_close(logits, expected.logits, rtol=1e-4, atol=2e-5)
+    torch.testing.assert_close(loss, expected.loss, rtol=1e-5, atol=0)
+    loss.backward()
+    expected.loss.backward()
+    theirs = dict(twin.named_parameters())
+    for name, parameter in model.named_parameters():
+        other = theirs[name.replace("embedding.", "embeddings.")].grad
+        torch.testing.assert_close(parameter.grad, other, rtol=1e-3, atol=1e-5, msg=name)
+
+
+def test_greedy_continuation_equals_transformers(twins: tuple[MambaLM, Any]) -> None:
+    model, twin = twins
+    ids = torch.randint(37, (2, 5))
+    theirs = twin.generate(
+        ids, attention_mask=torch.ones_like(ids), max_new_tokens=12, do_sample=False,
+        eos_token_id=None, pad_token_id=0,
+    )  # fmt: skip
+    with torch.no_grad():
+        _, states = model.hidden(ids[:, :-1])
+        found, last = [ids], ids[:, -1]
+        for _ in range(12):
+            logits, states = model.step(last, states)
+            last = logits.argmax(-1)
+            found.append(last.unsqueeze(1))
+
+    assert torch.equal(torch.cat(found, dim=1), theirs)
