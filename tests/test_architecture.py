@@ -9,7 +9,7 @@ import pytest
 CHECKOUT = Path(__file__).resolve().parents[1]
 PACKAGE = CHECKOUT / "biomamba"
 TESTS = CHECKOUT / "tests"
-PROGRAMS = ("prepare", "verify", "train", "ledger", "evaluate", "report")
+PROGRAMS = ("prepare", "verify", "train", "ledger", "evaluate", "export", "report")
 # Lowest first. Packages on one line may not import each other.
 LAYERS: list[set[str]] = [
     {"runtime"},

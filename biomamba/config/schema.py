@@ -100,10 +100,26 @@ class LedgerSchema:
     source: str | None = None
 
 
+@dataclass
+class ExportSchema:
+    """Top-level keys of `biomamba.export`."""
+
+    checkpoint: str = MISSING
+    weights: str = MISSING
+    format: str = MISSING
+    dtype: str = MISSING
+    container: str = MISSING
+    max_shard_bytes: int = MISSING
+    tokenizer: str | None = None
+    output: str = MISSING
+    overwrite: bool = False
+
+
 SCHEMAS = {
     "train_schema": TrainSchema,
     "ledger_schema": LedgerSchema,
     "evaluate_schema": EvaluateSchema,
+    "export_schema": ExportSchema,
     "prepare_schema": PrepareSchema,
     "verify_schema": VerifySchema,
 }

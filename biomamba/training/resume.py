@@ -85,7 +85,7 @@ def find_start(
                 "another run_id"
             )
         return Start()
-    found = _newest_good(folder) if resume == AUTO else _named(Path(resume))
+    found = _newest_good(folder) if resume == AUTO else named_checkpoint(Path(resume))
     if found is None:
         return Start()
     path, record = found
@@ -161,7 +161,12 @@ def _data_settings(data: Mapping[str, Any]) -> dict[str, Any]:
     return chosen | {"budget": budget}
 
 
-def _named(path: Path) -> tuple[Path, CheckpointRecord]:
+def named_checkpoint(path: Path) -> tuple[Path, CheckpointRecord]:
+    """Return a checkpoint that is good; of one named last.ckpt the newest good one beside it.
+
+    Raises:
+        CheckpointError: If it is missing or damaged.
+    """
     if path.name != _LAST_NAME or path.exists():
         return path, verify_checkpoint(path)
     found = _newest_good(path.parent)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -70,11 +71,18 @@ def write_weights(
 
 
 def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
-    """Write a file of tensors and make its content durable."""
-    if path.suffix == ".bin":
-        torch.save(dict(tensors), path)
-    else:
-        save_file(dict(tensors), path, metadata={"format": "pt"})
+    """Write a file of tensors and make its content durable.
+
+    Raises:
+        CheckpointError: The disk cannot take it.
+    """
+    try:
+        if path.suffix == ".bin":
+            torch.save(dict(tensors), path)
+        else:
+            save_file(dict(tensors), path, metadata={"format": "pt"})
+    except (OSError, RuntimeError, SafetensorError) as error:
+        raise CheckpointError(f"cannot write {path}: {error}; make room and try again") from error
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
