@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from biomamba.model.config import Mamba1Config, Mamba2Config, MambaConfig
+from biomamba.model.cross_entropy import check_ids
 from biomamba.model.mamba1 import Mamba1Mixer
 from biomamba.model.mamba2 import Mamba2Mixer
 from biomamba.model.mixer import LayerState
@@ -96,6 +97,7 @@ class MambaBackbone(nn.Module):
         states: Sequence[LayerState] | None = None,
     ) -> tuple[Tensor, list[LayerState]]:
         """Return what `MambaLM.hidden` returns."""
+        check_ids(input_ids, self.embedding.num_embeddings, "input_ids")
         documents = None if seq_idx is None else document_numbers(seq_idx)
         residual = self.embedding(input_ids)
         final_states = []
@@ -136,6 +138,9 @@ class MambaLM(nn.Module):
 
         `seq_idx` (batch, length): nothing passes where it changes. `states` (None: empty) continue
         the document at position 0; the returned ones are those after the last position.
+
+        Raises:
+            DataError: An id lies outside the vocabulary.
         """
         hidden, final_states = self.backbone(input_ids, seq_idx, states)
         return hidden, final_states
