@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # Submit prepare, train and evaluate as three jobs, each after the success of the one before.
-# From the top of the checkout, with the overrides of each program in one word:
+# From the top of the checkout, with the overrides of each program in one word; those that begin
+# with -- are options of sbatch for that job:
 #   slurm/pipeline.sh NAME "PREPARE" "TRAIN" "EVALUATE"
-#   slurm/pipeline.sh mix80 "" "+experiment=cpt/mamba2_130m" ""
+#   slurm/pipeline.sh mix80 "--mem=90G" "--nodes=2 +experiment=cpt/mamba2_130m" ""
 # The run is runs/pipeline/NAME; a training that was stopped goes on when this is submitted again.
 set -euo pipefail
 
@@ -12,18 +13,22 @@ if (($# != 4)) || [[ ! $1 =~ ^[A-Za-z0-9._-]+$ ]]; then
 fi
 folder=$(dirname "$0")
 run=runs/pipeline/$1
-read -ra prepare <<< "$2"
-read -ra train <<< "$3"
-read -ra evaluate <<< "$4"
 
-# A job whose condition cannot come true any more is removed.
-after() { echo "--parsable --kill-on-invalid-dep=yes --dependency=afterok:$1"; }
+# submit SCRIPT AFTER WORDS: a job whose condition cannot come true is removed.
+submit() {
+    local script=$1 after=$2 word
+    local options=(--parsable) overrides=()
+    for word in $3; do
+        if [[ $word == --?* ]]; then options+=("$word"); else overrides+=("$word"); fi
+    done
+    if [[ -n $after ]]; then
+        options+=(--kill-on-invalid-dep=yes "--dependency=afterok:$after")
+    fi
+    sbatch "${options[@]}" "$folder/$script" ${overrides[@]+"${overrides[@]}"}
+}
 
-first=$(sbatch --parsable "$folder/prepare.sbatch" ${prepare[@]+"${prepare[@]}"})
-# shellcheck disable=SC2046
-second=$(sbatch $(after "$first") "$folder/train.sbatch" \
-    ${train[@]+"${train[@]}"} "paths.run_dir=$run")
-# shellcheck disable=SC2046
-third=$(sbatch $(after "$second") "$folder/evaluate.sbatch" "$run/model" -- \
-    ${evaluate[@]+"${evaluate[@]}"})
+set -f # a * among the overrides stays one
+first=$(submit prepare.sbatch "" "$2")
+second=$(submit train.sbatch "$first" "$3 paths.run_dir=$run")
+third=$(submit evaluate.sbatch "$second" "$run/model -- $4")
 echo "prepare $first, train $second, evaluate $third: $run"
