@@ -8,6 +8,7 @@ positions.png. The only program that reads a test split.
 """
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from biomamba.config.cli import run_cli
 from biomamba.evaluation.records import ResultRecord, format_records
 from biomamba.evaluation.runner import evaluate_perplexity
 from biomamba.model.checkpoint import load_pretrained, weights_digest
+from biomamba.model.isolation_probe import probe_isolation
 from biomamba.reporting.plots import positions_plot
 from biomamba.reporting.tables import perplexity_table, positions_table
 from biomamba.runtime.atomic import write_bytes, write_text
@@ -36,12 +38,14 @@ def main(cfg: DictConfig) -> None:
         label: load_pretrained(folder, backend).to(device).eval()
         for label, folder in folders.items()
     }
+    isolation = probe_isolation(next(iter(models.values())), torch.device(device), torch.float32)
     config: Any = OmegaConf.to_container(cfg, resolve=True)
     origin = provenance(config) | {
+        "backend": asdict(isolation),
         "checkpoints": {
             label: {"path": folder, "sha256": weights_digest(folder)}
             for label, folder in folders.items()
-        }
+        },
     }
     records = list(evaluate_perplexity(models, settings, origin))
     run_dir = Path(cfg.paths.run_dir)

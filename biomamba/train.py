@@ -16,11 +16,13 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
+from lightning import Trainer
 from omegaconf import DictConfig, OmegaConf
 
 from biomamba.config.build import build
 from biomamba.config.cli import run_cli
 from biomamba.data.training_data import TrainingData
+from biomamba.model.isolation_probe import Isolation, probe_isolation
 from biomamba.reporting.tables import exposure_table
 from biomamba.runtime.provenance import provenance
 from biomamba.runtime.ranks import is_rank_zero
@@ -33,6 +35,7 @@ from biomamba.training.launch import (
     check_precision,
     check_run_folder,
     check_trainer_keys,
+    product_dtype_of,
     quiet_lightning,
 )
 from biomamba.training.module import LanguageModelingModule, check_vocabulary
@@ -91,6 +94,7 @@ def train(cfg: DictConfig) -> None:
         enable_checkpointing=any(isinstance(found, Checkpoints) for found in callbacks),
         plugins=[DurableCheckpointIO()],
     )
+    record.add_backend(probe(module, trainer, cfg.trainer.precision))
     if is_rank_zero() and datamodule.exposures:
         print(f"\nTraining split of each source:\n\n{exposure_table(datamodule.exposures)}\n")
     if start.checkpoint is None:
@@ -141,6 +145,13 @@ def build_module(cfg: DictConfig, datamodule: TrainingData) -> LanguageModelingM
         tokens_per_step=cfg.tokens_per_step,
         epoch_tokens={name: found.num_tokens for name, found in datamodule.exposures.items()},
     )
+
+
+def probe(module: LanguageModelingModule, trainer: Trainer, precision: str) -> Isolation:
+    """Prove, before anything is computed, that the backend keeps the documents of a row apart."""
+    with signals.immediate():
+        device = trainer.strategy.root_device
+        return probe_isolation(module.model, device, product_dtype_of(precision))
 
 
 def build_loggers(nodes: DictConfig | None, start: Start) -> list[Any]:

@@ -5,6 +5,8 @@ import os
 import warnings
 from collections.abc import Iterable, Sequence
 
+import torch
+
 from biomamba.runtime.errors import ConfigError
 from biomamba.runtime.ranks import require_launcher, world_size
 
@@ -56,6 +58,11 @@ def check_precision(precision: str) -> None:
             f"trainer.precision: got {precision!r}, allowed are {', '.join(_PRECISIONS)} "
             "(master weights stay in fp32)"
         )
+
+
+def product_dtype_of(precision: str) -> torch.dtype:
+    """Return the dtype that matrix products run in at a `trainer.precision`."""
+    return {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}.get(precision, torch.float32)
 
 
 def check_launch(devices: int, num_nodes: int) -> None:

@@ -13,6 +13,7 @@ import lightning
 
 from biomamba.data.training_data import TrainingData
 from biomamba.model.checkpoint import save_pretrained
+from biomamba.model.isolation_probe import Isolation
 from biomamba.model.language_model import MambaLM
 from biomamba.runtime import slurm
 from biomamba.runtime.atomic import write_json
@@ -76,6 +77,11 @@ class RunRecord:
         self._record[stage] = {
             key: value if math.isfinite(value) else str(value) for key, value in figures.items()
         }
+        self._write()
+
+    def add_backend(self, isolation: Isolation) -> None:
+        """Add what computes, why, and how well it keeps documents apart."""
+        self._record["backend"] = asdict(isolation)
         self._write()
 
     def add_realised(self, realised: Mapping[str, Mapping[str, Any]]) -> None:

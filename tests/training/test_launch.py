@@ -4,6 +4,7 @@ import logging
 import warnings
 
 import pytest
+import torch
 
 from biomamba.runtime.errors import ConfigError
 from biomamba.training.launch import (
@@ -11,6 +12,7 @@ from biomamba.training.launch import (
     check_precision,
     check_run_folder,
     check_trainer_keys,
+    product_dtype_of,
     quiet_lightning,
 )
 
@@ -84,3 +86,11 @@ def test_trainer_keys_that_are_set_elsewhere_are_all_named() -> None:
     message = r"trainer\.max_steps \(use max_tokens\), trainer\.gradient_clip_val \(use objective"
     with pytest.raises(ConfigError, match=message):
         check_trainer_keys(["max_steps", "devices", "gradient_clip_val"])
+
+
+@pytest.mark.parametrize(
+    ("precision", "dtype"),
+    [("32-true", torch.float32), ("bf16-mixed", torch.bfloat16), ("16-mixed", torch.float16)],
+)
+def test_products_run_in_the_dtype_of_the_precision(precision: str, dtype: torch.dtype) -> None:
+    assert product_dtype_of(precision) == dtype

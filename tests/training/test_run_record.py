@@ -10,9 +10,11 @@ import pytest
 import torch
 
 from biomamba.data.exposure import Exposure
+from biomamba.model.backends.auto import AutoScan
 from biomamba.model.backends.chunked import ChunkedScan
 from biomamba.model.checkpoint import load_pretrained
 from biomamba.model.config import Mamba2Config
+from biomamba.model.isolation_probe import probe_isolation
 from biomamba.model.language_model import MambaLM
 from biomamba.runtime.signals import Interrupted
 from biomamba.training.resume import Start
@@ -84,6 +86,17 @@ def test_what_the_run_has_trained_on_is_added(tmp_path: Path) -> None:
     realised = {"web": {"tokens": 3, "share": 1.0, "epochs": None, "documents": 1}}
     make_record(tmp_path / "run.json").add_realised(realised)
     assert json.loads((tmp_path / "run.json").read_text())["realised"] == realised
+
+
+def test_the_backend_and_its_proof_are_added(tmp_path: Path) -> None:
+    model = MambaLM(Mamba2Config(d_model=16, n_layer=1, vocab_size=8, headdim=8), AutoScan())
+    isolation = probe_isolation(model, torch.device("cpu"), torch.float32)
+    make_record(tmp_path / "run.json").add_backend(isolation)
+    found = json.loads((tmp_path / "run.json").read_text())["backend"]
+
+    assert found["backend"] == "chunked"
+    assert found["reason"] == "the fused kernels need an NVIDIA GPU, not cpu"
+    assert 0 <= found["output_error"] < 1e-5
 
 
 def test_figures_that_json_has_no_number_for_are_written_as_words(tmp_path: Path) -> None:

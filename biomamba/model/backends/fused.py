@@ -91,6 +91,17 @@ class FusedScan:
             )
         return y, final_state
 
+    def selective_scan(self, *_tensors: Tensor, **_options: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Refuse: mamba-ssm's kernel for Mamba-1 knows neither documents nor initial states.
+
+        Raises:
+            ConfigError: Always.
+        """
+        raise ConfigError(
+            "backend=fused has no kernel for Mamba-1 (mamba-ssm's would let documents leak into "
+            "each other): choose backend=auto or backend=chunked"
+        )
+
     def convolve(
         self,
         x: Tensor,

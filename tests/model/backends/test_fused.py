@@ -104,6 +104,11 @@ def test_float64_is_refused(kernels: Any) -> None:
         FusedScan().scan(*scan_inputs(torch.float64))
 
 
+def test_mamba_1_is_refused(kernels: Any) -> None:
+    with pytest.raises(ConfigError, match="no kernel for Mamba-1"):
+        FusedScan().selective_scan(*scan_inputs(), seq_idx=None)
+
+
 def test_the_scan_hands_everything_on(kernels: Any) -> None:
     state = torch.randn(1, 2, 8, 8)
     returning = torch.tensor([[3, 3, 5, 5, 3, 3]])
