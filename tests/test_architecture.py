@@ -9,13 +9,13 @@ import pytest
 CHECKOUT = Path(__file__).resolve().parents[1]
 PACKAGE = CHECKOUT / "biomamba"
 TESTS = CHECKOUT / "tests"
-PROGRAMS = ("prepare", "verify", "train", "ledger", "evaluate", "export", "report")
+PROGRAMS = ("prepare", "verify", "train", "ledger", "evaluate", "generate", "export", "report")
 # Lowest first. Packages on one line may not import each other.
 LAYERS: list[set[str]] = [
     {"runtime"},
     {"config", "metrics"},
     {"data", "model"},
-    {"training"},
+    {"training", "inference"},
     {"evaluation"},
     {"reporting"},
     set(PROGRAMS),

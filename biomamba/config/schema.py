@@ -63,6 +63,22 @@ class EvaluateSchema:
 
 
 @dataclass
+class GenerateSchema:
+    """Top-level keys of `biomamba.generate`."""
+
+    checkpoint: str = MISSING
+    tokenizer_path: str | None = None
+    prompts: str | None = None
+    output: str = MISSING
+    batch_size: int = MISSING
+    seed: int = MISSING
+    model: Any = MISSING
+    sampling: Any = MISSING
+    generation: Any = MISSING
+    text: Any = MISSING
+
+
+@dataclass
 class PrepareSchema:
     """Top-level keys of `biomamba.prepare`."""
 
@@ -119,6 +135,7 @@ SCHEMAS = {
     "train_schema": TrainSchema,
     "ledger_schema": LedgerSchema,
     "evaluate_schema": EvaluateSchema,
+    "generate_schema": GenerateSchema,
     "export_schema": ExportSchema,
     "prepare_schema": PrepareSchema,
     "verify_schema": VerifySchema,
