@@ -65,7 +65,13 @@ class AdamW:
             group["params"].append(parameter)
         first, second = self.betas
         ordered = [groups[key] for key in sorted(groups)]
-        return torch.optim.AdamW(ordered, lr=self.lr, betas=(first, second), eps=self.eps)
+        optimizer = torch.optim.AdamW(
+            ordered, lr=self.lr, betas=(first, second), eps=self.eps, fused=True
+        )
+        # The fused kernel could divide by a loss scale itself, and a loss scaler would leave it to
+        # that; but gradients are clipped, and so must be unscaled, before the step.
+        optimizer._step_supports_amp_scaling = False
+        return optimizer
 
     def _group(self, layer: int, kind: str, num_layers: int) -> dict[str, Any]:
         is_outside = layer == _OUTSIDE

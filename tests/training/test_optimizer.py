@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from lightning.fabric.plugins.precision.amp import _optimizer_handles_unscaling
 
 from biomamba.model.backends.reference import ReferenceScan
 from biomamba.model.config import Mamba2Config
@@ -84,6 +85,11 @@ def test_few_rates_are_logged() -> None:
     ]
     layers = {"layer_00": 0.0, "layer_12": 120.0, "layer_23": 230.0}
     assert rates_to_log(groups) == {"decay": 0.0, "no_decay": 1.0} | layers
+
+
+def test_a_loss_scaler_unscales_before_the_step() -> None:
+    # Else the gradients would be clipped while they are still scaled.
+    assert not _optimizer_handles_unscaling(SETTINGS.build(_model()))
 
 
 def test_frozen_parameters_are_left_out() -> None:
