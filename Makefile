@@ -3,6 +3,7 @@
 PYTHON ?= python3
 CONSTRAINTS ?= constraints/cpu.txt
 PIP_ARGS ?=
+SLURM_TESTS ?= slurm
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
@@ -47,7 +48,7 @@ test-slow: $(INSTALLED) ## run the tests that take more than 10 s each
 	$(BIN)/python -m pytest -q $(SIDE_BY_SIDE) -m "slow and not gpu and not network"
 
 test-slurm: $(INSTALLED) ## run jobs on a SLURM of its own (needs slurmctld, slurmd, slurm-client, munge)
-	$(BIN)/python -m pytest -q -m slurm tests/test_slurm_cluster.py
+	$(BIN)/python -m pytest -q --numprocesses 3 --dist worksteal -m "$(SLURM_TESTS)" tests/slurm
 
 test-all: test test-slow ## run both; what needs a GPU is listed in docs/gpu-checks.md
 

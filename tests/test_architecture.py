@@ -9,6 +9,7 @@ import pytest
 CHECKOUT = Path(__file__).resolve().parents[1]
 PACKAGE = CHECKOUT / "biomamba"
 TESTS = CHECKOUT / "tests"
+OTHER_TESTS = {TESTS / "slurm"}  # of whole programs, with modules of their own
 PROGRAMS = ("prepare", "verify", "train", "ledger", "evaluate", "generate", "export", "report")
 # Lowest first. Packages on one line may not import each other.
 LAYERS: list[set[str]] = [
@@ -133,7 +134,11 @@ def test_module_has_a_test_file_of_its_name(path: Path) -> None:
         assert mirror.is_file(), f"{module_id(path)} has no {module_id(mirror)}"
 
 
-@pytest.mark.parametrize("path", sorted(TESTS.glob("*/**/test_*.py")), ids=module_id)
+@pytest.mark.parametrize(
+    "path",
+    sorted(path for path in TESTS.glob("*/**/test_*.py") if path.parent not in OTHER_TESTS),
+    ids=module_id,
+)
 def test_test_file_has_a_module_of_its_name(path: Path) -> None:
     place = path.relative_to(TESTS)
     source = PACKAGE / place.parent / path.name.removeprefix("test_")
