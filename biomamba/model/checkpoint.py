@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from biomamba.model.adaptation import Adaptation
 from biomamba.model.config import MambaConfig
 from biomamba.model.formats.detection import describe_folder, find_layout, layout_for
 from biomamba.model.formats.differences import architecture_differences
@@ -29,6 +30,7 @@ from biomamba.model.formats.tensor_files import (
 from biomamba.model.formats.tensor_writer import save_tensors
 from biomamba.model.formats.weights import Weights, own_tensors
 from biomamba.model.language_model import MambaLM
+from biomamba.model.lora import merge_state
 from biomamba.model.sharding import gather
 from biomamba.model.ssd import ScanBackend
 from biomamba.runtime.atomic import sync_folder, write_json
@@ -42,11 +44,13 @@ def build_model(
     checkpoint: str | None = None,
     *,
     activation_checkpointing: bool = False,
+    adaptation: Adaptation | None = None,
 ) -> MambaLM:
     """Build a model, freshly initialised or (checkpoint: folder or hub id) with loaded weights.
 
     Raises:
         CheckpointError: The checkpoint cannot be read or its architecture is not `config`'s.
+        ConfigError: The adaptation names what the model does not have.
     """
     if checkpoint is None:
         model = MambaLM(config, backend)
@@ -54,6 +58,8 @@ def build_model(
         model = _load_described(config, backend, checkpoint)
     if activation_checkpointing:
         model.checkpoint_activations()
+    if adaptation is not None:
+        adaptation.apply(model)
     return model
 
 
@@ -182,8 +188,9 @@ def load_weights(config: MambaConfig, backend: ScanBackend, weights: Weights) ->
 def save_pretrained(model: MambaLM, folder: str | Path) -> None:
     """Write config.json and model.safetensors (float32), each complete or not at all.
 
-    A tied head is not written. Weights of an earlier checkpoint in the folder are replaced. Of
-    several processes the first one writes; if the model is sharded all must call this.
+    A tied head is not written, and adapters are merged into their weights. Weights of an earlier
+    checkpoint in the folder are replaced. Of several processes the first one writes; if the model
+    is sharded all must call this.
     """
     state = gather(dict(model.state_dict()))
     if not is_rank_zero():
@@ -194,7 +201,7 @@ def save_pretrained(model: MambaLM, folder: str | Path) -> None:
     names = layout.stored_names(model.config)
     tensors = {
         names[name]: tensor.detach().to("cpu", torch.float32).contiguous()
-        for name, tensor in state.items()
+        for name, tensor in merge_state(model, state).items()
     }
     temporary = folder / f".{secrets.token_hex(4)}.tmp.safetensors"
     try:

@@ -1,0 +1,175 @@
+"""Low-rank adapters whose sum with the base weight is the `weight` of the module itself.
+
+Whoever reads `module.weight`, as fused kernels and the tied head do, has W + alpha / rank * B A
+with its gradients; a call of the module never forms that sum. The base weight keeps its name in
+the state dict, so that checkpoints load as ever.
+Source: arXiv 2106.09685, section 4.1: W + alpha / rank * B A, B zero at the start.
+Deviation: no dropout in front of A, because the reader of a weight has no input to drop.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from biomamba.runtime.errors import ConfigError
+
+A_NAME, B_NAME = "lora_a", "lora_b"
+
+
+@dataclass(frozen=True)
+class Lora:
+    """Settings of the adapters.
+
+    targets are the last parts of module names, such as in_proj: every nn.Linear or nn.Embedding
+    of that name gets an adapter of this rank, scaled by alpha / rank.
+    """
+
+    rank: int
+    alpha: float
+    targets: Sequence[str]
+
+    def __post_init__(self) -> None:
+        if self.rank < 1:
+            raise ValueError(f"rank must be at least 1, got {self.rank}")
+        if not (self.alpha > 0 and math.isfinite(self.alpha)):
+            raise ValueError(f"alpha must be positive and finite, got {self.alpha}")
+        if not self.targets:
+            raise ValueError("targets must name at least one module, such as in_proj")
+
+    @property
+    def scale(self) -> float:
+        """Factor of the product of the two matrices."""
+        return self.alpha / self.rank
+
+    def add_to(self, model: nn.Module) -> None:
+        """Give every target an adapter; the outputs stay the same bit by bit.
+
+        Raises:
+            ConfigError: A target matches nothing that can have one, or less than the rank.
+        """
+        found = [self._modules(model, target) for target in self.targets]
+        for name, module in {name: m for modules in found for name, m in modules.items()}.items():
+            self._check_rank(name, module)
+            kind: Any = type(module)
+            module.__class__ = _adapted(kind)
+            assert isinstance(module, LoraWeight)
+            module.start(self.rank, self.scale)
+
+    def _modules(self, model: nn.Module, target: str) -> dict[str, nn.Module]:
+        possible: dict[str, nn.Module] = {
+            name: module
+            for name, module in model.named_modules()
+            if isinstance(module, nn.Linear | nn.Embedding)
+        }
+        found = {n: m for n, m in possible.items() if f".{n}".endswith(f".{target}")}
+        if not found:
+            names = sorted({name.rpartition(".")[2] for name in possible})
+            raise ConfigError(
+                f"the target {target!r} of model.adaptation.lora names no matrix of this model; it "
+                f"has {', '.join(names)} (a tied head is part of the embedding)"
+            )
+        return found
+
+    def _check_rank(self, name: str, module: nn.Module) -> None:
+        shape = tuple(module.get_parameter("weight").shape)
+        if self.rank > min(shape):
+            raise ConfigError(
+                f"model.adaptation.lora.rank is {self.rank}, but {name} is {shape}: more than "
+                f"{min(shape)} adds nothing"
+            )
+
+
+class LoraWeight(nn.Module):
+    """What an adapted module is besides a Linear or an Embedding.
+
+    lora_a is (rank, columns), lora_b is (rows, rank), both float32 like every master weight.
+    """
+
+    scale: float
+    lora_a: nn.Parameter
+    lora_b: nn.Parameter
+
+    def start(self, rank: int, scale: float) -> None:
+        """Add the two matrices, of which B is zero."""
+        base = self.base
+        self.scale = scale
+        self.lora_a = nn.Parameter(base.new_empty(rank, base.shape[1]))
+        self.lora_b = nn.Parameter(base.new_zeros(base.shape[0], rank))
+        nn.init.kaiming_uniform_(self.lora_a, a=math.sqrt(5))  # as nn.Linear begins
+
+    @property
+    def lora_rank(self) -> int:
+        """Rows of A."""
+        return len(self.lora_a)
+
+    @property
+    def base(self) -> Tensor:
+        """The weight without the adapter."""
+        found = self._parameters["weight"]
+        assert found is not None
+        return found
+
+    @property
+    def weight(self) -> Tensor:
+        """The weight with the adapter, of the dtype of the base: autocast does not round it."""
+        return merged_weight(self.base, self.lora_a, self.lora_b, self.scale)
+
+
+def merged_weight(base: Tensor, lora_a: Tensor, lora_b: Tensor, scale: float) -> Tensor:
+    """Return base + scale * lora_b lora_a."""
+    with torch.autocast(base.device.type, enabled=False):
+        return torch.addmm(base, lora_b, lora_a, alpha=scale)
+
+
+def adapted_modules(model: nn.Module) -> Iterator[tuple[str, LoraWeight]]:
+    """Yield the names of the modules that have an adapter, and these."""
+    for name, module in model.named_modules():
+        if isinstance(module, LoraWeight):
+            yield name, module
+
+
+def merge_state(model: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the state of the model without adapters that computes the same.
+
+    `state` is the whole state of the model, by the names of its state dict.
+    """
+    merged = dict(state)
+    for name, module in adapted_modules(model):
+        lora_a, lora_b = merged.pop(f"{name}.{A_NAME}"), merged.pop(f"{name}.{B_NAME}")
+        base = merged[f"{name}.weight"]
+        merged[f"{name}.weight"] = merged_weight(base, lora_a, lora_b, module.scale)
+    return merged
+
+
+def _linear(self: Any, x: Tensor) -> Tensor:
+    """Add the narrow products to the one of the base, in place of forming the weight."""
+    added = F.linear(F.linear(x, self.lora_a), self.lora_b)
+    return torch.add(F.linear(x, self.base, self.bias), added, alpha=self.scale)
+
+
+def _embedding(self: Any, ids: Tensor) -> Tensor:
+    """Look the rows up in base and B, in place of forming the weight of all words."""
+    with torch.autocast(self.base.device.type, enabled=False):
+        added = F.embedding(ids, self.lora_b) @ self.lora_a
+    return torch.add(F.embedding(ids, self.base), added, alpha=self.scale)
+
+
+# Kinds with a call of their own read `weight`.
+_CALLS: dict[Any, Callable[[Any, Tensor], Tensor]] = {
+    nn.Linear.forward: _linear,
+    nn.Embedding.forward: _embedding,
+}
+
+
+@cache
+def _adapted(kind: Any) -> Any:
+    """Return the class of the modules of a class that have an adapter."""
+    call = _CALLS.get(kind.forward)
+    own = {"__module__": __name__} | ({} if call is None else {"forward": call})
+    return type(f"Lora{kind.__name__}", (LoraWeight, kind), own)
