@@ -85,6 +85,7 @@ class DocumentRows:
             shuffle=False,
             num_workers=num_workers,
             worker_init_fn=shield_worker,
+            generator=torch.Generator(),  # the random state of the process is the training's
             pin_memory=torch.cuda.is_available(),
         )
 

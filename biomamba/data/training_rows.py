@@ -101,5 +101,6 @@ def training_loader(steps: TrainingSteps, start_step: int, num_workers: int) -> 
         sampler=StepSampler(start_step, len(steps)),
         num_workers=num_workers,
         worker_init_fn=shield_worker,
+        generator=torch.Generator(),  # the random state of the process is the training's
         pin_memory=torch.cuda.is_available(),
     )

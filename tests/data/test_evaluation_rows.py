@@ -100,7 +100,9 @@ def test_a_progress_line_goes_to_stderr(store: str, capsys: pytest.CaptureFixtur
 
 def test_workers_give_the_same_batches(store: str) -> None:
     rows = open_rows(store)
+    before = torch.get_rng_state()
     loaded = list(rows.loader(rank=0, world_size=1, num_workers=1))
+    assert torch.equal(torch.get_rng_state(), before)  # it belongs to the training
     for batch, expected in zip(loaded, rows.batches(), strict=True):
         assert torch.equal(batch.input_ids, expected.input_ids)
 

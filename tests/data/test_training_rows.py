@@ -90,7 +90,9 @@ def test_a_loader_gives_the_tail_from_any_step(
 ) -> None:
     steps = make_steps()
     loader = training_loader(steps, start_step, num_workers)
+    before = torch.get_rng_state()
     items = list(loader)
+    assert torch.equal(torch.get_rng_state(), before)  # it belongs to the training
     assert len(loader) == 12
     assert len(items) == 12 - start_step
     for step, item in enumerate(items, start=start_step):

@@ -125,6 +125,7 @@ class StreamLoader:
             batch_size=None,
             num_workers=self._num_workers,
             worker_init_fn=shield_worker,
+            generator=torch.Generator(),  # the random state of the process is the training's
         )
         items = iter(loader)
         try:
