@@ -1,8 +1,13 @@
-"""Fixtures for all tests: a fixed seed, no network, the real data and the composed config."""
+"""Fixtures for all tests: seed, no network, real data, the composed config, forked ranks."""
 
+import multiprocessing
 import os
 import socket
+import sys
+import time
+import warnings
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -64,3 +69,66 @@ def compose() -> Callable[..., DictConfig]:
         return compose_config(config_name, overrides)
 
     return _compose
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a rank ended: its exit code (minus the number of a signal) and its error output."""
+
+    code: int
+    errors: str
+
+
+ForkRanks = Callable[..., list[Ended]]
+
+
+@pytest.fixture(scope="session")
+def fork_ranks(tmp_path_factory: pytest.TempPathFactory) -> ForkRanks:
+    """Return fork_ranks(function, num_ranks, seconds): one run of a program in real processes.
+
+    They are forked, so that only the first one pays for the imports, and find the environment that
+    a launcher sets; nobody ends one when another dies. A rank that hangs fails the test.
+    """
+
+    def run(function: Callable[[], None], num_ranks: int = 1, seconds: float = 200) -> list[Ended]:
+        with socket.socket() as found:
+            found.bind(("127.0.0.1", 0))
+            port = found.getsockname()[1]
+        folder = tmp_path_factory.mktemp("ranks")
+        errors = [folder / f"{rank}.err" for rank in range(num_ranks)]
+        place = {"WORLD_SIZE": str(num_ranks), "MASTER_PORT": str(port)} if num_ranks > 1 else {}
+        context = multiprocessing.get_context("fork")
+        ranks = [
+            context.Process(target=_as_rank, args=(function, rank, place, path))
+            for rank, path in enumerate(errors)
+        ]
+        with warnings.catch_warnings():  # later versions of Python warn of threads
+            warnings.simplefilter("ignore", DeprecationWarning)
+            for process in ranks:
+                process.start()
+        deadline = time.monotonic() + seconds
+        try:
+            for process in ranks:
+                process.join(max(0.0, deadline - time.monotonic()))
+            codes = [process.exitcode for process in ranks]
+        finally:
+            for process in ranks:
+                process.kill()
+                process.join()
+        texts = [path.read_text(errors="replace") for path in errors]
+        assert None not in codes, f"ranks hang: {codes}\n{texts}"
+        return [Ended(int(c or 0), text) for c, text in zip(codes, texts, strict=True)]
+
+    return run
+
+
+def _as_rank(function: Callable[[], None], rank: int, place: dict[str, str], errors: Path) -> None:
+    if place:
+        os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "MASTER_ADDR": "127.0.0.1"}
+        os.environ |= {**place, "GLOO_SOCKET_IFNAME": "lo"}
+    warnings.simplefilter("default")  # tests make errors of them
+    for stream, path in (("stdout", Path(os.devnull)), ("stderr", errors)):
+        file = path.open("w", buffering=1)
+        os.dup2(file.fileno(), {"stdout": 1, "stderr": 2}[stream])
+        setattr(sys, stream, file)
+    function()
