@@ -13,7 +13,7 @@ import secrets
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import IO, Any
@@ -67,7 +67,7 @@ class CheckpointRecord:
 
 
 def verify_checkpoint(path: Path) -> CheckpointRecord:
-    """Compare a checkpoint with the hash in its record, and return the record.
+    """Compare a checkpoint with the hash in its record; return the record of what was found.
 
     Raises:
         CheckpointError: If the file or its record is missing, cannot be read or is damaged.
@@ -84,7 +84,7 @@ def verify_checkpoint(path: Path) -> CheckpointRecord:
         raise CheckpointError(
             f"{path} is damaged or cut: its sha256 ({size_bytes} bytes) is not that of its record"
         )
-    return record
+    return replace(record, digest=found)
 
 
 class DurableCheckpointIO(CheckpointIO):
@@ -93,10 +93,12 @@ class DurableCheckpointIO(CheckpointIO):
     Attributes:
         is_background: Write in a thread of its own, from a copy in main memory; at most one
             checkpoint is in flight.
+        loaded_digest: SHA-256 of the checkpoint that was loaded last; None before.
     """
 
     def __init__(self, *, is_background: bool = False) -> None:
         self.is_background = is_background
+        self.loaded_digest: str | None = None
         self._writer: ThreadPoolExecutor | None = None
         self._in_flight: Future[None] | None = None
 
@@ -131,7 +133,7 @@ class DurableCheckpointIO(CheckpointIO):
         Raises:
             CheckpointError: If it is missing, damaged or holds anything else.
         """
-        verify_checkpoint(Path(path))
+        record = verify_checkpoint(Path(path))
         try:
             # Mapped: the processes of a node share what they read.
             loaded: dict[str, Any] = torch.load(
@@ -139,6 +141,7 @@ class DurableCheckpointIO(CheckpointIO):
             )
         except Exception as error:  # torch raises many kinds
             raise CheckpointError(f"{path} cannot be loaded: {error}") from error
+        self.loaded_digest = record.digest
         return loaded
 
     def remove_checkpoint(self, path: str | os.PathLike[str]) -> None:

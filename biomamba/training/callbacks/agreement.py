@@ -14,10 +14,18 @@ from torch.distributed.tensor import DTensor
 from biomamba.data.batches import Batch
 from biomamba.data.training_data import TrainingData
 from biomamba.runtime.errors import TrainingError
+from biomamba.training.checkpoint_io import DurableCheckpointIO
 from biomamba.training.module import LanguageModelingModule
 
 # What all ranks must have in common, in the order of the gathered numbers.
-SHARED = ("step", "position in the data", "data fingerprint", "skipped steps", "weights")
+SHARED = (
+    "step",
+    "position in the data",
+    "data fingerprint",
+    "checkpoint",
+    "skipped steps",
+    "weights",
+)
 # What each rank must have for itself: its rows, one behind the other.
 OWN = ("first row", "rows", "gaps")
 _NO_ROWS = (-1, 0, 0)
@@ -26,13 +34,15 @@ _NO_ROWS = (-1, 0, 0)
 class Agreement(lightning.Callback):
     """Compares the ranks before the first step and every `every_n_steps` steps.
 
-    They must be at the same step of the same stream with the same weights, and their rows must be
-    the rows of the step: none missing, none twice. Otherwise all ranks stop. A rank can come apart
-    by a checkpoint, code or data of its own, or by memory that loses bits.
+    They must be at the same step of the same stream with the same weights, have gone on from the
+    same bits of a checkpoint, and their rows must be the rows of the step: none missing, none
+    twice. Otherwise all ranks stop. A rank can come apart by a checkpoint, code or data of its own,
+    or by memory that loses bits.
 
-    Sharded weights are left out: each rank holds another part, so there is nothing to compare with.
+    Sharded weights are left out: each rank holds another part, so there is nothing to compare with
+    but the checkpoint that the parts were cut from.
 
-    Costs a pass over the weights and one all-reduce of eight numbers per rank.
+    Costs a pass over the weights and one all-reduce of nine numbers per rank.
     """
 
     def __init__(self, every_n_steps: int = 500) -> None:
@@ -133,6 +143,7 @@ def _gather(
         trainer.global_step,
         data.consumed_steps,
         int.from_bytes(fingerprint, "big"),
+        _checkpoint_of(trainer),
         pl_module.guard.skipped_steps,
         checksum([*pl_module.parameters(), *pl_module.buffers()]),
         *rows,
@@ -143,6 +154,13 @@ def _gather(
     numbers[trainer.global_rank] = torch.tensor(own)
     table: Any = trainer.strategy.reduce(numbers, reduce_op="sum")
     return [dict(zip(names, row, strict=True)) for row in table.tolist()]
+
+
+def _checkpoint_of(trainer: lightning.Trainer) -> int:
+    """Return seven bytes of the hash of the checkpoint that the run went on from; 0 without one."""
+    io = trainer.strategy.checkpoint_io
+    digest = io.loaded_digest if isinstance(io, DurableCheckpointIO) else None
+    return int(digest[:14], 16) if digest else 0
 
 
 def _stop(trainer: lightning.Trainer, problem: str | None) -> None:

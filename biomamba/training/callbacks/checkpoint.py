@@ -11,7 +11,7 @@ from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.utilities.types import STEP_OUTPUT
 
 from biomamba.data.batches import Batch
-from biomamba.runtime.errors import ConfigError
+from biomamba.runtime.errors import CheckpointError, ConfigError
 from biomamba.runtime.rng_state import load_rng_state, rng_state
 from biomamba.training.checkpoint_io import RUN_KEY, DurableCheckpointIO
 
@@ -25,8 +25,20 @@ def checkpoint_name(step: int) -> str:
 
 
 def checkpoints_in(folder: Path) -> dict[int, Path]:
-    """Return the checkpoints in a folder by their step, the newest first; good or not."""
-    found = {int(match[1]): p for p in folder.glob("*.ckpt") if (match := _NAME.fullmatch(p.name))}
+    """Return the checkpoints in a folder by their step, the newest first; good or not.
+
+    Raises:
+        CheckpointError: If the folder cannot be read: a run must not begin anew for that.
+    """
+    try:
+        paths = list(folder.iterdir())
+    except FileNotFoundError:
+        return {}
+    except OSError as error:
+        raise CheckpointError(
+            f"{folder} cannot be read ({error.strerror}): mend that, or choose another run_id"
+        ) from error
+    found = {int(match[1]): p for p in paths if (match := _NAME.fullmatch(p.name))}
     return dict(sorted(found.items(), reverse=True))
 
 

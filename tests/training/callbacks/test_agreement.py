@@ -26,6 +26,7 @@ from biomamba.training.callbacks.agreement import (
     difference,
     misplaced_rows,
 )
+from biomamba.training.checkpoint_io import DurableCheckpointIO
 from biomamba.training.module import LanguageModelingModule, Objective
 from biomamba.training.optimizer import AdamW
 from biomamba.training.schedule import Constant
@@ -147,7 +148,7 @@ class Ranks:
             global_step=2,
             global_rank=0,
             world_size=2,
-            strategy=SimpleNamespace(reduce=reduce),
+            strategy=SimpleNamespace(reduce=reduce, checkpoint_io=DurableCheckpointIO()),
         )
 
     def step(self, callback: Agreement) -> None:
@@ -187,7 +188,8 @@ def test_ranks_are_compared_at_multiples_only(every_n_steps: int) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["step", "position_in_the_data", "data_fingerprint", "skipped_steps", "weights"]
+    "name",
+    ["step", "position_in_the_data", "data_fingerprint", "checkpoint", "skipped_steps", "weights"],
 )
 def test_a_rank_that_differs_stops_the_run(name: str) -> None:
     ranks = Ranks(changed(**{name: 1}))
@@ -219,6 +221,26 @@ def test_the_module_decides_about_the_checksum() -> None:
     ranks.module.seen.tokens += 1
     ranks.step(Agreement(every_n_steps=1))
     assert len({row[SHARED.index("weights")] for row in seen}) == 3
+
+
+def test_the_bits_of_the_checkpoint_are_compared(tmp_path: Path) -> None:
+    seen: list[int] = []
+
+    def listen(own: Tensor) -> Tensor:
+        seen.append(int(own[SHARED.index("checkpoint")]))
+        return changed()(own)
+
+    ranks = Ranks(listen)
+    ranks.step(Agreement(every_n_steps=1))
+    path = tmp_path / "step_0000001.ckpt"
+    for moment in (0.0, 0.5):
+        run = {"step": 1, "reason": "test", "settings": {}}
+        io = ranks.trainer.strategy.checkpoint_io
+        io.save_checkpoint({"exp_avg": torch.tensor(moment), "run": run}, path)
+        io.load_checkpoint(path)
+        ranks.step(Agreement(every_n_steps=1))
+    assert seen[0] == 0
+    assert len(set(seen)) == 3
 
 
 def test_a_run_of_one_rank_has_nothing_to_compare() -> None:

@@ -1,5 +1,7 @@
 """When checkpoints are saved, and which are kept."""
 
+import os
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from biomamba.training.callbacks.checkpoint import Checkpoints, checkpoint_name,
 from biomamba.training.checkpoint_io import DurableCheckpointIO, verify_checkpoint
 
 NUM_STEPS = 10
+NOBODY = 65_534
 
 
 class Weight(lightning.LightningModule):
@@ -140,7 +143,8 @@ def test_a_failure_in_the_background_stops_the_run_at_a_later_step(tmp_path: Pat
         (tmp_path / "gone").write_text("no folder any more")
 
     checkpoints = Checkpoints(str(tmp_path / "gone"), every_n_steps=4, in_background=True)
-    with pytest.raises(CheckpointError, match=r"cannot write .*step_0000008.ckpt"):
+    # Whichever comes first: the end of the writer, or a look for old ones to remove.
+    with pytest.raises(CheckpointError, match=r"cannot (write .*step_0000008.ckpt|be read)"):
         fit(checkpoints, At(7, break_disk))
     assert steps_in(tmp_path / "kept") == [4]
 
@@ -210,6 +214,30 @@ def test_only_the_own_names_are_checkpoints_and_the_newest_comes_first(tmp_path:
         (tmp_path / name).write_text("")
     assert list(checkpoints_in(tmp_path)) == [20_000_000, 123, 9]
     assert checkpoints_in(tmp_path / "absent") == {}
+
+
+def test_a_file_in_the_place_of_the_folder_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "checkpoints").write_text("")
+    with pytest.raises(CheckpointError, match=r"/checkpoints cannot be read \(Not a directory\)"):
+        checkpoints_in(tmp_path / "checkpoints")
+
+
+def test_a_folder_that_may_not_be_read_is_refused(fork_ranks: Any) -> None:
+    with tempfile.TemporaryDirectory() as name:  # pytest's own folder is closed to others
+        folder = Path(name) / "checkpoints"
+        folder.mkdir()
+        (folder / checkpoint_name(1)).write_text("")
+        Path(name).chmod(0o755)
+        folder.chmod(0o300)
+
+        def look() -> None:
+            if os.geteuid() == 0:
+                os.setuid(NOBODY)  # modes do not hold root back
+            checkpoints_in(folder)
+
+        (end,) = fork_ranks(look)
+        folder.chmod(0o700)
+    assert f"CheckpointError: {folder} cannot be read (Permission denied)" in end.errors
 
 
 def test_another_writer_is_refused(tmp_path: Path) -> None:
