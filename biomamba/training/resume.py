@@ -117,14 +117,33 @@ def is_finished(start: Start, num_steps: int, record_path: Path) -> bool:
     """Say whether a run has done all its steps and its record is closed.
 
     Raises:
-        ConfigError: If the record is closed and there is no checkpoint that says of which run.
+        ConfigError: If the record cannot be read, or is closed and there is no checkpoint that
+            says of which run.
     """
-    is_closed = record_path.is_file() and "after" in json.loads(record_path.read_text("utf-8"))
+    is_closed = "after" in read_record(record_path)
     if is_closed and start.checkpoint is None:
         raise ConfigError(
             f"{record_path.parent} holds a finished run without checkpoints: choose another run_id"
         )
     return is_closed and start.step == num_steps
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """Return the run.json of a run; empty if there is none.
+
+    Raises:
+        ConfigError: If there is one that cannot be read.
+    """
+    try:
+        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            f"{path} cannot be read ({error}): mend it, or move it away to go on without what it "
+            "says of earlier starts"
+        ) from error
+    return found
 
 
 def set_ledger_aside(folder: Path, start: Start) -> None:

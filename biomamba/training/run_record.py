@@ -1,9 +1,9 @@
 """What a run leaves behind besides curves: run.json and the model folder."""
 
-import json
 import math
 import socket
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,7 +20,7 @@ from biomamba.runtime.atomic import write_json
 from biomamba.runtime.ranks import is_rank_zero
 from biomamba.runtime.signals import Interrupted
 from biomamba.training.module import LanguageModelingModule
-from biomamba.training.resume import Start
+from biomamba.training.resume import Start, read_record
 
 
 class RunRecord:
@@ -92,8 +92,7 @@ class RunRecord:
     def _take_over(self, provenance: Mapping[str, Any], start: Start, checkpoint: Path) -> None:
         """Go on with the record of this folder, or of the run that the checkpoint belongs to."""
         records = (self._path, checkpoint.absolute().parent.parent / self._path.name)
-        found = next((path for path in records if path.is_file()), None)
-        earlier = json.loads(found.read_text(encoding="utf-8")) if found else {}
+        earlier = next(filter(None, map(read_record, records)), {})
         first = dict(earlier.get("provenance", provenance))
         resumed = {"step": start.step, "checkpoint": checkpoint.name, "changes": start.changes}
         first["resumes"] = [*first.get("resumes", []), resumed | dict(provenance)]
@@ -131,18 +130,16 @@ class StartRecord(lightning.Callback):
         pl_module: lightning.LightningModule,
         exception: BaseException,
     ) -> None:
-        """Note what stopped the run."""
+        """Note what stopped the run; a full disk must not hide it."""
         is_request = isinstance(exception, Interrupted)
         prefix = "interrupted" if is_request else type(exception).__name__
-        self._record.end(f"{prefix}: {exception}")
+        with suppress(OSError):
+            self._record.end(f"{prefix}: {exception}")
 
 
 def _kept(path: Path) -> dict[str, Any]:
     """Return the list of the earlier starts in this folder."""
-    try:
-        earlier = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
+    earlier = read_record(path)
     return {"starts": earlier["starts"]} if "starts" in earlier else {}
 
 

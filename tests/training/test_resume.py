@@ -15,6 +15,7 @@ from biomamba.training.resume import (
     find_start,
     is_finished,
     logger_options,
+    read_record,
     run_settings,
     set_ledger_aside,
 )
@@ -190,6 +191,16 @@ def test_how_a_step_is_computed_is_not_decided() -> None:
     assert changed_settings(settings_of(config()), settings_of(other)) == ""
 
 
+def test_another_tokenizer_or_store_is_another_run() -> None:
+    mine: Any = SimpleNamespace(fingerprint="rows", tokenizer_fingerprint="tokens")
+    other: Any = SimpleNamespace(fingerprint="others", tokenizer_fingerprint="letters")
+    found = changed_settings(*(run_settings(config(), data) for data in (mine, other)))
+    assert found == (
+        "data_fingerprint is 'rows', asked for 'others'; "
+        "tokenizer_fingerprint is 'tokens', asked for 'letters'"
+    )
+
+
 def test_other_rows_are_explained_by_the_keys_of_the_data() -> None:
     other = config(data__mixture={"weights": {"web": 0.5}})
     found = changed_settings(settings_of(config()), settings_of(other, "others"))
@@ -212,6 +223,18 @@ def test_a_run_is_finished_when_its_record_is_closed_behind_the_last_step(tmp_pa
     assert not is_finished(last, 9, record)
     assert not is_finished(Start(tmp_path / "x.ckpt", 4), 8, record)
     with pytest.raises(ConfigError, match="holds a finished run without checkpoints"):
+        is_finished(Start(), 8, record)
+
+
+@pytest.mark.parametrize("damage", ["cut", "folder"])
+def test_a_record_that_cannot_be_read_is_named(tmp_path: Path, damage: str) -> None:
+    record = tmp_path / "run.json"
+    assert read_record(record) == {}
+    if damage == "cut":
+        record.write_text('{"starts": [')
+    else:
+        record.mkdir()
+    with pytest.raises(ConfigError, match=r"run.json cannot be read .*: mend it, or move it away"):
         is_finished(Start(), 8, record)
 
 
