@@ -30,6 +30,7 @@ from biomamba.runtime.seeding import seed_everything
 from biomamba.training.callbacks.checkpoint import Checkpoints
 from biomamba.training.callbacks.preemption import Preemption
 from biomamba.training.checkpoint_io import DurableCheckpointIO, remove_leftovers
+from biomamba.training.faults import explained_faults
 from biomamba.training.launch import (
     check_launch,
     check_precision,
@@ -64,7 +65,7 @@ def main(cfg: DictConfig) -> None:
     check_trainer_keys(str(key) for key in cfg.trainer)
     check_run_folder(HydraConfig.get().overrides.task)
     seed_everything(cfg.seed)
-    with run_lock(Path(cfg.paths.run_dir)):
+    with run_lock(Path(cfg.paths.run_dir)), explained_faults():
         train(cfg)
 
 

@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -108,8 +109,9 @@ class LedgerWriter(lightning.Callback):
         pl_module: lightning.LightningModule,
         exception: BaseException,
     ) -> None:
-        """Write what was done."""
-        self._write()
+        """Write what was done; a full disk must not hide what stopped the run."""
+        with suppress(OSError):
+            self._write()
 
     def _take_over(self) -> None:
         """Keep what comes before the first step; take it over if another folder has more of it."""
