@@ -2,7 +2,7 @@ r"""Write a model in the layout of another library, or make one of a training ch
 
     python -m biomamba.export checkpoint=runs/cpt/first format=transformers output=exported
     python -m biomamba.export checkpoint=state-spaces/mamba2-130m format=transformers \
-        tokenizer=EleutherAI/gpt-neox-20b dtype=bfloat16 output=mamba2-130m-hf
+        tokenizer_file=EleutherAI/gpt-neox-20b dtype=bfloat16 output=mamba2-130m-hf
 
 The folder is complete or not there; export.json in it says where the weights come from.
 """
@@ -31,7 +31,7 @@ def main(cfg: DictConfig) -> None:
     output = Path(cfg.output).absolute()
     check_output(output, overwrite=cfg.overwrite)
     source = find_source(cfg.checkpoint, cfg.weights)
-    tokenizer = find_tokenizer(cfg.tokenizer, source)
+    tokenizer = find_tokenizer(cfg.tokenizer_file, source)
     config: Any = OmegaConf.to_container(cfg, resolve=True)
     record = export(source, form, output, tokenizer, provenance(config))
     print(f"exported: {source.origin['path']} as {form.name} ({form.dtype})")
@@ -41,9 +41,7 @@ def main(cfg: DictConfig) -> None:
         largest = max(record["rounded"].values())
         print(f"rounded: {len(record['rounded'])} tensors, by up to {largest:.1e} of a number")
     if not (output / "tokenizer.json").is_file():
-        print(
-            "no tokenizer: none lies beside the weights; name one with tokenizer=<file or hub id>"
-        )
+        print("no tokenizer lies beside the weights: add tokenizer_file=<tokenizer.json or hub id>")
 
 
 def find_tokenizer(named: str | None, source: ExportSource) -> Tokenizer | None:
@@ -54,16 +52,14 @@ def find_tokenizer(named: str | None, source: ExportSource) -> Tokenizer | None:
     """
     if named is not None:
         return Tokenizer.load(named)
-    if source.stored is None:
-        return None
-    beside = source.stored.folder / "tokenizer.json"
+    beside = source.tokenizer_folder / "tokenizer.json"
     if not beside.is_file():
         return None
     try:
         tokenizer = Tokenizer.load(str(beside))
     except DataError:  # it has no <|endoftext|>; its files are copied as they are
         return None
-    eos = source.stored.raw.get("eos_token_id")
+    eos = source.stored.raw.get("eos_token_id") if source.stored else None
     return tokenizer if eos in {None, tokenizer.eod_id} else None
 
 

@@ -138,7 +138,6 @@ def test_a_run_is_exported_from_its_folder_and_from_its_checkpoints(
     start_run()
     run = tmp_path / "runs" / "train" / "x"
     last = max((run / "checkpoints").glob("step_*.ckpt"))
-    tokenizer = f"tokenizer={run / 'model' / 'tokenizer.json'}"
     for weights, folder in (("model", "model"), ("ema", "model_ema")):
         expected = tensors_of(run / folder)
         for number, source in enumerate((run, last, run / "checkpoints")):
@@ -147,12 +146,12 @@ def test_a_run_is_exported_from_its_folder_and_from_its_checkpoints(
                 f"checkpoint={source}",
                 f"weights={weights}",
                 "format=transformers",
-                tokenizer,
                 f"output={output}",
             )
             assert_equal(tensors_of(output), expected)
             record = json.loads((output / "export.json").read_text())
             assert record["source"]["weights"] == weights
+            assert "tokenizer.json" in record["files"]
             if number > 0:
                 assert record["source"]["step"] == 4
     first, second = tensors_of(tmp_path / "model-1"), tensors_of(tmp_path / "ema-1")
@@ -231,7 +230,7 @@ def published_130m(folder: Path) -> dict[str, Tensor]:
 def take_steps(model: MambaLM) -> list[float]:
     """Train on a few random rows, so that they are learned by heart; return the losses."""
     ids = torch.randint(50_277, (ROWS, LENGTH), generator=torch.Generator().manual_seed(1))
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, foreach=False)
     losses = []
     for _ in range(STEPS):
         hidden, _ = model.hidden(ids[:, :-1])
@@ -245,6 +244,7 @@ def take_steps(model: MambaLM) -> list[float]:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 def test_130m_is_loaded_trained_exported_and_the_same_in_transformers(
     run_export: Export, tmp_path: Path
 ) -> None:

@@ -126,7 +126,7 @@ class ExportSchema:
     dtype: str = MISSING
     container: str = MISSING
     max_shard_bytes: int = MISSING
-    tokenizer: str | None = None
+    tokenizer_file: str | None = None
     output: str = MISSING
     overwrite: bool = False
 

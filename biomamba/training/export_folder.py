@@ -105,12 +105,12 @@ def export(
         CheckpointError: The weights cannot be written so, or the disk cannot take them.
     """
     check_tokenizer(source, tokenizer)
+    weights_form = form.of_weights(source)
+    raw = weights_form.layout.render(source.config)
     temporary = output.with_name(f".{output.name}.{secrets.token_hex(4)}.tmp")
     try:
         temporary.mkdir(parents=True)
-        weights_form = form.of_weights(source)
         rounded = write_weights(source.weights, source.config, temporary, weights_form)
-        raw = weights_form.layout.render(source.config)
         if form.name == "transformers":
             raw |= _write_companions(source, tokenizer, temporary).as_config()
             raw |= {"dtype": form.dtype, "torch_dtype": form.dtype}

@@ -32,6 +32,7 @@ class ExportSource:
         weights: Mapped, not read.
         config: Of their model.
         origin: Where they come from, as plain values for the record.
+        tokenizer_folder: Where its tokenizer lies, if anywhere.
         stored: The model folder; None for a checkpoint of a training.
         tokenizer_fingerprint: Of the data that a training checkpoint was trained on.
     """
@@ -39,6 +40,7 @@ class ExportSource:
     weights: Weights
     config: MambaConfig
     origin: Mapping[str, Any]
+    tokenizer_folder: Path
     stored: StoredModel | None = None
     tokenizer_fingerprint: str | None = None
 
@@ -96,7 +98,7 @@ def _of_folder(path_or_hub_id: str, choice: Choice) -> ExportSource:
         "sha256": stored.files().digest(),
         "weights": choice,
     }
-    return ExportSource(stored.weights(), stored.config, origin, stored)
+    return ExportSource(stored.weights(), stored.config, origin, stored.folder, stored)
 
 
 def _of_training(path: Path, choice: Choice) -> ExportSource:
@@ -113,9 +115,10 @@ def _of_training(path: Path, choice: Choice) -> ExportSource:
         "data_fingerprint": record.settings.get("data_fingerprint"),
     }
     fingerprint = record.settings.get("tokenizer_fingerprint")
-    return ExportSource(
-        Weights(tensors, config, path), config, origin, tokenizer_fingerprint=fingerprint
-    )
+    # Beside the model that the run has written, if it has.
+    beside = path.absolute().parent.parent / _FOLDERS["model"]
+    weights = Weights(tensors, config, path)
+    return ExportSource(weights, config, origin, beside, tokenizer_fingerprint=fingerprint)
 
 
 def _config(record: CheckpointRecord, path: Path) -> MambaConfig:

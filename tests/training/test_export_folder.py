@@ -185,7 +185,7 @@ def test_tokenizer_of_another_model_is_refused(tmp_path: Path, start: Start) -> 
     with pytest.raises(CheckpointError, match="270 ids, the model 257"):
         export(source, ExportFormat(name="transformers"), tmp_path / "out", larger, {})
     other = ExportSource(
-        source.weights, source.config, {"path": "x.ckpt"}, tokenizer_fingerprint="ab"
+        source.weights, source.config, {"path": "x.ckpt"}, tmp_path, tokenizer_fingerprint="ab"
     )
     with pytest.raises(CheckpointError, match=r"fingerprint .*, but x.ckpt was trained with ab"):
         export(other, ExportFormat(name="transformers"), tmp_path / "out", TOKENIZER, {})
@@ -284,3 +284,14 @@ def test_only_an_export_is_ever_replaced(tmp_path: Path, start: Start) -> None:
 def test_unknown_value_is_refused(key: str, value: Any, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         ExportFormat(**{"name": "transformers", key: value})
+
+
+def test_model_that_transformers_has_no_key_for_is_refused(tmp_path: Path, start: Start) -> None:
+    config = Mamba2Config(d_model=24, n_layer=1, vocab_size=257, headdim=8, static=["dt"])
+    save_pretrained(MambaLM(config, ReferenceScan()), tmp_path / "static")
+    source = find_source(str(tmp_path / "static"), "model")
+    with pytest.raises(CheckpointError, match=r"transformers: cannot hold this model: static is"):
+        export(source, ExportFormat(name="transformers"), tmp_path / "out", None, {})
+    export(source, ExportFormat(name="state_spaces"), tmp_path / "out", None, {})
+
+    assert open_checkpoint(tmp_path / "out").config == config
