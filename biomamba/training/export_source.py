@@ -2,15 +2,19 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+import torch
 from torch import Tensor
 
+from biomamba.model.backends.reference import ReferenceScan
 from biomamba.model.checkpoint import StoredModel, open_checkpoint
 from biomamba.model.config import Mamba1Config, Mamba2Config, MambaConfig
 from biomamba.model.formats.weights import Weights
+from biomamba.model.language_model import MambaLM
+from biomamba.model.lora import Lora, merge_state
 from biomamba.runtime.errors import CheckpointError, ConfigError
 from biomamba.training.callbacks.checkpoint import checkpoints_in
 from biomamba.training.callbacks.ema import Ema
@@ -19,6 +23,7 @@ from biomamba.training.resume import named_checkpoint
 
 Choice = Literal["model", "ema"]
 _CONFIGS = {found.__name__: found for found in (Mamba1Config, Mamba2Config)}
+_LORA = {field.name for field in fields(Lora)}
 _MODEL_PREFIX = "model."
 # What a run writes at its end: callbacks/ema.yaml names the second.
 _FOLDERS: Mapping[Choice, str] = {"model": "model", "ema": "model_ema"}
@@ -106,6 +111,7 @@ def _of_training(path: Path, choice: Choice) -> ExportSource:
     content = DurableCheckpointIO().load_checkpoint(path)
     config = _config(record, path)
     tensors = _average(content, path) if choice == "ema" else _model(content)
+    tensors = _without_adapters(tensors, record, config)
     origin = {
         "kind": "training checkpoint",
         "path": str(path),
@@ -131,6 +137,19 @@ def _config(record: CheckpointRecord, path: Path) -> MambaConfig:
         raise CheckpointError(
             f"{CheckpointRecord.path_for(path)}: describes no model that can be exported: {error!r}"
         ) from error
+
+
+def _without_adapters(
+    tensors: dict[str, Tensor], record: CheckpointRecord, config: MambaConfig
+) -> dict[str, Tensor]:
+    """Add the adapters of a run to the weights; those are read, not mapped."""
+    settings = (record.settings["model"].get("adaptation") or {}).get("lora")
+    if settings is None:
+        return tensors
+    with torch.device("meta"):
+        model = MambaLM(config, ReferenceScan())
+        Lora(**{name: value for name, value in settings.items() if name in _LORA}).add_to(model)
+    return merge_state(model, tensors)
 
 
 def _model(content: Mapping[str, Any]) -> dict[str, Tensor]:

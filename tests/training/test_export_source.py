@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from biomamba.model.backends.reference import ReferenceScan
-from biomamba.model.checkpoint import save_pretrained
+from biomamba.model.checkpoint import load_weights, save_pretrained
 from biomamba.model.config import Mamba1Config, Mamba2Config, MambaConfig
 from biomamba.model.language_model import MambaLM
+from biomamba.model.lora import Lora, adapted_modules
 from biomamba.runtime.errors import CheckpointError, ConfigError
 from biomamba.training.checkpoint_io import DurableCheckpointIO
 from biomamba.training.export_source import ExportSource, find_source
@@ -73,6 +74,26 @@ def test_training_checkpoint_holds_weights_and_average(tmp_path: Path, layer: st
     assert source.tokenizer_fingerprint == "fingerprint"
     assert (source.origin["step"], source.origin["weights"]) == (7, "ema")
     assert len(source.origin["sha256"]) == 64
+
+
+@pytest.mark.parametrize("weights", ["model", "ema"])
+def test_adapters_are_added_to_the_weights(tmp_path: Path, weights: str) -> None:
+    lora = Lora(rank=2, alpha=4.0, targets=["in_proj", "embedding"])
+    models = {"model": make_model(1), "ema": make_model(2)}
+    for model in models.values():
+        lora.add_to(model)
+        with torch.no_grad():
+            for _, module in adapted_modules(model):
+                module.lora_b.normal_()
+    settings = settings_of(CONFIGS["Mamba2"])
+    settings["model"]["adaptation"] = {"lora": {"_target_": "x", **asdict(lora)}}
+    path = save_step(tmp_path, 7, models["model"], models["ema"], settings)
+    source = find_source(str(path), weights)
+    exported, ids = load_weights(source.config, ReferenceScan(), source.weights), torch.arange(9)
+
+    with torch.no_grad():
+        expected = models[weights](ids[None])
+        torch.testing.assert_close(exported(ids[None]), expected)
 
 
 def test_average_that_was_not_kept_is_not_made_up(tmp_path: Path) -> None:
