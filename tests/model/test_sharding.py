@@ -11,7 +11,7 @@ from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
 
 from biomamba.model.backends.chunked import ChunkedScan
-from biomamba.model.config import Mamba2Config
+from biomamba.model.config import Mamba1Config, Mamba2Config
 from biomamba.model.language_model import MambaLM
 from biomamba.model.sharding import gather, load_whole, scatter, shard
 
@@ -25,13 +25,23 @@ def mesh(tmp_path: Path) -> Iterator[DeviceMesh]:
     torch.distributed.destroy_process_group()
 
 
-def make_model() -> MambaLM:
-    config = Mamba2Config(d_model=16, n_layer=2, vocab_size=32, d_state=4, headdim=8)
-    return MambaLM(config, ChunkedScan(chunk_size=4))
+CONFIGS = {
+    "mamba2": Mamba2Config(d_model=16, n_layer=2, vocab_size=32, d_state=4, headdim=8),
+    "mamba1": Mamba1Config(d_model=16, n_layer=2, vocab_size=32, d_state=4),
+    "static": Mamba1Config(
+        d_model=16, n_layer=2, vocab_size=32, d_state=4, static=["dt", "B", "C"]
+    ),
+}  # fmt: skip
+of_every_kind = pytest.mark.parametrize("kind", CONFIGS)
 
 
-def test_blocks_and_model_are_units(mesh: DeviceMesh) -> None:
-    model = make_model()
+def make_model(kind: str = "mamba2") -> MambaLM:
+    return MambaLM(CONFIGS[kind], ChunkedScan(chunk_size=4))
+
+
+@of_every_kind
+def test_blocks_and_model_are_units(mesh: DeviceMesh, kind: str) -> None:
+    model = make_model(kind)
     shard(model, mesh)
     units = {name for name, module in model.named_modules() if isinstance(module, FSDPModule)}
     assert units == {"", "backbone.layers.0", "backbone.layers.1"}
@@ -46,17 +56,25 @@ def test_a_sharded_model_is_left_alone(mesh: DeviceMesh) -> None:
     assert all(a is b for a, b in zip(before, model.parameters(), strict=True))
 
 
+@of_every_kind
 @pytest.mark.filterwarnings("ignore:FSDP2-wrapped module .* returned a view tensor")
-def test_hidden_vectors_and_head_are_those_of_the_plain_model(mesh: DeviceMesh) -> None:
-    model = make_model()
+def test_outputs_and_gradients_are_those_of_the_plain_model(mesh: DeviceMesh, kind: str) -> None:
+    model = make_model(kind)
     input_ids = torch.arange(12).view(2, 6)
     expected = model(input_ids)
+    gradients = torch.autograd.grad(expected.logsumexp(-1).sum(), list(model.parameters()))
     shard(model, mesh)
-    torch.testing.assert_close(model.logits(model.hidden(input_ids)[0]), expected)
+    found = model.logits(model.hidden(input_ids)[0])
+    torch.testing.assert_close(found, expected)
+    found.logsumexp(-1).sum().backward()
+    for (name, parameter), wanted in zip(model.named_parameters(), gradients, strict=True):
+        assert isinstance(parameter.grad, DTensor)
+        torch.testing.assert_close(parameter.grad.full_tensor(), wanted, msg=name)
 
 
-def test_a_sharded_model_loads_whole_tensors(mesh: DeviceMesh) -> None:
-    source, target = make_model(), make_model()
+@of_every_kind
+def test_a_sharded_model_loads_whole_tensors(mesh: DeviceMesh, kind: str) -> None:
+    source, target = make_model(kind), make_model(kind)
     shard(target, mesh)
     load_whole(target, source.state_dict())
     torch.testing.assert_close(gather(target.state_dict()), source.state_dict(), rtol=0, atol=0)
