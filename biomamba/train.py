@@ -30,6 +30,7 @@ from biomamba.runtime.seeding import seed_everything
 from biomamba.training.callbacks.checkpoint import Checkpoints
 from biomamba.training.callbacks.preemption import Preemption
 from biomamba.training.checkpoint_io import DurableCheckpointIO, remove_leftovers
+from biomamba.training.event_files import put_before_now
 from biomamba.training.faults import explained_faults
 from biomamba.training.launch import (
     check_launch,
@@ -131,6 +132,7 @@ def announce(start: Start, run_dir: Path) -> None:
         changes = f", with other settings: {start.changes}" if start.changes else ""
         print(f"going on behind step {start.step} with {start.checkpoint}{changes}")
         set_ledger_aside(run_dir / "ledger", start)
+        put_before_now(run_dir)
 
 
 def build_module(cfg: DictConfig, datamodule: TrainingData) -> LanguageModelingModule:
