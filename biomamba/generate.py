@@ -34,7 +34,7 @@ from biomamba.config.cli import run_cli
 from biomamba.data.tokenizer import Tokenizer
 from biomamba.inference.prompts import Prompt, read_prompts, read_stream
 from biomamba.inference.text_generator import Completion, TextGenerator
-from biomamba.model.checkpoint import load_pretrained, weights_digest
+from biomamba.model.checkpoint import load_pretrained, open_checkpoint, weights_digest
 from biomamba.runtime.errors import ConfigError, DataError
 
 
@@ -45,7 +45,7 @@ def main(cfg: DictConfig, prompt: str | None = None) -> None:
     if cfg.batch_size < 1:
         raise ConfigError(f"batch_size={cfg.batch_size}: must be at least 1")
     options = build(cfg.text)
-    tokenizer = find_tokenizer(cfg.checkpoint, cfg.tokenizer_path)
+    tokenizer = find_tokenizer(cfg.checkpoint, cfg.tokenizer_file)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model = load_pretrained(cfg.checkpoint, build(cfg.model.backend)).to(device).eval()
     generator = TextGenerator(model, tokenizer, options)
@@ -80,16 +80,22 @@ def new_file(path: Path) -> Path:
 
 
 def find_tokenizer(checkpoint: str, named: str | None) -> Tokenizer:
-    """Load the tokenizer that is named, or the one that lies beside the weights."""
+    """Load the tokenizer that is named, or the one of the checkpoint."""
     if named is not None:
         return Tokenizer.load(named)
-    beside = Path(checkpoint) / "tokenizer.json"
-    if beside.is_file():
-        return Tokenizer.load(str(beside))
+    folder = Path(checkpoint).expanduser()
+    repository, _, revision = checkpoint.partition("@")
+    if (folder / "tokenizer.json").is_file():
+        return Tokenizer.load(str(folder / "tokenizer.json"))
+    try:
+        if not folder.is_dir():
+            return Tokenizer.load(repository, revision or None)
+    except DataError:
+        open_checkpoint(checkpoint)  # says what is wrong if there is no checkpoint at all
     raise DataError(
-        f"checkpoint={checkpoint}: no tokenizer.json in this folder; name the tokenizer that the "
-        "model was trained with: tokenizer_path=<tokenizer.json or hub id>, for the published "
-        "state-spaces checkpoints tokenizer_path=EleutherAI/gpt-neox-20b"
+        f"checkpoint={checkpoint}: no tokenizer.json lies beside the weights; name the tokenizer "
+        "that the model was trained with: tokenizer_file=<tokenizer.json or hub id>, for the "
+        "published state-spaces checkpoints tokenizer_file=EleutherAI/gpt-neox-20b"
     )
 
 

@@ -17,7 +17,7 @@ from biomamba.model.backends.chunked import ChunkedScan
 from biomamba.model.checkpoint import save_pretrained, weights_digest
 from biomamba.model.config import Mamba2Config
 from biomamba.model.language_model import MambaLM
-from biomamba.runtime.errors import BioMambaError, ConfigError, DataError
+from biomamba.runtime.errors import BioMambaError, CheckpointError, ConfigError, DataError
 
 Generate = Callable[..., str]
 SHORT = ("generation.max_new_tokens=12", "sampling.temperature=1.0")
@@ -94,14 +94,19 @@ def test_record_says_where_it_comes_from(
     assert origin["options"]["stop"] == ["zz"]
 
 
+def test_a_missing_checkpoint_is_named(compose: Callable[..., DictConfig], tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="absent: no such folder"):
+        main(compose("generate", f"checkpoint={tmp_path / 'absent'}"), "x")
+
+
 def test_another_tokenizer_can_be_named(
     generate: Generate, checkpoint: Path, tmp_path: Path
 ) -> None:
     expected = generate(prompt="x")
     (checkpoint / "tokenizer.json").rename(tmp_path / "t.json")
 
-    assert generate(f"tokenizer_path={tmp_path / 't.json'}", prompt="x") == expected
-    with pytest.raises(DataError, match=r"no tokenizer\.json .* tokenizer_path="):
+    assert generate(f"tokenizer_file={tmp_path / 't.json'}", prompt="x") == expected
+    with pytest.raises(DataError, match=r"no tokenizer\.json .* tokenizer_file="):
         generate(prompt="x")
 
 

@@ -67,7 +67,7 @@ class GenerateSchema:
     """Top-level keys of `biomamba.generate`."""
 
     checkpoint: str = MISSING
-    tokenizer_path: str | None = None
+    tokenizer_file: str | None = None
     prompts: str | None = None
     output: str = MISSING
     batch_size: int = MISSING

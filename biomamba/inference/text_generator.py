@@ -58,7 +58,7 @@ class TextGenerator:
             raise CheckpointError(
                 f"the tokenizer has {tokenizer.vocab_size:,} ids, but the model only "
                 f"{model.config.vocab_size:,}; name the tokenizer that the model was trained with: "
-                "tokenizer_path=<tokenizer.json or hub id>"
+                "tokenizer_file=<tokenizer.json or hub id>"
             )
         self._decoder = Decoder(model)
         self._tokenizer, self._options = tokenizer, options
