@@ -46,7 +46,7 @@ class ExportFormat:
     name: str
     dtype: str = "float32"
     container: str = "safetensors"
-    max_shard_bytes: int = 5_000_000_000
+    max_shard_bytes: int = 2_000_000_000
 
     def __post_init__(self) -> None:
         _check("format", self.name, {layout.name for layout in LAYOUTS})

@@ -29,13 +29,14 @@ class WeightsFormat:
         layout: The names.
         dtype: Of every tensor.
         container: Kind of file; bin is torch's own, which mamba_ssm reads.
-        max_shard_bytes: Limit of a file; a single tensor may exceed it.
+        max_shard_bytes: Limit of a file; a single tensor may exceed it. Writing takes about twice
+            this in memory.
     """
 
     layout: Layout
     dtype: torch.dtype = torch.float32
     container: Container = "safetensors"
-    max_shard_bytes: int = 5_000_000_000
+    max_shard_bytes: int = 2_000_000_000
 
 
 def write_weights(
@@ -63,6 +64,7 @@ def write_weights(
             tensors[HEAD] = tensors[names[EMBEDDING]]
         places |= dict.fromkeys(tensors, name)
         save_tensors(tensors, folder / name)
+        del tensors  # before the next ones are made
     if len(shards) > 1:
         whole = SAFETENSORS if form.container == "safetensors" else TORCH
         index = {"metadata": {"total_size": total_bytes}, "weight_map": places}

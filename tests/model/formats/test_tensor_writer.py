@@ -1,11 +1,13 @@
 import json
 from pathlib import Path
+from weakref import ReferenceType, ref
 
 import pytest
 import torch
 from torch import Tensor
 
 from biomamba.model.config import Mamba2Config
+from biomamba.model.formats import tensor_writer
 from biomamba.model.formats.layout import Layout
 from biomamba.model.formats.state_spaces_mamba2 import STATE_SPACES_MAMBA2
 from biomamba.model.formats.tensor_files import find_weights, read_tensors
@@ -64,6 +66,30 @@ def test_files_keep_to_their_limit(
         tensors = read_tensors(path)
         size = sum(tensor.nbytes for tensor in tensors.values())
         assert size <= 4096 or len(tensors) == 1
+
+
+def test_one_file_is_in_memory_at_a_time(
+    tmp_path: Path,
+    weights: Weights,
+    tiny_config: Mamba2Config,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    written: list[ReferenceType[Tensor]] = []
+
+    def save(tensors: dict[str, Tensor], path: Path) -> None:
+        written.extend(ref(tensor) for tensor in tensors.values())
+
+    def read(name: str) -> Tensor:
+        assert not any(reference() is not None for reference in written)
+        return whole[name]
+
+    whole = dict(weights)
+    monkeypatch.setattr(tensor_writer, "save_tensors", save)
+    monkeypatch.setattr(Weights, "__getitem__", lambda _, name: read(name))
+    form = WeightsFormat(layout=TRANSFORMERS_MAMBA2, max_shard_bytes=4096)
+    write_weights(weights, tiny_config, tmp_path, form)
+
+    assert len(written) == len(weights)
 
 
 def test_only_files_of_torch_hold_the_tied_head_and_store_it_once(
