@@ -97,6 +97,8 @@ class MambaBackbone(nn.Module):
         states: Sequence[LayerState] | None = None,
     ) -> tuple[Tensor, list[LayerState]]:
         """Return what `MambaLM.hidden` returns."""
+        if not input_ids.shape[1]:
+            raise ValueError(f"input_ids {tuple(input_ids.shape)}: must hold at least one position")
         check_ids(input_ids, self.embedding.num_embeddings, "input_ids")
         documents = None if seq_idx is None else document_numbers(seq_idx)
         residual = self.embedding(input_ids)

@@ -257,3 +257,37 @@ def test_without_gradients_nothing_is_computed_again(
     with torch.no_grad():
         model(random_ids(1, 8))
     assert backend.scans == tiny_config.n_layer
+
+
+def test_ids_without_positions_are_refused(tiny_model: MambaLM) -> None:
+    with pytest.raises(ValueError, match=r"input_ids \(2, 0\): must hold at least one position"):
+        tiny_model.hidden(torch.empty(2, 0, dtype=torch.long))
+
+
+@pytest.mark.parametrize("length", [1, 7, 8, 9, 17])
+def test_a_row_of_padding_changes_nothing(tiny_model: MambaLM, length: int) -> None:
+    ids = torch.randint(37, (2, length))
+    ids[1] = 0  # padding
+    seq_idx = torch.zeros_like(ids)
+    alone = tiny_model(ids[:1], seq_idx[:1])
+    together = tiny_model(ids, seq_idx)
+
+    torch.testing.assert_close(together[:1], alone)
+    assert torch.isfinite(together).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("dt_bias", [-1e5, 20.0, 1e3, 1e6])
+def test_extreme_steps_and_decays_stay_finite_under_autocast(
+    tiny_config: Mamba2Config, dtype: torch.dtype, dt_bias: float
+) -> None:
+    model = MambaLM(tiny_config, ChunkedScan(chunk_size=8))
+    with torch.no_grad():
+        for block in model.backbone.blocks():
+            block.mixer.dt_bias[0] = dt_bias
+            block.mixer.A_log[1] = 12.0  # A = -162,755, beyond fp16
+    with torch.autocast("cpu", dtype):
+        logits = model(torch.randint(37, (2, 21)))
+    assert torch.isfinite(logits).all()
+    for grad in gradients(model, logits.float().logsumexp(-1).mean()).values():
+        assert torch.isfinite(grad).all()

@@ -14,12 +14,16 @@ from biomamba.model.chunk_scan import Decays, scan_chunks
 from biomamba.model.selective_scan import scan_selectively
 from biomamba.model.ssd import document_numbers, state_dtype
 
+# exp of these is 0 in the dtype, as of anything below. Sums of dt * A lose no digits to more.
+_FORGOTTEN = {torch.float32: -128.0, torch.float64: -1_000.0}
+
 
 class ChunkedScan:
     """Compute the scan chunk by chunk.
 
     Products run in the dtype of x; decays, their sums and the states in float32 (float64 for
-    float64 inputs).
+    float64 inputs). With fp16 inputs the steps of a head are scaled down to 1 at the most, and
+    outputs beyond the range of fp16 become its largest number: they stay finite.
     """
 
     name = "chunked"
@@ -40,8 +44,14 @@ class ChunkedScan:
         seq_idx: Tensor | None = None,
         initial_state: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Run the scan; see `ScanBackend.scan`. The length may be any; dt = 0 fills it up."""
+        """Run the scan; see `ScanBackend.scan`. The length may be any; dt = 0 fills it up.
+
+        Raises:
+            ValueError: There are no positions.
+        """
         length = x.shape[1]
+        if not length:
+            raise ValueError("length 0: a scan needs at least one position")
         chunk_size = min(self.chunk_size, length)
         padding = -length % chunk_size
         documents = None if seq_idx is None else document_numbers(seq_idx)
@@ -89,7 +99,11 @@ def _scan(
     boundaries = None if documents is None else documents.view(batch, -1, q)
 
     dt = dt.to(wide).reshape(-1, q, heads)
-    sums = (dt * A.to(wide)).transpose(1, 2).cumsum(-1)  # (k, h, q)
+    exponents = (dt * A.to(wide)).clamp(min=_FORGOTTEN[wide])
+    sums = exponents.transpose(1, 2).cumsum(-1)  # (k, h, q)
+    scale = _scale(dt) if x.dtype == torch.float16 else None
+    if scale is not None:
+        dt = dt / scale
     decays = Decays(
         dt=dt,
         sums=sums,
@@ -105,8 +119,24 @@ def _scan(
     if initial_state is None:
         initial_state = x.new_zeros(batch, heads, headdim, B.shape[-1], dtype=wide)
     numbers = None if boundaries is None else boundaries.reshape(-1, q)
-    y, final_state = scan_chunks(maps, decays, initial_state.to(wide), numbers)
+    state = initial_state.to(wide)
+    if scale is None:
+        y, final_state = scan_chunks(maps, decays, state, numbers)
+    else:
+        of_states = scale[:, None, None]
+        y, final_state = scan_chunks(maps, decays, state / of_states, numbers)
+        y, final_state = _saturated(y * scale.unsqueeze(-1), x.dtype), final_state * of_states
     return y.view(batch, length, heads, headdim), final_state
+
+
+def _scale(dt: Tensor) -> Tensor:
+    """Return per head (h,) the power of two that the steps (k, q, h) do not exceed, 1 or more."""
+    return dt.detach().amax((0, 1)).clamp(min=1.0).log2().ceil().exp2()
+
+
+def _saturated(y: Tensor, dtype: torch.dtype) -> Tensor:
+    limit = torch.finfo(dtype).max
+    return y.clamp(-limit, limit).to(dtype)
 
 
 def _decays_to_end(sums: Tensor, boundaries: Tensor | None) -> Tensor:

@@ -45,6 +45,53 @@ def test_huge_values_of_another_document_do_not_leak() -> None:
     torch.testing.assert_close(ChunkedScan(8).scan(x, *rest, seq_idx=seq_idx)[0][:, 8:], expected)
 
 
+@pytest.mark.parametrize("step", [1e3, 1e6, 1e30])
+def test_sums_after_a_huge_step_keep_their_digits(step: float) -> None:
+    x, dt, A, B, C = scan_inputs(32)
+    dt[:, 5] = step
+    expected = ReferenceScan().scan(x, dt, A, B, C)[0]
+    found = ChunkedScan(16).scan(*(t.float() for t in (x, dt, A, B, C)))[0]
+
+    # float32 sums of up to 16 exponents of at most 128 each: 2048 * 2**-24 = 1.2e-4, with a margin.
+    torch.testing.assert_close(found[:, 6:].double(), expected[:, 6:], rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("step", [1.0, 1e3, 6e4, 1e6])
+def test_fp16_stays_finite_and_right_with_large_steps(step: float) -> None:
+    x, dt, A, B, C = scan_inputs(40)
+    dt[:, :, 1] *= step
+    expected, state = ReferenceScan().scan(x, dt, A, B, C)
+    leaves = [t.half().requires_grad_() for t in (x, B, C)]
+    y, final = ChunkedScan(16).scan(leaves[0], dt.float(), A.float(), *leaves[1:])
+
+    # Rounding of inputs and products to 2**-11 in sums of about ten terms.
+    limit = torch.finfo(torch.float16).max
+    torch.testing.assert_close(
+        y.double(), expected.clamp(-limit, limit), rtol=0.02, atol=0.02 * max(1.0, step)
+    )
+    torch.testing.assert_close(final.double(), state, rtol=0.02, atol=0.02 * max(1.0, step))
+    # The head with usual steps does not suffer from the other.
+    torch.testing.assert_close(
+        y[:, :, 0].double(), expected[:, :, 0], rtol=0.02, atol=0.02, check_dtype=False
+    )
+    for grad in torch.autograd.grad(y.float().mean() + final.mean() / step, leaves):
+        assert torch.isfinite(grad).all()
+
+
+def test_bf16_states_are_summed_in_float32() -> None:
+    # 2,048 additions of 1 with hardly any decay; bf16 has 8 bits and would stop at 256.
+    ones = torch.ones(1, 2_048, 1, 1, dtype=torch.bfloat16)
+    dt, A = torch.ones(1, 2_048, 1), torch.tensor([-1e-9])
+    _, final = ChunkedScan(64).scan(ones, dt, A, ones, ones)
+
+    assert final.item() == pytest.approx(2_048, rel=1e-4)
+
+
+def test_a_scan_over_nothing_is_refused() -> None:
+    with pytest.raises(ValueError, match="length 0: a scan needs at least one position"):
+        ChunkedScan(8).scan(*scan_inputs(0))
+
+
 def test_chunk_size_must_be_positive() -> None:
     with pytest.raises(ValueError, match="chunk_size=0: must be at least 1"):
         ChunkedScan(0)
