@@ -4,7 +4,9 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -55,3 +57,19 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     refusal = pytest.raises(ConfigError, match=r"cannot write in .*file/run")
     with refusal, run_lock(tmp_path / "file" / "run"):
         pass
+
+
+def test_a_folder_that_may_not_be_written_is_named(fork_ranks: Any) -> None:
+    with tempfile.TemporaryDirectory() as name:  # pytest's own folder is closed to others
+        folder = Path(name) / "run"
+        Path(name).chmod(0o555)
+
+        def hold() -> None:
+            if os.geteuid() == 0:
+                os.setuid(65_534)  # nobody: modes do not hold root back
+            with run_lock(folder):
+                pass
+
+        (end,) = fork_ranks(hold)
+        Path(name).chmod(0o755)
+    assert f"ConfigError: cannot write in {folder} (Permission denied)" in end.errors
