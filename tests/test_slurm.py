@@ -3,9 +3,11 @@
 import os
 import re
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from omegaconf import DictConfig
 
 SCRIPTS = sorted((Path(__file__).resolve().parents[1] / "slurm").glob("*.sbatch"))
 FAKE_SRUN = '#!/usr/bin/env bash\nprintf "%s\\n" "$@"\nexit "$FAKE_CODE"\n'
@@ -43,13 +45,22 @@ def test_script_has_no_syntax_error(path: Path) -> None:
     assert subprocess.run(["bash", "-n", str(path)], check=False).returncode == 0
 
 
+def test_tasks_of_arrays_have_run_folders_of_their_own(
+    tmp_path: Path, compose: Callable[..., DictConfig]
+) -> None:
+    # An underscore between digits would vanish: 7_3 and 73.
+    words = submit(tmp_path, "train.sbatch")
+    (run_id,) = (word for word in words if word.startswith("run_id="))
+    assert compose("train", run_id).paths.run_dir == "runs/train/7-3"
+
+
 def test_an_array_stages_one_part_per_task(tmp_path: Path) -> None:
     assert submit(tmp_path, "prepare_array.sbatch", "name=big", "num_workers=4") == [
         "python-of-the-cluster",
         "-m",
         "biomamba.prepare",
         "num_workers=16",
-        "run_id=7_3",
+        "run_id=7-3",
         "part=3/12",
         "name=big",
         "num_workers=4",  # the later one counts
@@ -79,7 +90,7 @@ def test_each_task_evaluates_its_model(tmp_path: Path) -> None:
         "-m",
         "biomamba.evaluate",
         "checkpoint=runs/c",
-        "run_id=7_3",
+        "run_id=7-3",
         "seed=2",
         "name=x y",
     ]
@@ -95,7 +106,7 @@ def test_the_job_decides_about_ranks_and_run_folder_unless_told_otherwise(tmp_pa
         "python-of-the-cluster",
         "-m",
         "biomamba.train",
-        "run_id=7_3",
+        "run_id=7-3",
         "trainer.num_nodes=2",
         "trainer.devices=8",
         "run_id=x y",  # the later one counts
