@@ -22,6 +22,7 @@ from omegaconf import DictConfig, OmegaConf
 from biomamba.config.build import build
 from biomamba.config.cli import run_cli
 from biomamba.data.training_data import TrainingData
+from biomamba.model.adaptation import ParameterCount
 from biomamba.model.isolation_probe import Isolation, probe_isolation
 from biomamba.reporting.tables import exposure_table
 from biomamba.runtime.provenance import provenance
@@ -97,6 +98,10 @@ def train(cfg: DictConfig) -> None:
         plugins=[DurableCheckpointIO()],
     )
     record.add_backend(probe(module, trainer, cfg.trainer.precision))
+    parameters = ParameterCount.of(module.model)
+    record.add_parameters(parameters)
+    if is_rank_zero():
+        print(f"model: {parameters.total:,} parameters, {parameters.trained:,} of them trained")
     if is_rank_zero() and datamodule.exposures:
         print(f"\nTraining split of each source:\n\n{exposure_table(datamodule.exposures)}\n")
     if start.checkpoint is None:

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from torch.nn import functional as F
 
 from biomamba.runtime.errors import ConfigError
@@ -117,7 +118,13 @@ class LoraWeight(nn.Module):
 
     @property
     def weight(self) -> Tensor:
-        """The weight with the adapter, of the dtype of the base: autocast does not round it."""
+        """The weight with the adapter, of the dtype of the base: autocast does not round it.
+
+        Of a sharded model it is whole while its unit computes. In between it is the shard of the
+        base, because FSDP2 looks its parameters up by this name.
+        """
+        if isinstance(self.base, DTensor):
+            return self.base
         return merged_weight(self.base, self.lora_a, self.lora_b, self.scale)
 
 

@@ -12,6 +12,8 @@ from typing import Any
 import lightning
 
 from biomamba.data.training_data import TrainingData
+from biomamba.model.adaptation import ParameterCount
+from biomamba.model.adapter import save_adapter
 from biomamba.model.checkpoint import save_pretrained
 from biomamba.model.isolation_probe import Isolation
 from biomamba.model.language_model import MambaLM
@@ -82,6 +84,11 @@ class RunRecord:
     def add_backend(self, isolation: Isolation) -> None:
         """Add what computes, why, and how well it keeps documents apart."""
         self._record["backend"] = asdict(isolation)
+        self._write()
+
+    def add_parameters(self, parameters: ParameterCount) -> None:
+        """Add how many numbers the model holds, and how many of them are trained."""
+        self._record["parameters"] = asdict(parameters)
         self._write()
 
     def add_realised(self, realised: Mapping[str, Mapping[str, Any]]) -> None:
@@ -160,9 +167,12 @@ def final_figures(
 def save_model(model: MambaLM, datamodule: TrainingData, folder: Path) -> Path:
     """Write the model in its published layout with the tokenizer of its data beside it.
 
+    Adapters are merged into it, and written apart.
+
     Rank zero writes; all ranks call it, because the model may be sharded.
     """
     save_pretrained(model, folder)
+    save_adapter(model, folder)
     if is_rank_zero():
         datamodule.save_tokenizer(folder / "tokenizer.json")
     return folder

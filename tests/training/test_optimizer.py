@@ -4,9 +4,11 @@ import pytest
 import torch
 from lightning.fabric.plugins.precision.amp import _optimizer_handles_unscaling
 
+from biomamba.model.adaptation import Adaptation
 from biomamba.model.backends.reference import ReferenceScan
 from biomamba.model.config import Mamba2Config
 from biomamba.model.language_model import MambaLM
+from biomamba.model.lora import Lora
 from biomamba.training.optimizer import AdamW, rates_to_log
 
 SETTINGS = AdamW(lr=0.1, weight_decay=0.5)
@@ -98,6 +100,26 @@ def test_frozen_parameters_are_left_out() -> None:
     optimizer = SETTINGS.build(model)
     grouped = {id(p) for group in optimizer.param_groups for p in group["params"]}
     assert id(model.backbone.embedding.weight) not in grouped
+
+
+@pytest.mark.parametrize("layer_decay", [1.0, 0.5])
+def test_adapters_alone_are_held_and_decay_as_matrices(layer_decay: float) -> None:
+    model = _model(num_layers=3)
+    lora = Lora(rank=2, alpha=2.0, targets=["in_proj", "embedding"])
+    Adaptation(lora=lora, train=["*.dt_bias"]).apply(model)
+    groups = AdamW(lr=0.1, weight_decay=0.5, layer_decay=layer_decay).build(model).param_groups
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    found = {
+        names[id(p)]: (group["lr_factor"], group["weight_decay"])
+        for group in groups
+        for p in group["params"]
+    }
+    expected = {f"backbone.embedding.lora_{m}": (1.0, 0.5) for m in "ab"}
+    for layer in range(3):
+        factor, prefix = layer_decay ** (2 - layer), f"backbone.layers.{layer}.mixer"
+        expected |= {f"{prefix}.in_proj.lora_{matrix}": (factor, 0.5) for matrix in "ab"}
+        expected[f"{prefix}.dt_bias"] = (factor, 0.0)
+    assert found == expected
 
 
 def test_half_precision_master_weights_are_refused() -> None:

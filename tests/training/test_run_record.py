@@ -8,14 +8,18 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from biomamba.data.exposure import Exposure
+from biomamba.model.adaptation import Adaptation, ParameterCount
+from biomamba.model.adapter import ADAPTER
 from biomamba.model.backends.auto import AutoScan
 from biomamba.model.backends.chunked import ChunkedScan
 from biomamba.model.checkpoint import load_pretrained
 from biomamba.model.config import Mamba2Config
 from biomamba.model.isolation_probe import probe_isolation
 from biomamba.model.language_model import MambaLM
+from biomamba.model.lora import Lora
 from biomamba.runtime.signals import Interrupted
 from biomamba.training.resume import Start
 from biomamba.training.run_record import RunRecord, StartRecord, final_figures, save_model
@@ -134,6 +138,23 @@ def test_a_saved_model_comes_back_with_its_tokenizer(tmp_path: Path) -> None:
     for (name, found), wanted in zip(loaded.named_parameters(), model.parameters(), strict=True):
         assert torch.equal(found, wanted), name
     assert (folder / "tokenizer.json").is_file()
+
+
+def test_adapters_are_counted_merged_and_written_apart(tmp_path: Path) -> None:
+    config = Mamba2Config(d_model=16, n_layer=1, vocab_size=32, d_state=4, headdim=8)
+    model = MambaLM(config, ChunkedScan())
+    Adaptation(lora=Lora(rank=2, alpha=2.0, targets=["out_proj"])).apply(model)
+    make_record(tmp_path / "run.json").add_parameters(ParameterCount.of(model))
+    # out_proj is (16, 32): 2 x (16 + 32) numbers.
+    assert json.loads((tmp_path / "run.json").read_text())["parameters"] == {
+        "total": config.num_parameters() + 96,
+        "trained": 96,
+    }
+    data: Any = SimpleNamespace(save_tokenizer=StubData().save_tokenizer)
+    folder = save_model(model, data, tmp_path / "model")
+    assert len(load_file(folder / ADAPTER)) == 2
+    names = {name for name, _ in load_pretrained(str(folder), ChunkedScan()).named_parameters()}
+    assert names == {name for name, _ in MambaLM(config, ChunkedScan()).named_parameters()}
 
 
 def test_every_start_is_kept_with_the_reason_of_its_end(

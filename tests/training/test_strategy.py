@@ -15,6 +15,7 @@ import pytest
 import torch
 from lightning.pytorch.plugins.precision import MixedPrecision
 from lightning.pytorch.strategies import Strategy
+from safetensors.torch import load_file
 from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.tensor import DTensor, Shard, distribute_tensor
@@ -22,9 +23,12 @@ from torch.multiprocessing.spawn import ProcessRaisedException, start_processes
 from torch.utils.data import DataLoader
 
 from biomamba.data.batches import PIECE_DTYPE, Batch
+from biomamba.model.adaptation import Adaptation
+from biomamba.model.adapter import ADAPTER, save_adapter
 from biomamba.model.backends.chunked import ChunkedScan
 from biomamba.model.checkpoint import build_model, load_pretrained, save_pretrained
 from biomamba.model.config import Mamba2Config
+from biomamba.model.lora import Lora
 from biomamba.runtime.errors import ConfigError
 from biomamba.training.callbacks.checkpoint import Checkpoints, checkpoint_name
 from biomamba.training.checkpoint_io import DurableCheckpointIO
@@ -158,11 +162,15 @@ class Run:
     max_grad_norm: float = 0.1  # less than the norm of every step: all are clipped
     callbacks: Sequence[lightning.Callback] = ()
     backend: WatchedSSD = field(default_factory=WatchedSSD)
+    adaptation: Adaptation | None = None
 
     def fit(self) -> tuple[lightning.Trainer, LanguageModelingModule, Probe]:
         torch.manual_seed(0)
         model = build_model(
-            CONFIG, self.backend, activation_checkpointing=self.activation_checkpointing
+            CONFIG,
+            self.backend,
+            activation_checkpointing=self.activation_checkpointing,
+            adaptation=self.adaptation,
         )
         module = LanguageModelingModule(
             model,
@@ -216,6 +224,7 @@ class Run:
         """Fit, and save what a test compares."""
         trainer, module, probe = self.fit()
         save_pretrained(module.model, self.folder / "model")
+        save_adapter(module.model, self.folder / "model")
         result = {
             "losses": probe.losses,
             "norms": probe.norms,
@@ -381,6 +390,50 @@ def test_a_loss_scaler_skips_the_same_steps_on_all_shards(runs: Path) -> None:
     assert 0 < found["skipped"] < STEPS
     assert found["global_step"] == STEPS
     assert all(torch.isfinite(tensor).all() for tensor in weights(runs / "fsdp_scaled").values())
+
+
+# The tied embedding has an adapter too: the loss reads its weight outside every module.
+ADAPTED = Adaptation(
+    lora=Lora(rank=2, alpha=8.0, targets=["in_proj", "out_proj", "embedding"]),
+    train=["*.A_log"],
+)
+
+
+def fit_adapted(rank: int, folder: Path) -> None:
+    pair: dict[str, Any] = {"world_size": 2, "adaptation": ADAPTED}
+    name = checkpoint_name(HALF)
+    Run(folder / "ddp", strategy=ddp(), **pair).run()
+    Run(folder / "fsdp", strategy=fsdp(), activation_checkpointing=True, **pair).run()
+    resumed = {"strategy": fsdp(), "resume": folder / "fsdp" / name}
+    Run(folder / "fsdp_resumed", **resumed, **pair).run()
+
+
+@pytest.fixture(scope="module")
+def adapted_runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of runs with adapters, by name."""
+    folder = tmp_path_factory.mktemp("adapted_runs")
+    Run(folder / "one", adaptation=ADAPTED).run()
+    in_two_processes(fit_adapted, folder)
+    resume = folder / "one" / checkpoint_name(HALF)
+    Run(folder / "one_resumed", adaptation=ADAPTED, resume=resume).run()
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["ddp", "fsdp", "fsdp_resumed"])
+def test_adapters_of_two_processes_equal_those_of_one(adapted_runs: Path, name: str) -> None:
+    assert_same(adapted_runs / name, adapted_runs / "one", FP32_TOLERANCE)
+    found, expected = (load_file(adapted_runs / n / "model" / ADAPTER) for n in (name, "one"))
+    torch.testing.assert_close(found, expected, rtol=FP32_TOLERANCE, atol=FP32_TOLERANCE)
+    # Two matrices of each of two modules in two layers and of the embedding, and two A_log; the
+    # optimizer holds nothing else.
+    assert len(found) == len(optimizer_state(adapted_runs / name)["state"]) == 12
+    assert all(tensor.any() for tensor in found.values())
+
+
+@pytest.mark.slow
+def test_a_resumed_run_with_adapters_is_the_run_itself(adapted_runs: Path) -> None:
+    assert_same(adapted_runs / "one_resumed", adapted_runs / "one", 0.0)
 
 
 def scale_down(rank: int, folder: Path) -> None:
