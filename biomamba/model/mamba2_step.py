@@ -16,6 +16,8 @@ from biomamba.model.mixer import LayerState
 from biomamba.model.ssd import state_dtype
 from biomamba.model.thin_product import ThinProduct
 
+# States of one tile on a CPU: they are still in the cache when they are read again.
+_TILE_BYTES = 2**22
 _PARAMETERS = {
     *("in_proj.weight", "conv1d.weight", "conv1d.bias", "dt_bias", "A_log", "D"),
     *("norm.weight", "out_proj.weight"),
@@ -106,11 +108,27 @@ class Mamba2Step:
         maps, groups = config.ngroups * config.d_state, batch * config.ngroups
         x, B, C = torch.split(xBC, [config.d_inner, maps, maps], dim=-1)
         x = x.view(batch, config.nheads, config.headdim)
+        y = torch.empty_like(x)
         decay = torch.exp(dt * self._A).unsqueeze(-1).expand_as(x)
-        self._ssm.mul_(decay.reshape(groups, 1, -1))
-        self._ssm.addcmul_(B.reshape(groups, -1, 1), (x * dt.unsqueeze(-1)).view(groups, 1, -1))
-        y = torch.bmm(C.reshape(groups, 1, -1), self._ssm).view_as(x)
+        tensors = (
+            self._ssm,
+            decay.reshape(groups, 1, -1),
+            B.reshape(groups, -1, 1),
+            (x * dt.unsqueeze(-1)).view(groups, 1, -1),
+            C.reshape(groups, 1, -1),
+            y.view(groups, 1, -1),
+        )
+        tiles = (torch.split(each, self._tile_groups()) for each in tensors)
+        for state, decay_here, B_here, x_here, C_here, y_here in zip(*tiles, strict=True):
+            state.mul_(decay_here).addcmul_(B_here, x_here)
+            torch.bmm(C_here, state, out=y_here)
         return y.addcmul_(x, self._D).view(batch, -1)
+
+    def _tile_groups(self) -> int:
+        """Return the number of groups whose states are worked on at once."""
+        if self._ssm.device.type != "cpu":
+            return len(self._ssm)
+        return max(1, _TILE_BYTES * len(self._ssm) // self._ssm.nbytes)
 
 
 def _ring_taps(weight: Tensor, bias: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from biomamba.model import mamba2_step
 from biomamba.model.language_model import MambaBlock, MambaLM
 from biomamba.model.mamba2_step import Mamba2Step
 
@@ -29,6 +30,16 @@ def test_every_position_equals_the_step_of_the_block(block: MambaBlock) -> None:
 
         torch.testing.assert_close(step(residual), expected)
         torch.testing.assert_close(step.state(), state)
+
+
+# Six groups of 16 channels of 8 float64 states, 1,024 bytes each: one by one, in pairs, unevenly.
+@pytest.mark.parametrize("tile_bytes", [1, 2_048, 4_096])
+@torch.no_grad()
+def test_states_are_worked_on_in_tiles(
+    block: MambaBlock, tile_bytes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mamba2_step, "_TILE_BYTES", tile_bytes)
+    test_every_position_equals_the_step_of_the_block(block)
 
 
 # The ring of the convolution has another oldest input after each of these counts.
