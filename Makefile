@@ -7,9 +7,10 @@ SLURM_TESTS ?= slurm
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+INTERPRETER := .venv-interpreter
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow test-slurm test-all soak check format clean
+.PHONY: help install demo test test-slow test-slurm test-interpreter test-all soak check format clean
 
 help: ## show this list
 	@echo "usage: make <target> [PYTHON=python3.12] [CONSTRAINTS=constraints/cuda.txt] [PIP_ARGS=...]"
@@ -50,6 +51,21 @@ test-slow: $(INSTALLED) ## run the tests that take more than 10 s each
 test-slurm: $(INSTALLED) ## run jobs on a SLURM of its own (needs slurmctld, slurmd, slurm-client, munge)
 	$(BIN)/python -m pytest -q --numprocesses 3 --dist worksteal -m "$(SLURM_TESTS)" tests/slurm
 
+# Triton's interpreter runs the kernels of mamba-ssm on the CPU; its packages stay out of .venv.
+test-interpreter: $(INTERPRETER)/.installed ## run the Triton kernels without a GPU (its own environment, 1 to 3 minutes)
+	OMP_NUM_THREADS=1 $(INTERPRETER)/bin/python -m pytest -q --noconftest -o pythonpath=benchmarks \
+		tests/test_fused_kernels.py
+
+$(INTERPRETER)/.installed: constraints/interpreter.txt
+	@test -x $(INTERPRETER)/bin/python || $(PYTHON) -m venv $(INTERPRETER)
+	@echo "Installing into $(INTERPRETER) from constraints/interpreter.txt: about 2 minutes the first time ..."
+	@grep -v '^#\|^mamba-ssm' constraints/interpreter.txt | \
+		$(INTERPRETER)/bin/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) -r /dev/stdin
+	@MAMBA_FORCE_BUILD=TRUE MAMBA_SKIP_CUDA_BUILD=TRUE $(INTERPRETER)/bin/python -m pip install --quiet \
+		--disable-pip-version-check $(PIP_ARGS) --no-build-isolation --no-deps \
+		"$$(grep '^mamba-ssm' constraints/interpreter.txt)"
+	@touch $@
+
 test-all: test test-slow ## run both; what needs a GPU is listed in docs/gpu-checks.md
 
 soak: $(INSTALLED) ## stop a run 20 times, resume it with 1, 2 and 4 ranks, compare (8 minutes)
@@ -65,5 +81,5 @@ format: $(INSTALLED) ## format the code and mend what the linter can mend
 	$(BIN)/ruff check --fix .
 
 clean: ## remove .venv, caches and build products (data/ and runs/ stay)
-	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) $(INTERPRETER) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache
 	find biomamba tests -name __pycache__ -type d -prune -exec rm -rf {} +
