@@ -135,14 +135,23 @@ def last_state(folder: Path) -> dict[str, Any]:
     return DurableCheckpointIO().load_checkpoint(max((folder / "checkpoints").glob("*.ckpt")))
 
 
-@pytest.mark.parametrize("num_workers", [0, 1, 2])
-def test_three_resumes_at_random_steps_change_nothing(run: Run, num_workers: int) -> None:
-    whole = run("whole")
-    workers = f"data.num_workers={num_workers}"
+@pytest.mark.parametrize(
+    ("num_workers", "options"),
+    [
+        (0, ()),
+        (1, ("data.budget.micro_batch_size=2",)),  # four of them make a step
+        (2, ("data.budget.micro_batch_size=2", "trainer.precision=bf16-mixed")),
+    ],
+)
+def test_three_resumes_at_random_steps_change_nothing(
+    run: Run, num_workers: int, options: tuple[str, ...]
+) -> None:
+    whole = run("whole", *options)
+    options = (*options, f"data.num_workers={num_workers}")
     stops = sorted(random.Random(num_workers).sample(range(1, NUM_STEPS), 3))
     for stop in stops:
-        run("stopped", workers, stop=stop)
-    stopped = run("stopped", workers)
+        run("stopped", *options, stop=stop)
+    stopped = run("stopped", *options)
     assert_same_run(stopped, whole)
     assert [found["step"] for found in record(stopped)["provenance"]["resumes"]] == stops
     mine, its = last_state(stopped), last_state(whole)
@@ -209,6 +218,16 @@ def test_other_settings_are_refused_or_allowed_and_recorded(run: Run) -> None:
         run("run", *other)
     for part in ("optimizer.weight_decay is 0.1, asked for 0.5", "seed is 1, asked for 2"):
         assert part in str(refused.value)
+    web, weights = "${paths.data_dir}/embedded/web", "data.mixture.weights"
+    for changes, told in (
+        (["tokens_per_step=1_024"], "tokens_per_step is 512, asked for 1024"),
+        ([f"{weights}.biomedical=0.7", f"{weights}.web=0.2"], f"{weights}.web is 0.1, asked for"),
+        (["data.budget.seq_len=32"], "data.budget.seq_len is 64, asked for 32"),
+        ([f"sources.biomedical=[{web}]"], "data_fingerprint is "),  # another store
+    ):
+        with pytest.raises(ConfigError) as refused:
+            run("run", *changes)
+        assert told in str(refused.value)
     with pytest.warns(UserWarning, match="records 0 of the 6 steps before the checkpoint"):
         folder = run("run", *other, "allow_change=true")
     (resume,) = record(folder)["provenance"]["resumes"]
