@@ -141,8 +141,9 @@ def test_ignored_rows_are_not_computed() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("block_rows", [None, 16])
+@pytest.mark.parametrize("piece_bytes", [4 * VOCAB * 3, 4 << 20])  # 3 and all rows
 def test_autocast_differs_by_the_rounding_of_its_products(
-    dtype: torch.dtype, block_rows: int | None
+    dtype: torch.dtype, block_rows: int | None, piece_bytes: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Half a unit in the last place (u) for each rounding, against float32 on the rounded inputs.
 
@@ -150,6 +151,7 @@ def test_autocast_differs_by_the_rounding_of_its_products(
     largest of these. An entry e of softmax - one-hot changes by at most p_i times that, is rounded,
     multiplied with an exact number, and the product of each block is rounded.
     """
+    monkeypatch.setitem(cross_entropy._PIECE_BYTES, "cpu", piece_bytes)
     unit = torch.finfo(dtype).eps / 2
     hidden, weight, targets = case(50, torch.float32)
     rounded = [t.detach().to(dtype).float().requires_grad_() for t in (hidden, weight)]
