@@ -284,6 +284,7 @@ def test_130m_is_loaded_trained_exported_and_the_same_in_transformers(
             choice = model(ids)[:, -1, :50_277].argmax(-1, keepdim=True)
         ids = torch.cat([ids, choice], dim=1)
     assert torch.equal(continued, ids)
+    del theirs
 
     run_export(
         f"checkpoint={tmp_path}/out",
