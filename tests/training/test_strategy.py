@@ -27,7 +27,7 @@ from biomamba.model.adaptation import Adaptation
 from biomamba.model.adapter import ADAPTER, save_adapter
 from biomamba.model.backends.chunked import ChunkedScan
 from biomamba.model.checkpoint import build_model, load_pretrained, save_pretrained
-from biomamba.model.config import Mamba2Config
+from biomamba.model.config import Mamba1Config, Mamba2Config, MambaConfig
 from biomamba.model.lora import Lora
 from biomamba.runtime.errors import ConfigError
 from biomamba.training.callbacks.checkpoint import Checkpoints, checkpoint_name
@@ -40,6 +40,7 @@ from biomamba.training.strategy import ddp, fsdp
 
 VOCAB, LENGTH, ROWS, STEPS, HALF = 32, 12, 4, 10, 5
 CONFIG = Mamba2Config(d_model=16, n_layer=2, vocab_size=VOCAB, d_state=4, headdim=8)
+MAMBA1 = Mamba1Config(d_model=16, n_layer=2, vocab_size=VOCAB, d_state=4, static=["C"])
 # Sums over the processes are made in another order: a few units of the last place per step. With
 # eps = 1e-3 Adam does not blow up the rounding of gradients near zero.
 SETTINGS = AdamW(lr=1e-3, weight_decay=0.1, eps=1e-3)
@@ -163,11 +164,12 @@ class Run:
     callbacks: Sequence[lightning.Callback] = ()
     backend: WatchedSSD = field(default_factory=WatchedSSD)
     adaptation: Adaptation | None = None
+    config: MambaConfig = CONFIG
 
     def fit(self) -> tuple[lightning.Trainer, LanguageModelingModule, Probe]:
         torch.manual_seed(0)
         model = build_model(
-            CONFIG,
+            self.config,
             self.backend,
             activation_checkpointing=self.activation_checkpointing,
             adaptation=self.adaptation,
@@ -285,6 +287,8 @@ def fit_all(rank: int, folder: Path) -> None:
         "fsdp_synced": pair | {"strategy": fsdp(sync_every_micro_batch=True)},
         "fsdp_bf16": pair | {"strategy": fsdp(), "precision": "bf16-mixed"},
         "ddp_bf16": pair | {"strategy": ddp(), "precision": "bf16-mixed"},
+        "mamba1_ddp": pair | {"strategy": ddp(), "config": MAMBA1},
+        "mamba1_fsdp": pair | {"strategy": fsdp(), "config": MAMBA1},
         "fsdp_scaled": pair | {"strategy": fsdp(), "scale": 2.0**127},
     }
     for found, settings in runs.items():
@@ -297,6 +301,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("runs")
     Run(folder / "one").run()
     Run(folder / "one_bf16", precision="bf16-mixed").run()
+    Run(folder / "mamba1", config=MAMBA1).run()
     in_two_processes(fit_all, folder)
     Run(folder / "one_from_fsdp", resume=folder / "fsdp" / checkpoint_name(HALF)).run()
     return folder
@@ -336,6 +341,12 @@ def assert_same(found: Path, expected: Path, tolerance: float) -> None:
 def test_two_processes_equal_one(runs: Path, name: str) -> None:
     assert min(result(runs / "one")["norms"]) > 1.0  # every step was clipped to 0.1
     assert_same(runs / name, runs / "one", FP32_TOLERANCE)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["mamba1_ddp", "mamba1_fsdp"])
+def test_two_processes_equal_one_for_mamba1(runs: Path, name: str) -> None:
+    assert_same(runs / name, runs / "mamba1", FP32_TOLERANCE)
 
 
 @pytest.mark.slow
