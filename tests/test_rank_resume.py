@@ -77,7 +77,6 @@ CELLS = {
 }
 BAD_STEP = 2
 BAD_ROW = BAD_STEP * ROWS + 4  # the first row of the second rank
-POINTS = ("begin", "backward", "optimizer", "validation", "save", "write")
 
 
 @dataclass(frozen=True)
@@ -189,20 +188,27 @@ def finish(ends: Sequence[Any]) -> None:
     assert [end.code for end in ends] == [0] * len(ends), [end.errors[-3000:] for end in ends]
 
 
-def faults(seed: int) -> list[Fault]:
-    """A kill of one rank, a request to one rank and a kill of both, at random points."""
-    rng = random.Random(seed)
-    asked = rng.choice([signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2])
+def faults(number: int) -> list[Fault]:
+    """A kill of one rank, a request to one and a kill of all, at other points in each cell."""
+    rng = random.Random(number)
+    kill = signal.SIGKILL
+    early = rng.choice(["begin", "backward", "optimizer"])
+    asked = [
+        ("save", signal.SIGUSR1),
+        ("validation", signal.SIGTERM),
+        ("backward", signal.SIGUSR2),
+        ("optimizer", signal.SIGTERM),
+    ]
+    late = [
+        Fault(8, "write", kill, rank=0),
+        Fault(8, "validation", kill),
+        Fault(9, "backward", kill),
+        Fault(8, "save", kill),
+    ]
     return [
-        Fault(rng.choice([2, 3]), rng.choice(POINTS[:3]), signal.SIGKILL, rng.choice([0, 1])),
-        Fault(4, rng.choice(POINTS[:5]), asked, rng.choice([0, 1])),
-        rng.choice(
-            [
-                Fault(8, "write", signal.SIGKILL, 0),
-                Fault(8, "validation", signal.SIGKILL),
-                Fault(9, "backward", signal.SIGKILL),
-            ]
-        ),
+        Fault(rng.choice([2, 3]), early, kill, rng.choice([0, 1])),
+        Fault(4, *asked[number], rng.choice([0, 1])),
+        late[number],
     ]
 
 
@@ -237,12 +243,12 @@ def check_ends(ends: Sequence[Any], fault: Fault, run_dir: Path) -> None:
     codes = [end.code for end in ends]
     errors = [end.errors[-3000:] for end in ends]
     if fault.number == signal.SIGKILL:
-        killed = {0, 1} if fault.rank is None else {fault.rank}
-        assert {rank for rank, code in enumerate(codes) if code == -signal.SIGKILL} == killed
-        survivors = [rank for rank in range(2) if rank not in killed]
-        for rank in survivors:
+        killed = {rank for rank, code in enumerate(codes) if code == -signal.SIGKILL}
+        # One of all may lose the others before it comes to its own end.
+        assert killed == {fault.rank} if fault.rank is not None else killed
+        for rank in {0, 1} - killed:
             assert codes[rank] == USER_ERROR_CODE, errors
-            assert f"error (rank {rank}): lost another rank of the run (" in errors[rank]
+            assert "lost another rank of the run (" in errors[rank]
         return
     assert codes == [STOPPED_CODE] * 2, errors
     # A request that comes behind the last agreement of a step is heard at the end of the next.
