@@ -144,11 +144,23 @@ class Cluster:
             wait_for("no job", lambda: not command("squeue", "-h", "-t", "R,CG"), 15)
         daemons = (*(f"slurmd-{node}" for node in NODES), "slurmctld", "munged")
         pids = [self.pid(name) for name in daemons if (self.folder / f"{name}.pid").is_file()]
-        for number, patience in ((signal.SIGTERM, 10.0), (signal.SIGKILL, 5.0)):
-            for pid in filter(is_alive, pids):
-                os.kill(pid, number)
-            with contextlib.suppress(AssertionError):
-                wait_for("the daemons' end", lambda: not any(map(is_alive, pids)), patience)
+        for pid in filter(is_alive, pids):
+            os.kill(pid, signal.SIGTERM)
+        with contextlib.suppress(AssertionError):
+            wait_for("the daemons' end", lambda: not any(map(is_alive, pids)), 10)
+        for pid in self.processes():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+    def processes(self) -> list[int]:
+        """Return the daemons that live, and the processes of jobs: all know this slurm.conf."""
+        ours = f"SLURM_CONF={self.folder}/slurm.conf".encode()
+        found = []
+        for path in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):
+                if ours in (path / "environ").read_bytes().split(b"\0"):
+                    found.append(int(path.name))
+        return found
 
     def _write_conf(self) -> None:
         folder = self.folder
