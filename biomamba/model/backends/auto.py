@@ -32,13 +32,15 @@ class AutoScan:
 
     def __init__(self, chunk_size: int = 64) -> None:
         self._chunked = ChunkedScan(chunk_size)
-        self._choices: dict[tuple[torch.device, torch.dtype], Choice] = {}
+        self._choices: dict[tuple[torch.device, torch.dtype, bool], Choice] = {}
 
-    def choice(self, device: torch.device, dtype: torch.dtype) -> Choice:
-        """Return what computes on tensors of a device and dtype; log it the first time."""
-        key = (device, dtype)
+    def choice(
+        self, device: torch.device, dtype: torch.dtype, *, is_selective: bool = False
+    ) -> Choice:
+        """Return what scans tensors of a device and dtype, of Mamba-1 if selective; log it once."""
+        key = (device, dtype, is_selective)
         if key not in self._choices:
-            choice = self._choose(device, dtype)
+            choice = self._choose(*key)
             if choice not in self._choices.values() and is_rank_zero():
                 _LOG.info("backend=auto takes %s: %s", choice.backend.name, choice.reason)
             self._choices[key] = choice
@@ -70,10 +72,9 @@ class AutoScan:
         seq_idx: Tensor | None = None,
         initial_state: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Run the scan of Mamba-1, which has no fused kernel that knows documents."""
-        return self._chunked.selective_scan(
-            x, dt, A, B, C, seq_idx=seq_idx, initial_state=initial_state
-        )
+        """Run the scan of Mamba-1; see `ScanBackend.selective_scan`."""
+        backend = self.choice(x.device, x.dtype, is_selective=True).backend
+        return backend.selective_scan(x, dt, A, B, C, seq_idx=seq_idx, initial_state=initial_state)
 
     def convolve(
         self,
@@ -98,8 +99,8 @@ class AutoScan:
             return None
         return backend.mix(zxBCdt, parts, documents)
 
-    def _choose(self, device: torch.device, dtype: torch.dtype) -> Choice:
-        obstacle = _obstacle(device, dtype)
+    def _choose(self, device: torch.device, dtype: torch.dtype, is_selective: bool) -> Choice:
+        obstacle = _obstacle(device, dtype, is_selective)
         if obstacle is None:
             try:
                 fused = FusedScan()
@@ -111,17 +112,21 @@ class AutoScan:
         return Choice(self._chunked, obstacle)
 
 
-def choice_of(backend: ScanBackend, device: torch.device, dtype: torch.dtype) -> Choice:
+def choice_of(
+    backend: ScanBackend, device: torch.device, dtype: torch.dtype, *, is_selective: bool = False
+) -> Choice:
     """Return what a backend uses for tensors of a device and dtype, and why."""
     if isinstance(backend, AutoScan):
-        return backend.choice(device, dtype)
+        return backend.choice(device, dtype, is_selective=is_selective)
     return Choice(backend, f"asked for by backend={backend.name}")
 
 
-def _obstacle(device: torch.device, dtype: torch.dtype) -> str | None:
+def _obstacle(device: torch.device, dtype: torch.dtype, is_selective: bool) -> str | None:
     """Say what keeps the fused kernels from tensors like these."""
     if device.type != "cuda" or torch.version.cuda is None:
         return f"the fused kernels need an NVIDIA GPU, not {device.type}"
+    if is_selective:
+        return "Mamba-1 has no fused kernel that knows documents"
     if dtype == torch.float64:
         return "the fused kernels have no float64"
     if torch.cuda.get_device_capability(device) < _MIN_CAPABILITY:

@@ -75,6 +75,13 @@ def test_on_a_gpu_with_kernels_it_takes_them(gpu: dict[str, Any]) -> None:
     assert choice.reason == "NVIDIA X (compute capability 9.0) runs its kernels"
 
 
+def test_mamba_1_has_no_kernels_that_know_documents(gpu: dict[str, Any]) -> None:
+    choice = AutoScan().choice(GPU, BF16, is_selective=True)
+
+    assert choice.backend.name == "chunked"
+    assert choice.reason == "Mamba-1 has no fused kernel that knows documents"
+
+
 def test_missing_convolution_kernels_are_told(
     gpu: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -124,7 +131,7 @@ def test_other_gpus_than_nvidia_run_chunks(
 
 def test_all_goes_to_the_chosen_backend() -> None:
     backend = AutoScan()
-    backend._choices[CPU, FP32] = auto.Choice(FusedStandIn(), "a test")
+    backend._choices[CPU, FP32, False] = auto.Choice(FusedStandIn(), "a test")
     nothing: Any = None
     x = torch.zeros(1, 2, 8)
 
