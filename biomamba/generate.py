@@ -45,6 +45,8 @@ def main(cfg: DictConfig, prompt: str | None = None) -> None:
     if cfg.batch_size < 1:
         raise ConfigError(f"batch_size={cfg.batch_size}: must be at least 1")
     options = build(cfg.text)
+    stop = [text.replace(r"\n", "\n") for text in options.stop]  # Hydra leaves the two characters
+    options = dataclasses.replace(options, stop=stop)
     tokenizer = find_tokenizer(cfg.checkpoint, cfg.tokenizer_file)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model = load_pretrained(cfg.checkpoint, build(cfg.model.backend)).to(device).eval()

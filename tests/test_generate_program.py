@@ -139,6 +139,14 @@ def test_an_existing_output_is_not_touched(generate: Generate, tmp_path: Path) -
     assert output.read_text() == "precious"
 
 
+def test_stop_strings_can_hold_line_breaks(generate: Generate, tmp_path: Path) -> None:
+    file, output = tmp_path / "p.txt", tmp_path / "texts.jsonl"
+    file.write_text("one\n")
+    generate(f"prompts={file}", f"output={output}", r'text.stop=["\n\nQ: ","#"]')
+
+    assert records(output)[0]["provenance"]["options"]["stop"] == ["\n\nQ: ", "#"]
+
+
 @pytest.mark.parametrize("text", ["a, b [c] {d}: ${e} = 'f' \"g\" \\", "", "prompt=x", " y "])
 def test_prompt_is_taken_as_it_stands(text: str) -> None:
     arguments = ["program", "seed=2", f"prompt={text}", "prompts=x"]

@@ -116,8 +116,7 @@ class Sampler:
             [torch.rand(1, generator=stream, dtype=torch.float64) for stream in self._streams]
         )
         sums = self._sampling.probabilities(logits).cumsum(-1)
-        # The first id whose sum exceeds the number: one of probability 0 never does first.
+        # The first id whose sum exceeds the number: one of probability 0 is never the first. There
+        # is one, as a product with a number of 53 bits below 1 does not round up to the last sum.
         points = uniform.to(logits.device).unsqueeze(1) * sums[:, -1:]
-        ids = torch.searchsorted(sums, points, right=True).squeeze(1)
-        # A product that rounds up to the whole sum would lie behind the last id.
-        return torch.minimum(ids, (sums < sums[:, -1:]).sum(-1))
+        return torch.searchsorted(sums, points, right=True).squeeze(1)

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from biomamba.model.backends.chunked import ChunkedScan
-from biomamba.model.config import Mamba1Config, MambaConfig
+from biomamba.model.config import Mamba1Config, Mamba2Config, MambaConfig
 from biomamba.model.decoder import Decoder, PlainStep
 from biomamba.model.language_model import MambaLM
 from biomamba.model.mamba2_step import Mamba2Step
@@ -13,11 +13,23 @@ from biomamba.model.mamba2_step import Mamba2Step
 Draw = Callable[..., Tensor]
 
 
-@pytest.fixture(params=["mamba1", "mamba2"])
+CONFIGS: dict[str, MambaConfig] = {
+    "mamba1": Mamba1Config(d_model=16, n_layer=2, vocab_size=37, d_state=8),
+    "mamba2": Mamba2Config(
+        d_model=16, n_layer=2, vocab_size=37, d_state=8, headdim=8, ngroups=2, tie_embeddings=False
+    ),
+    "static_dt": Mamba2Config(
+        d_model=16, n_layer=2, vocab_size=37, d_state=8, headdim=8, static=["dt"]
+    ),
+    "static_B": Mamba2Config(
+        d_model=16, n_layer=2, vocab_size=37, d_state=8, headdim=8, static=["B"]
+    ),
+}
+
+
+@pytest.fixture(params=[*CONFIGS, "tied"])
 def model(request: pytest.FixtureRequest, tiny_config: MambaConfig) -> MambaLM:
-    config = tiny_config
-    if request.param == "mamba1":
-        config = Mamba1Config(d_model=16, n_layer=2, vocab_size=37, d_state=8)
+    config = CONFIGS.get(request.param, tiny_config)
     model = MambaLM(config, ChunkedScan(chunk_size=8)).double()
     with torch.no_grad():
         for parameter in model.parameters():
@@ -59,8 +71,9 @@ def test_rows_can_be_left_out(model: MambaLM, random_ids: Draw) -> None:
         torch.testing.assert_close(logits, expected[[2, 0], position])
 
 
-def test_blocks_of_mamba2_are_stepped_in_place(model: MambaLM) -> None:
-    expected = PlainStep if isinstance(model.config, Mamba1Config) else Mamba2Step
+def test_plain_blocks_of_mamba2_are_stepped_in_place(model: MambaLM) -> None:
+    is_served = isinstance(model.config, Mamba2Config) and not model.config.static
+    expected = Mamba2Step if is_served else PlainStep
 
     assert all(isinstance(block, expected) for block in Decoder(model)._blocks)
 

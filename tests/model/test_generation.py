@@ -75,6 +75,23 @@ def test_prompts_together_equal_one_by_one(
     assert together == alone
 
 
+def test_rows_go_on_as_alone_when_others_have_ended(
+    tiny_model: MambaLM, prompts: list[list[int]]
+) -> None:
+    seeds = [5, 6, 7, 8]
+    eos_id = generate(tiny_model, prompts, RANDOM, ENDLESS, seeds)[0][2]
+    vocabulary = Vocabulary(37, eos_id)
+    together = generate(tiny_model, prompts, RANDOM, vocabulary, seeds)
+    alone = [
+        generate(tiny_model, [prompt], RANDOM, vocabulary, [seed])[0]
+        for prompt, seed in zip(prompts, seeds, strict=True)
+    ]
+
+    assert len(together[0]) <= 2
+    assert max(map(len, together[1:])) > 4
+    assert together == alone
+
+
 def test_seed_decides_the_sample(tiny_model: MambaLM, prompts: list[list[int]]) -> None:
     def run(*seeds: int) -> list[list[int]]:
         return generate(tiny_model, prompts[:2], RANDOM, ENDLESS, seeds)
