@@ -88,6 +88,15 @@ def test_failed_save_leaves_the_old_checkpoint(
     assert len(list(folder.iterdir())) == 2
 
 
+def test_loaded_model_does_not_depend_on_its_file(folder: Path, tiny_model: MambaLM) -> None:
+    loaded = load_pretrained(folder, BACKEND)
+    with (folder / "model.safetensors").open("r+b") as file:
+        file.write(bytes((folder / "model.safetensors").stat().st_size))
+    expected = dict(tiny_model.named_parameters())
+
+    assert all(torch.equal(p, expected[name]) for name, p in loaded.named_parameters())
+
+
 def test_torch_file_is_read(folder: Path, tiny_model: MambaLM, random_ids: Draw) -> None:
     as_torch_file(folder)
     ids = random_ids(1, 5)
