@@ -29,6 +29,7 @@ VOCAB, WIDTH = 50_288, 768
 MEMORY_BAR = 1 / 8  # of the full float32 logits, at 8,192 rows
 TIME_BAR = 1.1  # of the plain loss
 WARM_UP_ROWS = 64
+MAX_TORCH_ROWS = 1_024  # it takes time and memory of the full logits unless told otherwise
 PLAIN, OURS, TORCH = "full logits", "linear_cross_entropy", "torch's linear_cross_entropy"
 
 
@@ -56,8 +57,8 @@ def main() -> None:
         return
     results = {
         f"{rows} {precision}": _compared(rows, precision, options)
-        for precision in options.precisions
         for rows in options.rows
+        for precision in options.precisions
     }
     _print(results)
     settings = {"vocab": VOCAB, "width": WIDTH, "threads": torch.get_num_threads()}
@@ -111,12 +112,13 @@ def _compared(rows: int, precision: str, options: argparse.Namespace) -> dict[st
         command = [sys.executable, __file__, "--single", json.dumps([way, rows, precision])]
         done = subprocess.run(command, capture_output=True, text=True, check=True)
         found[way].append(json.loads(done.stdout.splitlines()[-1]))
+        print(rows, precision, way, found[way][-1], file=sys.stderr, flush=True)
         return rows
 
     ways = {way: partial(in_own_process, way) for way in (PLAIN, OURS)}
     in_turn(ways, options.repeats)
-    for way in WAYS.keys() - ways.keys():
-        in_own_process(way)  # once: it takes many times longer
+    if TORCH in WAYS and rows <= MAX_TORCH_ROWS:
+        in_own_process(TORCH)
     full_logits = 4 * rows * VOCAB
     return {
         way: {name: spread([each[name] for each in measured]) for name in measured[0]}
@@ -126,6 +128,7 @@ def _compared(rows: int, precision: str, options: argparse.Namespace) -> dict[st
             "cpu_to_plain": _ratio(measured, found[PLAIN], "cpu_seconds"),
         }
         for way, measured in found.items()
+        if measured
     }
 
 
