@@ -174,6 +174,8 @@ class Run:
             activation_checkpointing=self.activation_checkpointing,
             adaptation=self.adaptation,
         )
+        if self.scale is not None:
+            torch.nn.init.constant_(model.backbone.norm_f.weight, 32.0)  # gradients of about 8
         module = LanguageModelingModule(
             model,
             SETTINGS,
@@ -198,7 +200,7 @@ class Run:
         settings: dict[str, Any] = {"precision": self.precision}
         if self.scale is not None:
             # fp16 needs a GPU: the scaler of 16-mixed around products in bf16.
-            scaler = torch.amp.GradScaler("cpu", init_scale=self.scale, growth_interval=10_000)
+            scaler = torch.amp.GradScaler("cpu", init_scale=self.scale, growth_interval=3)
             plugin = MixedPrecision("16-mixed", "cpu", scaler)
             plugin.precision = "bf16-mixed"
             plugins, settings = [*plugins, plugin], {}
@@ -290,6 +292,8 @@ def fit_all(rank: int, folder: Path) -> None:
         "mamba1_ddp": pair | {"strategy": ddp(), "config": MAMBA1},
         "mamba1_fsdp": pair | {"strategy": fsdp(), "config": MAMBA1},
         "fsdp_scaled": pair | {"strategy": fsdp(), "scale": 2.0**127},
+        "fsdp_scaled_resumed": pair
+        | {"strategy": fsdp(), "scale": 1.0, "resume": folder / "fsdp_scaled" / name},
     }
     for found, settings in runs.items():
         Run(folder / found, **settings).run()
@@ -445,6 +449,17 @@ def test_adapters_of_two_processes_equal_those_of_one(adapted_runs: Path, name: 
 @pytest.mark.slow
 def test_a_resumed_run_with_adapters_is_the_run_itself(adapted_runs: Path) -> None:
     assert_same(adapted_runs / "one_resumed", adapted_runs / "one", 0.0)
+
+
+@pytest.mark.slow
+def test_a_resumed_loss_scaler_is_that_of_the_checkpoint(runs: Path) -> None:
+    assert_same(runs / "fsdp_scaled_resumed", runs / "fsdp_scaled", 0.0)
+    last, resumed = (
+        torch.load(runs / name / checkpoint_name(STEPS), weights_only=True)["MixedPrecision"]
+        for name in ("fsdp_scaled", "fsdp_scaled_resumed")
+    )
+    assert resumed == last
+    assert resumed["scale"] != 1.0  # with which it was built
 
 
 def scale_down(rank: int, folder: Path) -> None:
