@@ -4,6 +4,9 @@ Needs no GPU, but an environment of its own: `make test-interpreter`. The convol
 with the signature of causal-conv1d, so of that half only our calls are tested here.
 """
 
+import functools
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
@@ -12,7 +15,10 @@ from biomamba.model.backends.chunked import ChunkedScan
 from biomamba.model.backends.fused import FusedScan
 from biomamba.model.backends.reference import ReferenceScan
 from biomamba.model.config import Mamba2Config
+from biomamba.model.isolation_probe import probe_isolation
+from biomamba.model.language_model import MambaLM
 from biomamba.model.mamba2 import Mamba2Mixer
+from biomamba.runtime.errors import ConfigError
 
 pytest.importorskip("interpreted_kernels", reason="make test-interpreter").interpret()
 
@@ -111,7 +117,7 @@ def test_kernels_in_half_precision() -> None:
 def mixers(groups: int) -> tuple[Mamba2Mixer, Mamba2Mixer]:
     """The same mixer by the kernels and by chunks."""
     config = Mamba2Config(
-        d_model=16, n_layer=1, vocab_size=8, d_state=16, headdim=8, ngroups=groups
+        d_model=16, n_layer=1, vocab_size=8, d_state=16, headdim=4, ngroups=groups
     )
     torch.manual_seed(0)
     fused, plain = Mamba2Mixer(config, FusedScan(CHUNK)), Mamba2Mixer(config, ChunkedScan(CHUNK))
@@ -153,3 +159,25 @@ def test_a_mixer_that_goes_on_from_a_state(starts: tuple[int, ...]) -> None:
     expected = mixer_results(plain, u, documents, state)
     for a, e in zip(mixer_results(fused, u, documents, state), expected, strict=True):
         torch.testing.assert_close(a, e, rtol=1e-4, atol=2e-6 * float(e.abs().max()))
+
+
+@pytest.mark.parametrize("headdim", [4, 8])  # projected to a multiple of eight, and not
+def test_the_probe_passes_the_kernels_and_stops_them_without_documents(
+    headdim: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = Mamba2Config(d_model=16, n_layer=1, vocab_size=8, d_state=16, headdim=headdim)
+    backend = FusedScan(CHUNK)
+    model = MambaLM(config, backend)
+    found = probe_isolation(model, torch.device("cpu"), torch.float32)
+
+    assert found.backend == "fused"
+    assert max(found.output_error, found.gradient_error) < 1e-5
+    if headdim == 8:
+        forgetful = functools.partial(_without_documents, backend._kernels.scan)
+        monkeypatch.setattr(backend, "_kernels", backend._kernels._replace(scan=forgetful))
+        with pytest.raises(ConfigError, match="backend=fused does not keep the documents"):
+            probe_isolation(model, torch.device("cpu"), torch.float32)
+
+
+def _without_documents(scan: Any, *tensors: Any, **options: Any) -> Any:
+    return scan(*tensors, **options | {"seq_idx": None})

@@ -113,7 +113,8 @@ class FusedScan:
         """Convolve by causal-conv1d if it has kernels for this; see `ConvolvingBackend`."""
         if self._kernels.convolve is None or not self._can_convolve(x, weight):
             return None
-        channels_last = x if _is_aligned(x) else x.contiguous()
+        # Not contiguous(): it leaves the strides of a single position as they are.
+        channels_last = x if _is_aligned(x) else x.clone(memory_format=torch.contiguous_format)
         y = self._kernels.convolve(
             channels_last.mT,
             weight,
@@ -128,8 +129,9 @@ class FusedScan:
         self, zxBCdt: Tensor, parts: MixerParts, documents: Tensor | None
     ) -> tuple[Tensor, Tensor] | None:
         """Do all between the projections by one kernel call if it can; see `MixingBackend`."""
-        is_able = self.has_convolution and self._can_convolve(zxBCdt, parts.conv_weight)
-        if not is_able:
+        # Of other widths the kernel cannot take a single position.
+        is_aligned = self.has_convolution and zxBCdt.shape[-1] % 8 == 0
+        if not is_aligned or not self._can_convolve(zxBCdt, parts.conv_weight):
             return None
         with torch.autocast(zxBCdt.device.type, enabled=False):
             normed, final_state = self._kernels.mix(

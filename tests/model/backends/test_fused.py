@@ -16,7 +16,7 @@ from torch import Tensor
 from biomamba.model.backends.chunked import ChunkedScan
 from biomamba.model.backends.fused import FusedScan, _load_kernels
 from biomamba.model.backends.reference import ReferenceScan
-from biomamba.model.capabilities import ConvolvingBackend, MixingBackend
+from biomamba.model.capabilities import ConvolvingBackend, MixerParts, MixingBackend
 from biomamba.model.config import Mamba2Config
 from biomamba.model.mamba2 import Mamba2Mixer
 from biomamba.runtime.errors import ConfigError, MissingDependencyError
@@ -173,6 +173,20 @@ def test_the_convolution_gets_channels_last_and_the_past(convolution: Convolutio
     torch.testing.assert_close(call["initial_states"], past.mT)
     assert call["seq_idx"].is_contiguous()
     assert call["activation"] == "silu"
+
+
+def test_a_single_position_gets_strides_in_eights(convolution: Convolution) -> None:
+    x = torch.randn(1, 1, 21)[:, :, 1:17]  # contiguous to torch, whatever its strides
+    FusedScan().convolve(x, torch.ones(16, 4), torch.ones(16), None, None)
+
+    assert convolution.calls[0]["x"].stride() == (16, 1, 16)
+
+
+def test_whole_mixers_of_other_widths_than_eights_are_left_alone(convolution: Convolution) -> None:
+    parts = MixerParts(*[torch.ones(8, 4)] * 7, headdim=8, ngroups=1)  # type: ignore[arg-type]
+
+    assert FusedScan().mix(torch.randn(1, 6, 20), parts, None) is None
+    assert FusedScan().mix(torch.randn(1, 6, 24), parts, None) is not None
 
 
 def test_a_view_with_good_strides_is_not_copied(convolution: Convolution) -> None:
