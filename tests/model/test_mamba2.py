@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from biomamba.model.backends.chunked import ChunkedScan
 from biomamba.model.config import Mamba2Config
-from biomamba.model.language_model import MambaLM, no_decay_parameter_names
+from biomamba.model.language_model import MambaLM, make_mixer, no_decay_parameter_names
 from biomamba.model.mixer import LayerState
 
 Draw = Callable[..., Tensor]
@@ -85,3 +85,18 @@ def test_state_of_a_head_is_one_mean_if_both_maps_are_static() -> None:
 
     per_entry = state.ssm / mixer.get_parameter("B")
     torch.testing.assert_close(per_entry, per_entry[..., :1].expand_as(per_entry))
+
+
+@pytest.mark.parametrize("static", [[], ["dt"], ["B"]])
+def test_only_an_ordinary_mixer_is_left_to_the_backend(static: list[str]) -> None:
+    class MixingScan(ChunkedScan):
+        asked = False
+
+        def mix(self, *_: object) -> None:
+            self.asked = True
+
+    backend = MixingScan()
+    config = Mamba2Config(d_model=16, n_layer=1, vocab_size=8, headdim=8, static=static)
+    make_mixer(config, backend)(torch.randn(1, 3, 16))
+
+    assert backend.asked == (not static)
