@@ -69,14 +69,17 @@ def hidden_by_segment(
     going on, so that only one segment is in memory. Arguments as of `MambaLM.hidden`.
     """
     states: Sequence[LayerState] | None = None
-    for here in segments.cut(input_ids.shape[1]):
+    length = input_ids.shape[1]
+    for here in segments.cut(length):
         if states is not None and segments.state == "reset" and here.start:
-            goes_on = seq_idx[:, here.start] == seq_idx[:, here.start - 1]
-            states = [_keep(state, goes_on) for state in states]
+            continued = seq_idx[:, here.start] == seq_idx[:, here.start - 1]
+            states = [_keep(state, continued) for state in states]
         documents = None if segments.state == "carry" else seq_idx[:, here]
-        hidden, after = model.hidden(input_ids[:, here], documents, states)
+        goes_on = here.stop < length and segments.state != "zero"
+        hidden, after = model.hidden(input_ids[:, here], documents, states, keeps_states=goes_on)
+        states = [_detached(state) for state in after] if goes_on else None
+        del after
         yield here, hidden
-        states = None if segments.state == "zero" else [_detached(state) for state in after]
 
 
 def _keep(state: LayerState, rows: Tensor) -> LayerState:

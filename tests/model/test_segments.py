@@ -58,6 +58,23 @@ def test_zero_states_make_every_segment_a_row_of_its_own(
     torch.testing.assert_close(found, torch.cat(rows, dim=1))
 
 
+@pytest.mark.parametrize(("state", "kept"), [("reset", [2, 2, 0]), ("zero", [0, 0, 0])])
+def test_states_are_kept_only_for_a_segment_to_come(
+    tiny_model: MambaLM, random_ids: Draw, state: str, kept: list[int]
+) -> None:
+    found = []
+    hidden = tiny_model.hidden
+
+    def recorded(*tensors: Tensor, **options: bool) -> object:
+        found.append(hidden(*tensors, **options))
+        return found[-1]
+
+    tiny_model.hidden = recorded  # type: ignore[assignment]
+    ids = random_ids(1, 20)
+    list(hidden_by_segment(tiny_model, ids, torch.zeros_like(ids), Segments(8, state)))
+    assert [len(states) for _, states in found] == kept
+
+
 @pytest.mark.parametrize("state", STATES)
 def test_no_gradient_passes_to_the_segment_before(
     tiny_model: MambaLM, random_ids: Draw, seq_idx: Tensor, state: str
