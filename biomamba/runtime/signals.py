@@ -9,13 +9,18 @@ This module needs only the standard library: a program listens before its other 
 take seconds, because the default action of these signals is to kill the process.
 """
 
+import ctypes
+import multiprocessing
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
+
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 
@@ -124,11 +129,26 @@ def shield_worker(worker_id: int) -> None:
     parent's SIGTERM ends the worker.
     """
     del worker_id
+    _die_with_parent()
     for number in (signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(number, signal.SIG_IGN)
     # Blocked here and in the threads to come: the thread alone takes it, with its sender.
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
+
+
+def _die_with_parent() -> None:
+    """Let the kernel kill this worker when its parent dies, also if it has just done so.
+
+    torch's own watch needs seconds, and never ends a worker whose parent was killed while it
+    started. Meanwhile the worker holds the sockets of the parent, and other ranks wait for them.
+    """
+    if sys.platform != "linux":
+        return
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    parent = multiprocessing.parent_process()
+    if parent is not None and parent.pid != os.getppid():
+        os._exit(1)
 
 
 def _end_with_parent(parent: int) -> None:

@@ -178,3 +178,22 @@ def test_a_worker_ends_at_the_word_of_its_parent(tmp_path: Path) -> None:
         time.sleep(0.01)
     os.kill(child, signal.SIGTERM)
     assert os.waitpid(child, 0)[1] == 0
+
+
+def test_a_worker_dies_with_a_parent_that_is_killed() -> None:
+    code = (
+        "import multiprocessing, os, signal, time\n"
+        "from biomamba.runtime.signals import shield_worker\n"
+        "def work(out):\n"
+        "    shield_worker(0)\n"
+        "    os.write(out, b'x')\n"
+        "    time.sleep(60)\n"
+        "inner, out = os.pipe()\n"
+        "multiprocessing.get_context('fork').Process(target=work, args=(out,)).start()\n"
+        "os.read(inner, 1)\n"
+        "os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    # The worker holds the output open for as long as it lives.
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, stdout=subprocess.PIPE, timeout=30, check=False)
+    assert done.returncode == -signal.SIGKILL
