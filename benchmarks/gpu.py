@@ -11,6 +11,7 @@ float32 weights, without optimizer. What fails or does not fit is recorded with 
 
 import argparse
 import gc
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
@@ -277,7 +278,9 @@ def main() -> None:
     options = parser.parse_args()
     benchmark = Benchmark(options)
     if options.wheels:
-        benchmark.results["installed"] = install(options.wheels, Path("/tmp/kernels"))
+        benchmark.results["installed"] = install(
+            options.wheels, Path(tempfile.mkdtemp(prefix="kernels-"))
+        )
     benchmark.run()
 
 
