@@ -2,7 +2,7 @@
 
     python benchmarks/decode_speed.py
 
-Random weights of the shape of 130m in float32. Both libraries first have to generate the same ids.
+Random weights of the shape of 130m. Both libraries first have to generate the same ids in float32.
 """
 
 import argparse
@@ -35,7 +35,7 @@ from biomamba.model.language_model import MambaLM
 BAR = 4.0  # times the rate of transformers
 CONTEXT_BAR = 1.05  # time per token behind the longest context over that behind the shortest
 PROMPT_TOKENS = 16
-THEIRS, OURS = "transformers generate", "generate"
+PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 SEGMENT_TOKENS = 512
 
 
@@ -51,7 +51,7 @@ def main() -> None:
         "threads": torch.get_num_threads(),
         "new_tokens": options.tokens,
     }
-    twin = _twin(model)
+    twin = {name: _twin(model).to(dtype) for name, dtype in PRECISIONS.items()}
     results["batches"] = {
         str(batch): against_transformers(model, twin, batch, options.tokens, options.repeats)
         for batch in options.batches
@@ -64,29 +64,43 @@ def main() -> None:
 
 
 def against_transformers(
-    model: MambaLM, twin: Any, batch: int, num_tokens: int, repeats: int
+    model: MambaLM, twin: dict[str, Any], batch: int, num_tokens: int, repeats: int
 ) -> dict[str, Any]:
     """Let both continue the same prompts by the same number of tokens, in turn."""
     prompts = torch.randint(model.config.vocab_size, (batch, PROMPT_TOKENS))
-    ours = partial(_ours, Decoder(model), prompts.tolist())
-    theirs = partial(_theirs, twin, prompts)
-    first, second = ours(8), theirs(8)
+    ours, theirs = {}, {}
+    for name, dtype in PRECISIONS.items():
+        ours[name] = partial(_ours, Decoder(model, dtype), prompts.tolist())
+        theirs[name] = partial(_theirs, twin[name], prompts)
+    first, second = ours["float32"](8), theirs["float32"](8)
     if first != second:
         raise RuntimeError(f"the libraries generate different ids: {first} and {second}")
 
-    cases = {
-        name: partial(_behind_the_first, work, batch, num_tokens)
-        for name, work in ((THEIRS, theirs), (OURS, ours))
+    works = {f"transformers {name}": work for name, work in theirs.items()}
+    works |= {f"ours {name}": work for name, work in ours.items()}
+    samples = in_turn(
+        {name: partial(_behind_the_first, work, batch, num_tokens) for name, work in works.items()},
+        repeats,
+    )
+    milliseconds = {
+        name: spread([batch * 1_000 / each.per_wall_second for each in found])
+        for name, found in samples.items()
     }
-    samples = in_turn(cases, repeats)
-    pairs = list(zip(samples[OURS], samples[THEIRS], strict=True))
     return {
-        "milliseconds_per_step": {
-            name: spread([batch * 1_000 / each.per_wall_second for each in found])
-            for name, found in samples.items()
+        "milliseconds_per_step": milliseconds,
+        "ratio": {
+            name: {
+                other: spread(
+                    [
+                        a.per_wall_second / b.per_wall_second
+                        for a, b in zip(samples[f"ours {name}"], samples[other], strict=True)
+                    ]
+                )
+                for other in works
+                if other.startswith("transformers")
+            }
+            for name in ours
         },
-        "ratio": spread([a.per_wall_second / b.per_wall_second for a, b in pairs]),
-        "cpu_ratio": spread([a.per_cpu_second / b.per_cpu_second for a, b in pairs]),
         "bar": BAR,
     }
 
@@ -198,16 +212,15 @@ def _print(results: dict[str, Any]) -> None:
     print_table(
         f"{results['parameters'] / 1e6:.0f} million parameters, {results['threads']} threads "
         f"(bar: {BAR:.0f} times)",
-        ["rows", "ms per step, transformers", "ms per step", "times faster", "by CPU seconds"],
+        ["rows, precision", "ms per step", "x transformers float32", "x transformers bfloat16"],
         [
             [
-                batch,
-                text_of(each["milliseconds_per_step"][THEIRS], 1),
-                text_of(each["milliseconds_per_step"][OURS], 1),
-                text_of(each["ratio"]),
-                text_of(each["cpu_ratio"]),
+                f"{batch} {name}",
+                text_of(each["milliseconds_per_step"][f"ours {name}"], 1),
+                *(text_of(each["ratio"][name][f"transformers {other}"]) for other in PRECISIONS),
             ]
             for batch, each in results["batches"].items()
+            for name in PRECISIONS
         ],
     )
     if "contexts" not in results:

@@ -51,6 +51,7 @@ class TextGenerator:
 
     Raises:
         CheckpointError: The model has fewer ids than the tokenizer.
+        ConfigError: The model cannot generate in the precision that is asked for.
     """
 
     def __init__(self, model: MambaLM, tokenizer: Tokenizer, options: TextOptions) -> None:
@@ -60,7 +61,7 @@ class TextGenerator:
                 f"{model.config.vocab_size:,}; name the tokenizer that the model was trained with: "
                 "tokenizer_file=<tokenizer.json or hub id>"
             )
-        self._decoder = Decoder(model)
+        self._decoder = Decoder(model, options.tokens.product_dtype)
         self._tokenizer, self._options = tokenizer, options
         self._vocabulary = Vocabulary(tokenizer.vocab_size, tokenizer.eod_id)
 

@@ -11,6 +11,7 @@ from biomamba.model.language_model import MambaBlock, MambaLM
 from biomamba.model.mamba2_step import Mamba2Step
 from biomamba.model.mixer import LayerState
 from biomamba.model.thin_product import ThinProduct
+from biomamba.runtime.errors import ConfigError
 
 
 class BlockStep(Protocol):
@@ -63,16 +64,33 @@ class Decoder:
 
     On a CPU it lays the projections of the model out anew (same numbers, same parameters) and holds
     the matrix of the head a second time. The weights must not change while it is in use.
+
+    Attributes:
+        product_dtype: Of projections and head, as under autocast: copies of their matrices are read
+            at every step, states and decays stay wide. None: the weights themselves are read.
+
+    Raises:
+        ConfigError: The model has blocks that cannot do that.
     """
 
     @torch.no_grad()
-    def __init__(self, model: MambaLM) -> None:
+    def __init__(self, model: MambaLM, product_dtype: torch.dtype | None = None) -> None:
         self.model = model
-        self._head = ThinProduct(model.head_weight, shares_memory=model.lm_head is not None)
-        self._blocks: list[BlockStep] = [
-            Mamba2Step(block) if Mamba2Step.serves(block) else PlainStep(block)
-            for block in model.backbone.blocks()
-        ]
+        self.product_dtype = None if product_dtype == model.head_weight.dtype else product_dtype
+        self._head = ThinProduct(
+            model.head_weight, shares_memory=model.lm_head is not None, dtype=self.product_dtype
+        )
+        self._blocks = [self._step_of(block) for block in model.backbone.blocks()]
+
+    def _step_of(self, block: MambaBlock) -> BlockStep:
+        if Mamba2Step.serves(block):
+            return Mamba2Step(block, self.product_dtype)
+        if self.product_dtype is not None:
+            raise ConfigError(
+                f"generation.precision={str(self.product_dtype).removeprefix('torch.')}: only for "
+                "Mamba2 without adapters and without static parameters; take float32 for this model"
+            )
+        return PlainStep(block)
 
     @torch.no_grad()
     def load(self, states: Sequence[LayerState]) -> None:

@@ -11,6 +11,8 @@ from biomamba.model.language_model import MambaLM
 from biomamba.model.mixer import LayerState
 from biomamba.model.sampling import Sampler, Sampling
 
+_PRODUCT_DTYPES = {"float32": None, "bfloat16": torch.bfloat16}
+
 
 @dataclass(frozen=True, kw_only=True)
 class GenerationOptions:
@@ -26,6 +28,8 @@ class GenerationOptions:
     """Number of new tokens before which a row does not end by its end-of-document token."""
     prefill_tokens: int = 2_048
     """Positions of each prompt that go through the model at once: bounds the memory."""
+    precision: str = "float32"
+    """Of the matrix products, as under autocast: float32, or bfloat16 for speed."""
     sampling: Sampling = field(default_factory=Sampling)
 
     def __post_init__(self) -> None:
@@ -38,6 +42,14 @@ class GenerationOptions:
             )
         if self.prefill_tokens < 1:
             raise ValueError(f"prefill_tokens={self.prefill_tokens}: must be at least 1")
+        if self.precision not in _PRODUCT_DTYPES:
+            names = " or ".join(_PRODUCT_DTYPES)
+            raise ValueError(f"precision={self.precision!r}: must be {names}")
+
+    @property
+    def product_dtype(self) -> torch.dtype | None:
+        """What `Decoder` takes: None leaves the weights as they are."""
+        return _PRODUCT_DTYPES[self.precision]
 
 
 @dataclass(frozen=True)
@@ -71,7 +83,9 @@ class Generation:
     ) -> None:
         _check(decoder.model, prompts, vocabulary, seeds)
         self._decoder, self._options, self._vocabulary = decoder, options, vocabulary
-        self._logits, states = prefill(decoder.model, prompts, options.prefill_tokens)
+        dtype, device = decoder.product_dtype, decoder.model.head_weight.device
+        with torch.autocast(device.type, dtype=dtype, enabled=dtype is not None):
+            self._logits, states = prefill(decoder.model, prompts, options.prefill_tokens)
         decoder.load(states)
         self._sampler = Sampler(
             options.sampling, prompts, seeds, vocabulary.size, self._logits.device
@@ -138,7 +152,8 @@ def generate(
         ValueError: A prompt is empty, or an id or the vocabulary is not the model's.
     """
     seeds = range(len(prompts)) if seeds is None else seeds
-    generation = Generation(Decoder(model), prompts, options, vocabulary, seeds)
+    decoder = Decoder(model, options.product_dtype)
+    generation = Generation(decoder, prompts, options, vocabulary, seeds)
     new_ids: list[list[int]] = [[] for _ in prompts]
     while not generation.is_finished:
         for row, token in generation.advance().items():

@@ -25,15 +25,20 @@ _PARAMETERS = {
 
 
 class Mamba2Step:
-    """One block with the states of its rows; `load` comes before the first call."""
+    """One block with the states of its rows; `load` comes before the first call.
 
-    def __init__(self, block: MambaBlock) -> None:
+    The projections run in `product_dtype` (None: that of their weights), all else as ever.
+    """
+
+    def __init__(self, block: MambaBlock, product_dtype: torch.dtype | None = None) -> None:
         mixer = block.mixer
         assert isinstance(mixer, Mamba2Mixer)
         self.config = mixer.config
         self._block, self._mixer = block, mixer
-        self._in_product = ThinProduct(mixer.in_proj.weight, shares_memory=True)
-        self._out_product = ThinProduct(mixer.out_proj.weight, shares_memory=True)
+        self._in_product, self._out_product = (
+            ThinProduct(projection.weight, shares_memory=True, dtype=product_dtype)
+            for projection in (mixer.in_proj, mixer.out_proj)
+        )
         self._dtype = mixer.in_proj.weight.dtype
         wide = self._wide = state_dtype(mixer.in_proj.weight)
         self._norm, self._gated_norm = block.norm.weight.to(wide), mixer.norm.weight.to(wide)

@@ -9,6 +9,7 @@ from biomamba.model.config import Mamba1Config, Mamba2Config, MambaConfig
 from biomamba.model.decoder import Decoder, PlainStep
 from biomamba.model.language_model import MambaLM
 from biomamba.model.mamba2_step import Mamba2Step
+from biomamba.runtime.errors import ConfigError
 
 Draw = Callable[..., Tensor]
 
@@ -49,6 +50,38 @@ def test_every_position_equals_the_step_of_the_model(
         torch.testing.assert_close(decoder.step(ids[:, position]), expected)
 
     torch.testing.assert_close(decoder.states(), states)
+
+
+def test_narrow_products_are_those_of_narrow_matrices(
+    tiny_model: MambaLM, random_ids: Draw
+) -> None:
+    """All that is rounded are the matrices and what they are multiplied with and give."""
+    model, ids = tiny_model.float(), random_ids(2, 12)
+    decoder, exact = Decoder(model, torch.bfloat16), Decoder(model)
+    states = model.initial_states(2)
+    for each in (decoder, exact):
+        each.load(states)
+    for position in range(12):
+        narrow, wide = (each.step(ids[:, position]) for each in (decoder, exact))
+        assert narrow.dtype == torch.bfloat16
+        # Five roundings of 2^-9 in each of two layers and at the head.
+        assert (narrow - wide).abs().max() <= 11 * 2**-8 * wide.abs().max()
+        assert not torch.equal(narrow.float(), wide)
+    for narrow_state, state in zip(decoder.states(), exact.states(), strict=True):
+        assert narrow_state.ssm.dtype == torch.float32
+        difference = (narrow_state.ssm - state.ssm).abs().max()
+        assert 0 < difference <= 2**-5 * state.ssm.abs().max()
+
+
+def test_the_own_precision_is_no_copy(tiny_model: MambaLM) -> None:
+    assert Decoder(tiny_model.float(), torch.float32).product_dtype is None
+
+
+@pytest.mark.parametrize("name", ["mamba1", "static_B"])
+def test_blocks_that_know_no_narrow_products_are_refused(name: str) -> None:
+    model = MambaLM(CONFIGS[name], ChunkedScan())
+    with pytest.raises(ConfigError, match=r"generation\.precision=bfloat16: only for Mamba2"):
+        Decoder(model, torch.bfloat16)
 
 
 def test_decoder_goes_on_behind_the_parallel_pass(model: MambaLM, random_ids: Draw) -> None:

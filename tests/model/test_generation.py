@@ -92,6 +92,25 @@ def test_rows_go_on_as_alone_when_others_have_ended(
     assert together == alone
 
 
+def test_narrow_generation_is_a_narrow_prompt_and_narrow_steps(
+    tiny_model: MambaLM, prompts: list[list[int]]
+) -> None:
+    model = tiny_model.float()
+    options = GenerationOptions(max_new_tokens=8, precision="bfloat16")
+    for row, found in enumerate(generate(model, prompts, options, ENDLESS)):
+        decoder = Decoder(model, torch.bfloat16)
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+            hidden, states = model.hidden(torch.tensor([prompts[row]]))
+            logits = model.logits(hidden)[:, -1]
+        assert logits.dtype == torch.bfloat16
+        decoder.load(states)
+        expected = []
+        for _ in range(8):
+            expected.append(int(logits[0, :37].argmax()))
+            logits = decoder.step(torch.tensor(expected[-1:]))
+        assert found == expected
+
+
 def test_seed_decides_the_sample(tiny_model: MambaLM, prompts: list[list[int]]) -> None:
     def run(*seeds: int) -> list[list[int]]:
         return generate(tiny_model, prompts[:2], RANDOM, ENDLESS, seeds)
@@ -230,6 +249,7 @@ def test_generation_builds_no_graph(tiny_model: MambaLM, prompts: list[list[int]
         ({"max_new_tokens": 0}, "max_new_tokens=0: must be at least 1"),
         ({"max_new_tokens": 3, "min_new_tokens": 4}, "min_new_tokens=4: .* max_new_tokens, 3"),
         ({"max_new_tokens": 3, "min_new_tokens": -1}, "min_new_tokens=-1"),
+        ({"max_new_tokens": 3, "precision": "fp8"}, "precision='fp8': must be float32 or bfloat16"),
         ({"max_new_tokens": 3, "prefill_tokens": 0}, "prefill_tokens=0: must be at least 1"),
     ],
 )

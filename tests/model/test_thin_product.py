@@ -32,6 +32,17 @@ def test_narrow_weights_are_multiplied_as_they_are() -> None:
     assert torch.equal(ThinProduct(weight, shares_memory=True)(x), F.linear(x, weight))
 
 
+@pytest.mark.parametrize("shares_memory", [True, False])
+def test_a_narrow_copy_is_multiplied_and_the_weight_left_alone(shares_memory: bool) -> None:
+    weight, x = torch.randn(7, 12), torch.randn(2, 12)
+    before, strides = weight.clone(), weight.stride()
+    product = ThinProduct(weight, shares_memory=shares_memory, dtype=torch.bfloat16)
+
+    assert torch.equal(product(x), F.linear(x.bfloat16(), weight.bfloat16()))
+    assert torch.equal(weight, before)
+    assert weight.stride() == strides
+
+
 def test_shared_memory_is_held_once_and_keeps_the_numbers() -> None:
     layer = nn.Linear(12, 7, bias=False)
     before = layer.weight.detach().clone()
