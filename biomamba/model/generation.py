@@ -29,7 +29,7 @@ class GenerationOptions:
     prefill_tokens: int = 2_048
     """Positions of each prompt that go through the model at once: bounds the memory."""
     precision: str = "float32"
-    """Of the matrix products, as under autocast: float32, or bfloat16 for speed."""
+    """Of the matrix products, as under autocast: float32, or bfloat16, faster for many rows."""
     sampling: Sampling = field(default_factory=Sampling)
 
     def __post_init__(self) -> None:
