@@ -28,7 +28,7 @@ from biomamba.model.segments import Segments, hidden_by_segment
 MODEL = Mamba2Config(d_model=256, n_layer=8, vocab_size=8_192, d_state=64)
 SEGMENT_TOKENS = 2_048
 WARM_UP_TOKENS = 256
-# Whole rows in training: 2.4 GB of activations at 32,768 tokens.
+# Whole rows in training: 4.4 GB at 32,768 tokens.
 MOST_TOKENS = {("training", "whole"): 32_768}
 
 
