@@ -99,9 +99,11 @@ def test_narrow_generation_is_a_narrow_prompt_and_narrow_steps(
     options = GenerationOptions(max_new_tokens=8, precision="bfloat16")
     for row, found in enumerate(generate(model, prompts, options, ENDLESS)):
         decoder = Decoder(model, torch.bfloat16)
+        begun = Generation(decoder, [prompts[row]], options, ENDLESS, [row])
         with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
             hidden, states = model.hidden(torch.tensor([prompts[row]]))
             logits = model.logits(hidden)[:, -1]
+        assert torch.equal(begun._logits, logits)
         assert logits.dtype == torch.bfloat16
         decoder.load(states)
         expected = []
