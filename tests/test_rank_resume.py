@@ -258,25 +258,33 @@ def check_ends(ends: Sequence[Any], fault: Fault, run_dir: Path) -> None:
     assert f"{fault.number.name}: saved step {saved} in {path}" in ends[0].errors
 
 
-def test_two_ranks_then_one_then_four_train_on_the_same_rows(start: Start, tmp_path: Path) -> None:
-    whole = tmp_path / "whole"
-    finish(start(whole, *LONG, num_ranks=1))
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_two_ranks_then_one_then_four_train_on_the_same_rows(
+    start: Start, tmp_path: Path, precision: str
+) -> None:
+    settings = (*LONG, f"trainer.precision={precision}")
+    whole, in_fours = tmp_path / "whole", tmp_path / "in_fours"
+    finish(start(whole, *settings, num_ranks=1))
+    tolerance = 1e-6
+    if precision == "bf16-mixed":
+        # Another order of sums turns the rounding of single weights to bf16, and 50 steps of AdamW
+        # carry that on: as far as where nothing but the micro-batch is another one (1.4 times seen).
+        finish(start(in_fours, *settings, "data.budget.micro_batch_size=4", num_ranks=1))
+        tolerance = 5 * distance(in_fours, whole)
     for first, last in ((DDP, FSDP), (FSDP, DDP)):
         stopped = tmp_path / first.partition("=")[2]
         fault = Fault(16, "backward", signal.SIGTERM, rank=1)
-        assert start(stopped, first, *LONG, fault=fault)[0].code == STOPPED_CODE
+        assert start(stopped, first, *settings, fault=fault)[0].code == STOPPED_CODE
         fault = Fault(33, "backward", signal.SIGTERM)
-        assert start(stopped, *LONG, num_ranks=1, fault=fault)[0].code == STOPPED_CODE
+        assert start(stopped, *settings, num_ranks=1, fault=fault)[0].code == STOPPED_CODE
         options = (last, "trainer.devices=4", "data.budget.micro_batch_size=2")
-        finish(start(stopped, *LONG, *options, num_ranks=4))
+        finish(start(stopped, *settings, *options, num_ranks=4))
         record = json.loads((stopped / "run.json").read_text())
         begun = [(found["world_size"], found["step"]) for found in record["starts"]]
         assert begun == [(2, 0), (1, 17), (4, 34)]
         assert rows_by_step(stopped) == rows_by_step(whole)
         assert np.array_equal(entries(stopped), entries(whole))
-        found, wanted = (load_file(r / "model" / "model.safetensors") for r in (stopped, whole))
-        # Sums over ranks have another order.
-        torch.testing.assert_close(found, wanted, rtol=0, atol=1e-6)
+        assert distance(stopped, whole) <= tolerance
 
 
 def test_a_rank_with_a_checkpoint_of_its_own_is_named(start: Start, tmp_path: Path) -> None:
@@ -290,6 +298,13 @@ def test_a_rank_with_a_checkpoint_of_its_own_is_named(start: Start, tmp_path: Pa
     for end in start(tmp_path / "other", *options, named):
         assert end.code == USER_ERROR_CODE, end.errors
         assert "have come apart behind step 2: checkpoint: rank 1 (" in end.errors
+
+
+def distance(one: Path, other: Path) -> float:
+    """Return the largest difference of a weight."""
+    found, wanted = (load_file(run / "model" / "model.safetensors") for run in (one, other))
+    assert found.keys() == wanted.keys()
+    return max(float((found[name] - wanted[name]).abs().max()) for name in wanted)
 
 
 def rows_by_step(run_dir: Path) -> dict[int, set[int]]:
