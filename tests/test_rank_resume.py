@@ -268,7 +268,7 @@ def test_two_ranks_then_one_then_four_train_on_the_same_rows(
     tolerance = 1e-6
     if precision == "bf16-mixed":
         # Another order of sums turns the rounding of single weights to bf16, and 50 steps of AdamW
-        # carry that on: as far as where nothing but the micro-batch is another one (1.4 times seen).
+        # carry that on: as far as where nothing but the micro-batch is another one.
         finish(start(in_fours, *settings, "data.budget.micro_batch_size=4", num_ranks=1))
         tolerance = 5 * distance(in_fours, whole)
     for first, last in ((DDP, FSDP), (FSDP, DDP)):
