@@ -10,12 +10,13 @@ CHECKOUT = Path(__file__).resolve().parents[1]
 PACKAGE = CHECKOUT / "biomamba"
 TESTS = CHECKOUT / "tests"
 OTHER_TESTS = {TESTS / "slurm"}  # of whole programs, with modules of their own
-PROGRAMS = ("prepare", "verify", "train", "ledger", "evaluate", "generate", "export", "report")
+PROGRAMS = ("prepare", "verify", "train", "ledger", "evaluate", "generate", "export", "report", "compare")
 # Lowest first. Packages on one line may not import each other.
 LAYERS: list[set[str]] = [
     {"runtime"},
     {"config", "metrics"},
     {"data", "model"},
+    {"tasks"},
     {"training", "inference"},
     {"evaluation"},
     {"reporting"},

@@ -1,0 +1,1 @@
+"""Downstream tasks: their items, prompts and measures."""
