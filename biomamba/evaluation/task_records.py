@@ -1,0 +1,88 @@
+"""One figure of one model on one task with everything needed to trust it, kept as JSON lines."""
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from biomamba.metrics.interval import Interval
+from biomamba.runtime.errors import DataError
+
+CHANGE = "_change"  # ends the name of a metric that compares a model with another one
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskRecord:
+    """A metric of one model on one split of one task.
+
+    Attributes:
+        metric: Name of the measure; with `_change` behind it the difference to the model `against`.
+        low, high: Bounds of the interval of `level`, made by `method`.
+        n: Items.
+        n_groups: Groups of items that are not independent, as the notes of one patient.
+        model: Label of the model, or `majority` or `random`, which have no checkpoint.
+        answer: How answers came about: `likelihood`, `generation`, and the rule that decided, with
+            the values that were fitted on the validation split.
+        minimum_detectable_difference: Of a proportion with so many items; None for other metrics.
+        against, p_value, mcnemar: Of a change only: the other model, the p value of the paired
+            bootstrap, and for a proportion the exact test on the items that only one has right.
+        provenance: Command line, config hash, commit, versions, hardware, fingerprints of files.
+    """
+
+    task: str
+    protocol: str
+    split: str
+    metric: str
+    value: float
+    low: float
+    high: float
+    level: float
+    method: str
+    n: int
+    n_groups: int
+    seed: int
+    model: str
+    prompt: str
+    prompt_fingerprint: str
+    checkpoint_sha256: str | None
+    data_fingerprint: str
+    provenance: Mapping[str, Any]
+    higher_is_better: bool | None = True
+    answer: Mapping[str, Any] = field(default_factory=dict)
+    minimum_detectable_difference: float | None = None
+    against: str | None = None
+    p_value: float | None = None
+    mcnemar: Mapping[str, float] | None = None
+
+    @property
+    def interval(self) -> Interval:
+        """The value with its bounds."""
+        return Interval(self.value, self.low, self.high)
+
+
+def format_task_records(records: Iterable[TaskRecord]) -> str:
+    """Return the records as JSON lines."""
+    return "".join(json.dumps(asdict(record), sort_keys=True) + "\n" for record in records)
+
+
+def read_task_records(path: Path) -> list[TaskRecord]:
+    """Read JSON lines written by format_task_records.
+
+    Raises:
+        DataError: For a missing file, a line that is not JSON, or one with other fields.
+    """
+    if not path.is_file():
+        raise DataError(f"{path}: no such file of task results; biomamba.evaluate writes it")
+    allowed = {found.name for found in fields(TaskRecord)}
+    records = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        try:
+            values = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise DataError(f"{path}, line {number}: not JSON ({error})") from error
+        if not isinstance(values, dict) or set(values) != allowed:
+            odd = sorted(set(values) ^ allowed) if isinstance(values, dict) else "not an object"
+            raise DataError(f"{path}, line {number}: fields missing or not known: {odd}")
+        records.append(TaskRecord(**values))
+    return records
