@@ -6,9 +6,9 @@ puts before them what its documents begin with (our models: the end-of-document 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
-from biomamba.tasks.prompt import PromptTokenizer
+from biomamba.tasks.prompt import EncodedPrompt, PromptTokenizer
 from biomamba.tasks.task import WriteText
 
 
@@ -45,6 +45,23 @@ class AnswerTokenizer(PromptTokenizer, Protocol):
         """Number of its ids."""
 
 
+@runtime_checkable
+class JoiningTokenizer(Protocol):
+    """A tokenizer that may write an answer otherwise behind a prompt than alone."""
+
+    def join(self, prompt: str, answers: Sequence[str]) -> ScoreRequest:
+        """Return a prompt and its answers as they are written one behind the other."""
+
+
+def score_request(
+    tokenizer: PromptTokenizer, prompt: EncodedPrompt, answers: Sequence[str]
+) -> ScoreRequest:
+    """Return the request for answers (their texts, as `Prompt.answer` gives them)."""
+    if isinstance(tokenizer, JoiningTokenizer):
+        return tokenizer.join(prompt.text, answers)
+    return ScoreRequest(prompt.ids, tokenizer.encode_batch(answers))
+
+
 class AnswerModel(Protocol):
     """A model that scores and writes answers. What an item gets does not depend on its batch."""
 
@@ -73,3 +90,19 @@ class AnswerModel(Protocol):
 
     def write(self, prompts: Sequence[Sequence[int]], options: WriteText) -> list[Written]:
         """Return what follows each prompt."""
+
+
+@dataclass(frozen=True)
+class Passage:
+    """A question and the text in which its answer stands."""
+
+    question: str
+    context: str
+
+
+@runtime_checkable
+class PassageReader(Protocol):
+    """An answer model that marks its answers in a passage and reads no prompt."""
+
+    def read(self, passages: Sequence[Passage], num_candidates: int) -> list[Written]:
+        """Return the best answers to each question, different texts."""
