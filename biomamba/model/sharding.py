@@ -13,7 +13,12 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
+from torch.distributed.fsdp import (
+    FSDPModule,
+    MixedPrecisionPolicy,
+    fully_shard,
+    register_fsdp_forward_method,
+)
 from torch.distributed.tensor import DTensor, Shard
 
 from biomamba.model.language_model import MambaLM
@@ -21,17 +26,20 @@ from biomamba.model.language_model import MambaLM
 _Tree = TypeVar("_Tree")
 
 
-def shard(model: MambaLM, mesh: DeviceMesh) -> None:
+def shard(model: MambaLM, mesh: DeviceMesh, sum_dtype: torch.dtype = torch.float32) -> None:
     """Deal the parameters out over a mesh of one dimension; a sharded model is left alone.
+
+    sum_dtype is that of the sums of gradients over micro-batches and processes.
 
     Embedding (with the head tied to it) and last norm belong to the whole model, which stays
     gathered from its forward pass to its backward pass: the loss uses the head after the forward.
     """
     if isinstance(model, FSDPModule):
         return
+    policy = MixedPrecisionPolicy(reduce_dtype=sum_dtype)
     for block in model.backbone.layers:
-        fully_shard(block, mesh=mesh)
-    fully_shard(model, mesh=mesh)
+        fully_shard(block, mesh=mesh, mp_policy=policy)
+    fully_shard(model, mesh=mesh, mp_policy=policy)
     # Training enters the model by `hidden`, not by `forward`.
     register_fsdp_forward_method(model, "hidden")
 

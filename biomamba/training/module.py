@@ -7,7 +7,6 @@ and a checkpoint never lies between two micro-batches.
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,6 @@ import torch
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.strategies import ParallelStrategy
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
 from biomamba.data.batches import Batch
@@ -25,11 +23,12 @@ from biomamba.model.cross_entropy import linear_cross_entropy
 from biomamba.model.language_model import MambaLM
 from biomamba.model.segments import Segments, hidden_by_segment
 from biomamba.runtime.errors import ConfigError, TrainingError
+from biomamba.training.gradients import SUM_DTYPES, GradientSums, clip, global_norm
+from biomamba.training.objective import Objective
 from biomamba.training.optimizer import AdamW, rates_to_log
 from biomamba.training.schedule import Schedule
 from biomamba.training.source_counts import SourceCounts
 from biomamba.training.step_guard import (
-    SpikeDetection,
     StepFigures,
     StepGuard,
     StepRecord,
@@ -38,31 +37,6 @@ from biomamba.training.step_guard import (
 from biomamba.training.strategy import ShardedStrategy
 
 _GUARD_KEY = "step_guard"
-
-
-@dataclass(frozen=True)
-class Objective:
-    """Limits of a step.
-
-    max_grad_norm clips the global gradient norm. A step whose loss or gradient is not finite on any
-    rank is skipped on all (a loss scaler then halves its scale, too); after max_skipped_steps of
-    them in a row the run stops. spikes, if given, finds the steps that stand out. With
-    segment_tokens a row is trained in segments of so many positions, by truncated back-propagation
-    through time (segment_state: see Segments): memory does not grow with the row.
-    """
-
-    max_grad_norm: float = 1.0
-    max_skipped_steps: int = 20
-    spikes: SpikeDetection | None = None
-    segment_tokens: int | None = None
-    segment_state: str = "reset"
-
-    def __post_init__(self) -> None:
-        if self.max_grad_norm <= 0:
-            raise ValueError(f"max_grad_norm must be positive, got {self.max_grad_norm}")
-        if self.max_skipped_steps < 1:
-            raise ValueError(f"max_skipped_steps must be at least 1, got {self.max_skipped_steps}")
-        Segments.of(self.segment_tokens, self.segment_state)
 
 
 class LanguageModelingModule(lightning.LightningModule):
@@ -100,11 +74,12 @@ class LanguageModelingModule(lightning.LightningModule):
         self._batch: Sequence[Batch] = []
         self._nll_sum_of_rank = self._step_tokens = torch.tensor(0.0)
         self._figures = StepFigures(0.0, 0.0, 0)
+        self._sums: GradientSums | None = None
 
     def configure_model(self) -> None:
         """Shard the model where the strategy does; Lightning calls it before each fit."""
         if isinstance(strategy := self.trainer.strategy, ShardedStrategy):
-            strategy.shard(self.model)
+            strategy.shard(self.model, SUM_DTYPES[self._objective.gradient_sums])
 
     def configure_optimizers(self) -> Optimizer:
         """Return AdamW with its decay and no-decay groups."""
@@ -139,8 +114,10 @@ class LanguageModelingModule(lightning.LightningModule):
         neither a weight nor its state.
         """
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
-        grad_norm = nn.utils.clip_grad_norm_(parameters, self._objective.max_grad_norm)
-        self._figures = self._agreed_figures(_whole(grad_norm))
+        gradients = [p.grad for p in parameters if p.grad is not None]
+        grad_norm = global_norm(gradients, self._global_sum)
+        clip(gradients, grad_norm, self._objective.max_grad_norm)
+        self._figures = self._agreed_figures(grad_norm)
         verdict = self.guard.judge(self._figures)
         self.is_step_taken = verdict.is_taken
         if not verdict.is_taken:
@@ -185,16 +162,30 @@ class LanguageModelingModule(lightning.LightningModule):
     def _backward(self, batch: Sequence[Batch], step_tokens: Tensor) -> Tensor:
         """Accumulate gradients of the mean nll over all ranks; return the sum of this rank."""
         nll_sum = torch.zeros((), device=self.device)
-        # DDP averages gradients over ranks; the loss is a sum over ranks.
-        scale = self.trainer.world_size / step_tokens
+        sums = self._gradient_sums()
+        # DDP and FSDP2 average gradients over ranks; the loss is a sum over ranks.
+        scale = (1 if sums else self.trainer.world_size) / step_tokens
         for position, micro_batch in enumerate(batch, start=1):
             num_segments = len(self._segments(micro_batch).cut(micro_batch.input_ids.shape[1]))
             for number, part in enumerate(self._nll_sums(micro_batch), start=1):
                 is_last = position == len(batch) and number == num_segments
-                with self._gradient_sync(is_last=is_last):
+                with self._gradient_sync(is_last=is_last and not sums):
                     self.manual_backward(part * scale)
+                if sums:
+                    sums.take()
                 nll_sum += part.detach()
+        if sums:
+            sums.give(self._global_sum)
         return nll_sum
+
+    def _gradient_sums(self) -> GradientSums | None:
+        """Return empty sums; None where torch or the strategy adds in the precision asked for."""
+        is_sharded = isinstance(self.trainer.strategy, ShardedStrategy)
+        if self._objective.gradient_sums == "float32" or is_sharded:
+            return None
+        self._sums = self._sums or GradientSums(self.model.parameters())
+        self._sums.clear()
+        return self._sums
 
     def _nll_sums(self, batch: Batch) -> Iterator[Tensor]:
         """Yield the sum of nll of each segment of the rows; one if they are not cut."""
@@ -268,10 +259,6 @@ class LanguageModelingModule(lightning.LightningModule):
             self.log(name, value)
         # Curves count finished steps; Lightning would count from 0.
         self.log("step", float(self.global_step))
-
-
-def _whole(value: Tensor) -> Tensor:
-    return value.full_tensor() if isinstance(value, DTensor) else value
 
 
 def check_vocabulary(model_vocab_size: int, data_vocab_size: int) -> None:

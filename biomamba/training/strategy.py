@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
 
+import torch
 from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy
 from lightning.pytorch.utilities.types import STEP_OUTPUT
 from torch.distributed.device_mesh import init_device_mesh
@@ -70,13 +71,15 @@ class ShardedStrategy(ModelParallelStrategy):
         self._data_parallel_size = self.num_nodes * self.num_processes
         super().setup_environment()
 
-    def shard(self, model: MambaLM) -> None:
+    def shard(self, model: MambaLM, sum_dtype: torch.dtype) -> None:
         """Shard the model over all processes; called by configure_model.
+
+        Gradients of micro-batches and processes are added in sum_dtype.
 
         A mesh of one dimension is the group of all processes itself. Lightning's has two, whose
         groups are new ones that wait half an hour whatever the timeout is.
         """
-        shard(model, init_device_mesh(self.root_device.type, (self.world_size,)))
+        shard(model, init_device_mesh(self.root_device.type, (self.world_size,)), sum_dtype)
 
     @contextmanager
     def block_backward_sync(self) -> Generator[None]:

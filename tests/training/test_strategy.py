@@ -33,7 +33,8 @@ from biomamba.runtime.errors import ConfigError
 from biomamba.training.callbacks.checkpoint import Checkpoints, checkpoint_name
 from biomamba.training.checkpoint_io import DurableCheckpointIO
 from biomamba.training.launch import quiet_lightning
-from biomamba.training.module import LanguageModelingModule, Objective
+from biomamba.training.module import LanguageModelingModule
+from biomamba.training.objective import Objective
 from biomamba.training.optimizer import AdamW
 from biomamba.training.schedule import Constant
 from biomamba.training.strategy import ddp, fsdp

@@ -27,7 +27,8 @@ from biomamba.training.callbacks.agreement import (
     misplaced_rows,
 )
 from biomamba.training.checkpoint_io import DurableCheckpointIO
-from biomamba.training.module import LanguageModelingModule, Objective
+from biomamba.training.module import LanguageModelingModule
+from biomamba.training.objective import Objective
 from biomamba.training.optimizer import AdamW
 from biomamba.training.schedule import Constant
 

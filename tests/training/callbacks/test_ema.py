@@ -24,7 +24,8 @@ from biomamba.runtime.errors import CheckpointError
 from biomamba.training.callbacks.checkpoint import Checkpoints, checkpoint_name
 from biomamba.training.callbacks.ema import Ema
 from biomamba.training.checkpoint_io import DurableCheckpointIO
-from biomamba.training.module import LanguageModelingModule, Objective
+from biomamba.training.module import LanguageModelingModule
+from biomamba.training.objective import Objective
 from biomamba.training.optimizer import AdamW
 from biomamba.training.schedule import Constant
 
