@@ -5,7 +5,7 @@ of column sums (ratios, differences of ratios), which lets thousands of resample
 product of draw counts and columns.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -52,17 +52,40 @@ def bootstrap_interval(
     Raises:
         ValueError: without documents.
     """
-    num_documents = len(columns)
+    values = bootstrap_values(columns, statistic, bootstrap)
+    value = statistic(columns.sum(axis=0, keepdims=True))[0]
+    return percentile_interval(float(value), values, bootstrap.level)
+
+
+def bootstrap_values(
+    columns: NDArray[np.float64], statistic: Statistic, bootstrap: Bootstrap
+) -> NDArray[np.float64]:
+    """Return the statistic of every resample of the documents; see bootstrap_interval."""
+    return np.concatenate(
+        [statistic(counts @ columns) for counts in draw_counts(len(columns), bootstrap)]
+    )
+
+
+def draw_counts(num_documents: int, bootstrap: Bootstrap) -> Iterator[NDArray[np.int64]]:
+    """Yield blocks (resamples, documents) of how often each resample holds each document.
+
+    They depend on the number of documents and the seed only, so that figures of the same documents
+    are drawn together.
+
+    Raises:
+        ValueError: without documents.
+    """
     if num_documents == 0:
         raise ValueError("an interval needs at least one document")
     rng = np.random.Generator(np.random.Philox(bootstrap.seed))
     evenly = np.full(num_documents, 1 / num_documents)
-    values = []
     for start in range(0, bootstrap.num_resamples, _BLOCK_RESAMPLES):
         rows = min(_BLOCK_RESAMPLES, bootstrap.num_resamples - start)
-        counts = rng.multinomial(num_documents, evenly, size=rows)
-        values.append(statistic(counts @ columns))
-    tail = (1 - bootstrap.level) / 2
-    low, high = np.quantile(np.concatenate(values), [tail, 1 - tail])
-    value = statistic(columns.sum(axis=0, keepdims=True))[0]
-    return Interval(float(value), float(low), float(high))
+        yield rng.multinomial(num_documents, evenly, size=rows)
+
+
+def percentile_interval(value: float, values: NDArray[np.float64], level: float) -> Interval:
+    """Return a value with the quantiles of its resamples (resamples,) that enclose `level`."""
+    tail = (1 - level) / 2
+    low, high = np.quantile(values, [tail, 1 - tail])
+    return Interval(value, float(low), float(high))

@@ -3,7 +3,12 @@
 import numpy as np
 import pytest
 
-from biomamba.metrics.interval import Bootstrap, bootstrap_interval
+from biomamba.metrics.interval import (
+    Bootstrap,
+    bootstrap_interval,
+    draw_counts,
+    percentile_interval,
+)
 
 
 def _ratio(sums: np.ndarray) -> np.ndarray:
@@ -60,3 +65,16 @@ def test_no_documents_is_an_error() -> None:
 def test_bad_settings_are_refused(settings: dict[str, float], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Bootstrap(**settings)  # type: ignore[arg-type]
+
+
+def test_figures_of_the_same_documents_are_drawn_together() -> None:
+    settings = Bootstrap(num_resamples=100, seed=5)
+    one, other = (np.concatenate(list(draw_counts(7, settings))) for _ in range(2))
+    assert (one == other).all()
+    assert one.shape == (100, 7)
+    assert set(one.sum(axis=1)) == {7}
+
+
+def test_the_quantiles_enclose_the_level() -> None:
+    found = percentile_interval(50.0, np.arange(101.0), level=0.9)
+    assert (found.low, found.value, found.high) == pytest.approx((5.0, 50.0, 95.0))

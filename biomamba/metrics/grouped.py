@@ -1,0 +1,77 @@
+"""Intervals of figures whose items come in groups, as the notes of one patient.
+
+Items of a group are not independent: whole groups are drawn.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+from scipy.special import ndtri
+
+from biomamba.metrics.interval import Bootstrap, Interval, bootstrap_interval
+from biomamba.metrics.measure import Measure
+
+WILSON = "wilson"
+BOOTSTRAP = "bootstrap over groups"
+ONE_GROUP = "none: one group"
+
+
+def group_columns(measure: Measure, groups: Sequence[str]) -> Measure:
+    """Return the figure with one row of columns per group, in the order of the groups' names.
+
+    It remains a proportion with a binomial law only if every item is a group of its own.
+
+    Raises:
+        ValueError: there is not one group name per item.
+    """
+    if len(groups) != len(measure.columns):
+        raise ValueError(
+            f"{measure.name} has {len(measure.columns)} items and {len(groups)} names of groups"
+        )
+    names, index = np.unique(np.asarray(groups, dtype=np.str_), return_inverse=True)
+    columns = np.zeros((len(names), *measure.columns.shape[1:]))
+    np.add.at(columns, index, measure.columns)
+    is_proportion = measure.is_proportion and len(names) == len(groups)
+    return replace(measure, columns=columns, is_proportion=is_proportion)
+
+
+def interval_of(
+    measure: Measure, groups: Sequence[str], bootstrap: Bootstrap
+) -> tuple[Interval, str]:
+    """Return the figure with its interval, and how that was made.
+
+    The Wilson score interval for a proportion of independent items, else the percentile bootstrap
+    over groups; one group says nothing about others, so its bounds are nan.
+
+    Raises:
+        ValueError: without items, or without one group name per item.
+    """
+    grouped = group_columns(measure, groups)
+    if grouped.is_proportion:
+        hits = int(grouped.columns[:, 0].sum())
+        return wilson_interval(hits, len(groups), bootstrap.level), WILSON
+    if len(grouped.columns) == 1:
+        return Interval(grouped.value, math.nan, math.nan), ONE_GROUP
+    return bootstrap_interval(grouped.columns, grouped.statistic, bootstrap), BOOTSTRAP
+
+
+def wilson_interval(hits: int, num_items: int, level: float) -> Interval:
+    """Return a proportion with its score interval, which holds at 0 and 1 and for few items.
+
+    Source: Wilson, Probable Inference, the Law of Succession, and Statistical Inference, JASA 22,
+    1927; without continuity correction.
+
+    Raises:
+        ValueError: without items.
+    """
+    if num_items < 1:
+        raise ValueError("an interval needs at least one item")
+    ratio = hits / num_items
+    z2 = float(ndtri((1 + level) / 2)) ** 2
+    centre = (ratio + z2 / (2 * num_items)) / (1 + z2 / num_items)
+    half = math.sqrt(z2 * (ratio * (1 - ratio) + z2 / (4 * num_items)) / num_items)
+    half /= 1 + z2 / num_items
+    # Rounding must not take the bounds past the value at 0 and 1, where they touch it.
+    return Interval(ratio, min(ratio, max(0.0, centre - half)), max(ratio, min(1.0, centre + half)))

@@ -1,0 +1,147 @@
+"""Two models on the same items: how far apart they are, and whether chance explains it.
+
+Both tests of this module ask the same question: if each group of items had been answered by the
+two models with their names exchanged at random, how often would they lie as far apart as they do?
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import binom
+
+from biomamba.metrics.grouped import group_columns
+from biomamba.metrics.interval import Bootstrap, bootstrap_values, percentile_interval
+from biomamba.metrics.measure import Measure
+
+MCNEMAR, EXACT_SWAPS, RANDOM_SWAPS = "mcnemar, exact", "swaps, exact", "swaps, drawn"
+
+# All 2**12 = 4,096 exchanges are looked at if no more groups than this differ, else some are drawn.
+_EXACT_GROUPS = 12
+_BLOCK_SWAPS = 64
+# Values that differ by less than this share are equal: sums depend on their order.
+_ROUNDING = 1e-9
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How much larger a figure of one model is than that of another.
+
+    Attributes:
+        value: First minus second.
+        low: Lower bound of the percentile interval, groups being drawn for both models at once.
+        high: Upper bound.
+        p_value: Two-sided; how probable a difference of this size is if the models are
+            exchangeable on every group.
+        standard_error: Standard deviation of the resampled difference.
+        test: Where p_value comes from.
+    """
+
+    value: float
+    low: float
+    high: float
+    p_value: float
+    standard_error: float
+    test: str
+
+
+@dataclass(frozen=True)
+class McNemar:
+    """How often exactly one of two models is right, and the probability of such an imbalance."""
+
+    a_only: int
+    b_only: int
+    p_value: float
+
+
+def mcnemar(hits_a: NDArray[np.bool_], hits_b: NDArray[np.bool_]) -> McNemar:
+    """Test whether two models are right equally often, by the exact two-sided sign test.
+
+    Only items on which exactly one is right matter; each is a fair coin if the models are equal.
+    Source: McNemar, Note on the sampling error of the difference between correlated proportions or
+    percentages, Psychometrika 12, 1947; its exact form.
+
+    Raises:
+        ValueError: the models were not asked the same number of items.
+    """
+    if len(hits_a) != len(hits_b):
+        raise ValueError(f"one model has {len(hits_a)} items, the other {len(hits_b)}")
+    a, b = np.asarray(hits_a, dtype=bool), np.asarray(hits_b, dtype=bool)
+    a_only, b_only = int((a & ~b).sum()), int((b & ~a).sum())
+    tail = binom.cdf(min(a_only, b_only), a_only + b_only, 0.5)
+    return McNemar(a_only, b_only, min(1.0, 2 * float(tail)))
+
+
+def paired_difference(
+    a: Measure, b: Measure, groups: Sequence[str], bootstrap: Bootstrap
+) -> Difference:
+    """Return how much larger the figure of the first model is, from the same items in one order.
+
+    The p value is that of McNemar's exact test for proportions of independent items, else of the
+    randomisation test that exchanges the answers of the models group by group: over all exchanges
+    if few groups differ, else over num_resamples drawn ones, (1 + as extreme) / (1 + drawn). One
+    group has no interval (nan).
+    Source: Efron and Tibshirani, An Introduction to the Bootstrap, chapters 8 and 15; Noreen,
+    Computer-Intensive Methods for Testing Hypotheses, 1989.
+
+    Raises:
+        ValueError: the figures differ in name or columns, or there are no items.
+    """
+    if a.name != b.name or a.columns.shape != b.columns.shape:
+        raise ValueError(
+            f"not the same figure of the same items: {a.name} {a.columns.shape} and "
+            f"{b.name} {b.columns.shape}"
+        )
+    first, second = group_columns(a, groups), group_columns(b, groups)
+    num_columns = a.columns.shape[1]
+
+    def difference(sums: NDArray[np.float64]) -> NDArray[np.float64]:
+        return a.statistic(sums[:, :num_columns]) - b.statistic(sums[:, num_columns:])
+
+    columns = np.concatenate([first.columns, second.columns], axis=1)
+    values = bootstrap_values(columns, difference, bootstrap)
+    value = float(difference(columns.sum(axis=0, keepdims=True))[0])
+    interval = percentile_interval(value, values, bootstrap.level)
+    test, p_value = _test(first, second, bootstrap)
+    if len(columns) == 1:
+        return Difference(value, math.nan, math.nan, p_value, math.nan, test)
+    return Difference(value, interval.low, interval.high, p_value, float(values.std()), test)
+
+
+def _test(a: Measure, b: Measure, bootstrap: Bootstrap) -> tuple[str, float]:
+    """Return the name of the test that suits two grouped figures, and its p value."""
+    if a.is_proportion and b.is_proportion:
+        return MCNEMAR, mcnemar(a.columns[:, 0] > 0, b.columns[:, 0] > 0).p_value
+    excess = a.columns - b.columns
+    excess = excess[np.any(excess != 0, axis=1)]  # an exchange of equal answers changes nothing
+    is_exact = len(excess) <= _EXACT_GROUPS
+    swaps = _all_swaps(len(excess)) if is_exact else _random_swaps(len(excess), bootstrap)
+    sum_a, sum_b = a.columns.sum(axis=0), b.columns.sum(axis=0)
+    value_a, value_b = a.statistic(sum_a[None])[0], b.statistic(sum_b[None])[0]
+    if math.isnan(value_a - value_b):
+        return (EXACT_SWAPS if is_exact else RANDOM_SWAPS), math.nan
+    bar = abs(value_a - value_b) - _ROUNDING * max(abs(value_a), abs(value_b))
+    num_extreme = num_swaps = 0
+    for block in swaps:
+        moved = block @ excess
+        distance = np.abs(a.statistic(sum_a - moved) - b.statistic(sum_b + moved))
+        num_extreme += int((~(distance < bar)).sum())  # what is undefined counts as extreme
+        num_swaps += len(block)
+    if is_exact:
+        return EXACT_SWAPS, num_extreme / num_swaps
+    return RANDOM_SWAPS, (1 + num_extreme) / (1 + num_swaps)
+
+
+def _all_swaps(num_groups: int) -> Iterator[NDArray[np.float64]]:
+    """Yield every choice of groups, as one block (2**groups, groups) of zeros and ones."""
+    choices = np.arange(2**num_groups)[:, None] >> np.arange(num_groups)[None]
+    yield (choices & 1).astype(np.float64)
+
+
+def _random_swaps(num_groups: int, bootstrap: Bootstrap) -> Iterator[NDArray[np.float64]]:
+    rng = np.random.Generator(np.random.Philox([bootstrap.seed, 1]))  # not the bootstrap's draws
+    for start in range(0, bootstrap.num_resamples, _BLOCK_SWAPS):
+        rows = min(_BLOCK_SWAPS, bootstrap.num_resamples - start)
+        yield rng.integers(0, 2, size=(rows, num_groups)).astype(np.float64)
