@@ -1,6 +1,7 @@
 """One recipe trained with several seeds."""
 
 import math
+
 import numpy as np
 import pytest
 from scipy.stats import ttest_1samp
