@@ -31,10 +31,10 @@ from rich.progress import (
 
 from biomamba.config.build import build
 from biomamba.config.cli import run_cli
-from biomamba.data.tokenizer import Tokenizer
+from biomamba.inference.checkpoint_tokenizer import find_tokenizer
 from biomamba.inference.prompts import Prompt, read_prompts, read_stream
 from biomamba.inference.text_generator import Completion, TextGenerator
-from biomamba.model.checkpoint import load_pretrained, open_checkpoint, weights_digest
+from biomamba.model.checkpoint import load_pretrained, weights_digest
 from biomamba.runtime.errors import ConfigError, DataError
 
 
@@ -79,26 +79,6 @@ def new_file(path: Path) -> Path:
         raise DataError(f"output={path}: exists; name another file, or remove it")
     path.parent.mkdir(parents=True, exist_ok=True)
     return path
-
-
-def find_tokenizer(checkpoint: str, named: str | None) -> Tokenizer:
-    """Load the tokenizer that is named, or the one of the checkpoint."""
-    if named is not None:
-        return Tokenizer.load(named)
-    folder = Path(checkpoint).expanduser()
-    repository, _, revision = checkpoint.partition("@")
-    if (folder / "tokenizer.json").is_file():
-        return Tokenizer.load(str(folder / "tokenizer.json"))
-    try:
-        if not folder.is_dir():
-            return Tokenizer.load(repository, revision or None)
-    except DataError:
-        open_checkpoint(checkpoint)  # says what is wrong if there is no checkpoint at all
-    raise DataError(
-        f"checkpoint={checkpoint}: no tokenizer.json lies beside the weights; name the tokenizer "
-        "that the model was trained with: tokenizer_file=<tokenizer.json or hub id>, for the "
-        "published state-spaces checkpoints tokenizer_file=EleutherAI/gpt-neox-20b"
-    )
 
 
 def print_text(generator: TextGenerator, prompt: Prompt, seed: int) -> None:
