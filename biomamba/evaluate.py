@@ -9,6 +9,7 @@ positions.png. The only program that reads a test split.
 
 from collections.abc import Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from biomamba.config.build import build
 from biomamba.config.cli import run_cli
+from biomamba.evaluation.document_scores import DOCUMENT_SCORES, write_document_scores
 from biomamba.evaluation.records import ResultRecord, format_records
 from biomamba.evaluation.runner import evaluate_perplexity
 from biomamba.model.checkpoint import load_pretrained, weights_digest
@@ -47,8 +49,9 @@ def main(cfg: DictConfig) -> None:
             for label, folder in folders.items()
         },
     }
-    records = list(evaluate_perplexity(models, settings, origin))
     run_dir = Path(cfg.paths.run_dir)
+    keep = partial(write_document_scores, run_dir / DOCUMENT_SCORES)
+    records = list(evaluate_perplexity(models, settings, origin, keep))
     table = perplexity_table(records)
     write_text(run_dir / "results.jsonl", format_records(records))
     write_text(run_dir / "results.md", table + "\n")

@@ -20,6 +20,7 @@ from biomamba.data.batches import Batch
 from biomamba.evaluation.positions import PositionTotals, positions_of
 from biomamba.evaluation.records import RecordContext, ResultRecord
 from biomamba.metrics.interval import Statistic, bootstrap_interval
+from biomamba.metrics.measure import Measure
 from biomamba.metrics.perplexity import perplexity_of_sums
 from biomamba.model.cross_entropy import token_nll
 from biomamba.model.language_model import MambaLM
@@ -101,6 +102,15 @@ _CHANGES: dict[str, tuple[str, Statistic]] = {
     "perplexity_change": ("ratio, 0 = none", _perplexity_change),
     "bits_per_byte_change": ("bits per UTF-8 byte", _bits_per_byte_change),
 }
+
+
+def document_measures(scores: DocumentScores) -> list[Measure]:
+    """Return perplexity and bits per byte as sums over documents."""
+    columns = np.stack([scores.nll, scores.num_tokens, scores.num_bytes], axis=1).astype(np.float64)
+    return [
+        Measure(name, columns, statistic, higher_is_better=False)
+        for name, (_, statistic) in _METRICS.items()
+    ]
 
 
 def perplexity_records(

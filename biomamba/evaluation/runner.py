@@ -1,10 +1,11 @@
 """Score models on held-out documents of every source."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from biomamba.data.evaluation_rows import EvaluationRows, open_evaluation_rows
+from biomamba.evaluation.document_scores import ScoreOrigin, StoredScores
 from biomamba.evaluation.perplexity import (
     DocumentScores,
     perplexity_records,
@@ -50,11 +51,28 @@ class EvaluationSettings:
             raise ValueError(f"max_documents must be at least 1, got {self.max_documents}")
         Segments.of(self.segment_tokens, self.segment_state)
 
+    @property
+    def protocol(self) -> dict[str, Any]:
+        """What changes the score of a document; segments that reset the state change none."""
+        segments = self.segment_tokens is not None and self.segment_state != "reset"
+        return {
+            "seq_len": self.seq_len,
+            "segments": [self.segment_tokens, self.segment_state] if segments else None,
+        }
+
+
+Keep = Callable[[StoredScores], object]
+
 
 def evaluate_perplexity(
-    models: Mapping[str, MambaLM], settings: EvaluationSettings, provenance: Mapping[str, Any]
+    models: Mapping[str, MambaLM],
+    settings: EvaluationSettings,
+    provenance: Mapping[str, Any],
+    keep: Keep | None = None,
 ) -> Iterator[ResultRecord]:
     """Yield the records of every source and model; the first model is the others' baseline.
+
+    `keep` receives the scores of the single documents.
 
     Raises:
         CheckpointError: a model has fewer embeddings than the tokenizer has ids.
@@ -69,7 +87,10 @@ def evaluate_perplexity(
             max_documents=settings.max_documents,
             min_document_tokens=settings.min_document_tokens,
         )
-        yield from _source_records(models, source, rows, settings, provenance)
+        for context, scores, records in _source_records(models, source, rows, settings, provenance):
+            if keep is not None:
+                keep(_stored(context, scores, rows, settings))
+            yield from records
 
 
 def _source_records(
@@ -78,7 +99,7 @@ def _source_records(
     rows: EvaluationRows,
     settings: EvaluationSettings,
     provenance: Mapping[str, Any],
-) -> Iterator[ResultRecord]:
+) -> Iterator[tuple[RecordContext, DocumentScores, list[ResultRecord]]]:
     baseline: DocumentScores | None = None
     for label, model in models.items():
         if rows.vocab_size > model.config.vocab_size:
@@ -101,7 +122,25 @@ def _source_records(
             bootstrap=settings.bootstrap,
             provenance={**provenance, "data_fingerprint": rows.fingerprint},
         )
-        yield from perplexity_records(context, scores, baseline)
+        records = perplexity_records(context, scores, baseline)
         if positions is not None:
-            yield from positions.records(context)
+            records += positions.records(context)
+        yield context, scores, records
         baseline = baseline or scores
+
+
+def _stored(
+    context: RecordContext,
+    scores: DocumentScores,
+    rows: EvaluationRows,
+    settings: EvaluationSettings,
+) -> StoredScores:
+    origin = ScoreOrigin(
+        source=context.source,
+        model=context.model,
+        split=context.split,
+        tokenizer=rows.tokenizer_fingerprint,
+        protocol=settings.protocol,
+        provenance=context.provenance,
+    )
+    return StoredScores(origin, rows.keys, scores)

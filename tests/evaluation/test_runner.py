@@ -13,6 +13,8 @@ from biomamba.data.store import StorePolicy
 from biomamba.data.store_reader import open_stores
 from biomamba.data.token_split import TokenSplit
 from biomamba.data.tokenizer_source import ByteLevel
+from biomamba.evaluation.document_scores import StoredScores
+from biomamba.evaluation.perplexity import document_measures
 from biomamba.evaluation.runner import EvaluationSettings, evaluate_perplexity
 from biomamba.metrics.interval import Bootstrap
 from biomamba.model.backends.chunked import ChunkedScan
@@ -73,6 +75,33 @@ def test_figures_do_not_depend_on_the_batch_size(store: Path) -> None:
     )
     assert few.value == pytest.approx(many.value, rel=1e-6)
     assert few.num_tokens == many.num_tokens
+
+
+def test_scores_of_single_documents_add_up_to_the_records(store: Path) -> None:
+    kept: list[StoredScores] = []
+    models = {"base": make_model(), "adapted": make_model()}
+    records = list(evaluate_perplexity(models, make_settings(store), {"seed": 1}, kept.append))
+    rows = open_evaluation_rows([str(store)], split="test", seq_len=64, batch_size=1)
+
+    assert [stored.origin.model for stored in kept] == ["base", "adapted"]
+    for stored in kept:
+        record = next(r for r in records if r.model == stored.origin.model)
+        nll = float(stored.scores.nll.sum())
+        assert record.value == pytest.approx(math.exp(nll / record.num_tokens), rel=1e-12)
+        assert document_measures(stored.scores)[0].value == record.value
+        assert stored.origin.provenance == record.provenance
+        # The first three documents by key.
+        assert sorted(stored.keys.tolist()) == np.sort(rows.keys)[:3].tolist()
+    assert kept[0].origin.tokenizer == open_stores([str(store)])[0].manifest.tokenizer
+
+
+def test_only_what_changes_a_score_is_part_of_the_protocol(store: Path) -> None:
+    protocol = make_settings(store).protocol
+    for changes in ({"batch_size": 8}, {"max_documents": 1}, {"segment_tokens": 16}):
+        assert make_settings(store, **changes).protocol == protocol
+    carry = make_settings(store, segment_tokens=16, segment_state="carry").protocol
+    assert carry["segments"] == [16, "carry"]
+    assert make_settings(store, seq_len=128).protocol != protocol
 
 
 def test_splits_are_different_documents(store: Path) -> None:

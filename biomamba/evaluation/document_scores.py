@@ -1,0 +1,91 @@
+"""Scores of single documents as files: a later evaluation can be compared document by document.
+
+A file holds the keys of the documents (hashes of their ids), nll, tokens and bytes, and no text.
+"""
+
+import io
+import json
+import zipfile
+import zlib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from biomamba.evaluation.perplexity import DocumentScores
+from biomamba.runtime.atomic import write_bytes
+from biomamba.runtime.errors import DataError
+
+DOCUMENT_SCORES = "document_scores"  # folder in that of an evaluation
+_UNREADABLE = (
+    *(OSError, ValueError, KeyError, TypeError, AttributeError, EOFError),
+    *(zipfile.BadZipFile, zlib.error),
+)
+_ARRAYS = ("keys", "nll", "num_tokens", "num_bytes")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoreOrigin:
+    """What documents were scored, how and by which model.
+
+    Attributes:
+        source: Name of the source.
+        model: Label of the model.
+        split: Split of the documents.
+        tokenizer: Fingerprint of the tokenizer of their tokens.
+        protocol: Settings that change the score of a document.
+        provenance: As in result records.
+    """
+
+    source: str
+    model: str
+    split: str
+    tokenizer: str
+    protocol: Mapping[str, Any]
+    provenance: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class StoredScores:
+    """The scores of the documents with these keys (documents,), in the order of the keys."""
+
+    origin: ScoreOrigin
+    keys: NDArray[np.uint64]
+    scores: DocumentScores
+
+
+def write_document_scores(folder: Path, stored: StoredScores) -> Path:
+    """Write <folder>/<source>.<model>.npz, its documents in the order of their keys."""
+    order = np.lexsort((stored.scores.num_bytes, stored.keys))
+    arrays = {"keys": stored.keys, **asdict(stored.scores)}
+    buffer = io.BytesIO()
+    np.savez_compressed(
+        buffer,
+        header=np.array(json.dumps(asdict(stored.origin), sort_keys=True)),
+        **{name: arrays[name][order] for name in _ARRAYS},
+    )
+    path = folder / f"{stored.origin.source}.{stored.origin.model}.npz"
+    write_bytes(path, buffer.getvalue())
+    return path
+
+
+def read_document_scores(path: Path) -> StoredScores:
+    """Read a file of write_document_scores.
+
+    Raises:
+        DataError: The file is not one, or damaged.
+    """
+    try:
+        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as found:
+            origin = ScoreOrigin(**json.loads(str(found["header"])))
+            keys, nll, num_tokens, num_bytes = (found[name] for name in _ARRAYS)
+    except _UNREADABLE as error:
+        raise DataError(
+            f"{path}: not a file of document scores, or damaged ({error}); evaluate again"
+        ) from error
+    if len({len(array) for array in (keys, nll, num_tokens, num_bytes)}) != 1:
+        raise DataError(f"{path}: its arrays differ in length; evaluate again")
+    return StoredScores(origin, keys, DocumentScores(nll, num_tokens, num_bytes))
