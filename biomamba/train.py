@@ -151,7 +151,7 @@ def build_module(cfg: DictConfig, datamodule: TrainingData) -> LanguageModelingM
         datamodule.source_weights,
         build(cfg.objective),
         tokens_per_step=cfg.tokens_per_step,
-        epoch_tokens={name: found.num_tokens for name, found in datamodule.exposures.items()},
+        epoch_tokens={name: found.num_target_tokens for name, found in datamodule.exposures.items()},
     )
 
 

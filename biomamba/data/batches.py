@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from biomamba.data.packing import PackedRows
+from biomamba.data.supervision import Supervision
 from biomamba.data.token_split import TokenSplit
 
 Ints = NDArray[np.int64]
@@ -39,7 +40,7 @@ class Batch:
 
     Attributes:
         input_ids: (batch, length) int64; EOD at the padded end of a row.
-        targets: (batch, length) int64; IGNORED_TARGET at padding.
+        targets: (batch, length) int64; IGNORED_TARGET at padding and at what is only read.
         seq_idx: (batch, length) int32, not decreasing; number of the piece within its row, the
             padding counts as one more piece.
         source: (batch,) int64; position of the row's source in the order of the sources.
@@ -47,6 +48,8 @@ class Batch:
         row_ids: (batch,) int64; number of the row in the stream, -1 for an empty row.
         document: (batch, length) int64; index of the document in its split, -1 at padding. Only in
             evaluation, else None.
+        weights: (batch, length) float32; weight of each target in the loss, 0 where there is none.
+            None: all count alike. The batches of a run have it, or none has.
         pieces: (pieces,) PIECE_DTYPE; what the rows hold, in order. It stays on the CPU.
     """
 
@@ -57,6 +60,7 @@ class Batch:
     num_bytes: Tensor
     row_ids: Tensor
     document: Tensor | None = None
+    weights: Tensor | None = None
     pieces: NDArray[Any] = field(default_factory=_no_pieces)
 
     @property
@@ -133,6 +137,7 @@ class PieceContents:
         previous: (pieces,); the token before each piece, EOD before the start of a document.
         num_bytes: (pieces,); UTF-8 bytes of the document, 0 for a piece that continues one.
         document: (pieces,); index of the document in its split.
+        supervision: What is learned of the pieces; None: every token, all alike.
     """
 
     pieces: NDArray[Any]
@@ -140,6 +145,7 @@ class PieceContents:
     previous: Ints
     num_bytes: Ints
     document: Ints
+    supervision: Supervision | None = None
 
     @classmethod
     def merge(cls, parts: "Sequence[PieceContents]") -> "PieceContents":
@@ -153,6 +159,7 @@ class PieceContents:
             np.concatenate([part.previous for part in parts])[order],
             np.concatenate([part.num_bytes for part in parts])[order],
             np.concatenate([part.document for part in parts])[order],
+            Supervision.merge([part.supervision for part in parts], order),
         )
 
 
@@ -174,7 +181,14 @@ def empty_batch(source: PlannedSource, num_rows: int, seq_len: int) -> Batch:
     """Build a batch without targets, for a rank that has run out of rows."""
     none = np.empty(0, dtype=np.int64)
     return lay_out(
-        PieceContents(_no_pieces(), [], none, none, none),
+        PieceContents(
+            _no_pieces(),
+            [],
+            none,
+            none,
+            none,
+            source.split.supervision and Supervision.of_nothing(),
+        ),
         source=np.full(num_rows, source.index, dtype=np.int64),
         row_ids=np.full(num_rows, -1, dtype=np.int64),
         seq_len=seq_len,
@@ -208,8 +222,8 @@ def lay_out(
     number = np.arange(len(row)) - (np.cumsum(num_pieces) - num_pieces)[row]
     is_filled = np.arange(seq_len) < _sum_by_row(row, lengths, len(source))[:, None]
 
-    def spread(values: NDArray[Any], padding: int) -> Tensor:
-        positions = np.full(is_filled.shape, padding, dtype=np.int64)
+    def spread(values: NDArray[Any], padding: int, dtype: Any = np.int64) -> Tensor:
+        positions = np.full(is_filled.shape, padding, dtype=dtype)
         positions[is_filled] = values
         return torch.from_numpy(positions)
 
@@ -219,6 +233,11 @@ def lay_out(
     inputs[np.cumsum(lengths) - lengths] = contents.previous
     seq_idx = np.repeat(num_pieces[:, None], seq_len, axis=1).astype(np.int32)
     seq_idx[is_filled] = np.repeat(number, lengths)
+    weights = None
+    if contents.supervision is not None:
+        token_weights = contents.supervision.token_weights(lengths)
+        targets = np.where(token_weights > 0, targets, IGNORED_TARGET)
+        weights = spread(token_weights, 0, np.float32)
     return Batch(
         input_ids=spread(inputs, eod_id),
         targets=spread(targets, IGNORED_TARGET),
@@ -227,6 +246,7 @@ def lay_out(
         num_bytes=torch.from_numpy(_sum_by_row(row, contents.num_bytes, len(source))),
         row_ids=torch.from_numpy(row_ids),
         document=spread(np.repeat(contents.document, lengths), -1) if with_documents else None,
+        weights=weights,
         pieces=contents.pieces,
     )
 
@@ -267,6 +287,7 @@ def _read_source(source: PlannedSource, places: Ints, rows: Ints) -> PieceConten
         previous,
         np.where(start == 0, split.num_bytes[document], 0),
         document,
+        split.supervision and split.supervision.of_pieces(document, start, length),
     )
 
 

@@ -23,6 +23,8 @@ class Exposure:
         padding_ratio: Share of the positions of its rows that hold no token.
         num_rows_drawn: Rows that the run takes from it.
         epochs: How often the run passes over it.
+        num_target_tokens: Tokens of one epoch that are predicted: all but what is only read, as
+            prompts.
     """
 
     num_documents: int
@@ -32,6 +34,7 @@ class Exposure:
     padding_ratio: float
     num_rows_drawn: int
     epochs: float
+    num_target_tokens: int
 
 
 def exposures(
@@ -75,4 +78,16 @@ def _exposure(source: PlannedSource, num_rows_drawn: int, seq_len: int) -> Expos
         padding_ratio=1 - num_planned / (plan.num_rows * seq_len) if is_planned else 0.0,
         num_rows_drawn=num_rows_drawn,
         epochs=num_rows_drawn / plan.num_rows if is_planned else 0.0,
+        num_target_tokens=num_tokens - _num_read(source),
     )
+
+
+def _num_read(source: PlannedSource) -> int:
+    """Count the tokens of one epoch that are no targets."""
+    learned, plan = source.split.supervision, source.plan
+    if learned is None:
+        return 0
+    if not plan.num_rows:
+        return int(learned.num_context.sum())
+    pieces = learned.of_pieces(plan.piece_document, plan.piece_start, plan.piece_length)
+    return int(pieces.num_context.sum())

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from biomamba.data.document import SPLITS
 from biomamba.data.manifest import read_index
 from biomamba.data.store_reader import OpenStore
+from biomamba.data.supervision import Supervision
 
 Ints = NDArray[np.int64]
 
@@ -53,7 +54,10 @@ class TokenSplit:
     Attributes:
         eod_id: Id that ends every document.
         table: Where the documents lie.
+        supervision: What is learned of the documents; None: every token, all alike.
     """
+
+    supervision: Supervision | None = None
 
     def __init__(
         self, files: Sequence[Path], dtype: np.dtype[Any], eod_id: int, table: DocumentTable

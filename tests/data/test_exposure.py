@@ -33,6 +33,7 @@ def test_exposure_counts_tokens_cuts_padding_and_epochs(write_store: Callable[..
             padding_ratio=1 - 24 / 32,
             num_rows_drawn=10,
             epochs=10 / 4,
+            num_target_tokens=24,
         )
     }
 
@@ -49,7 +50,7 @@ def test_rows_drawn_equal_those_that_are_located(num_samples: int) -> None:
 
 def test_too_much_repetition_names_every_source() -> None:
     found = {
-        name: Exposure(1, 1, 0, 0, 0.0, 1, epochs)
+        name: Exposure(1, 1, 0, 0, 0.0, 1, epochs, 1)
         for name, epochs in {"a": 4.125, "b": 1.0, "c": 9.0}.items()
     }
     check_repetition(found, None)

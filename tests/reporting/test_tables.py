@@ -40,7 +40,7 @@ def test_markdown_table_is_aligned() -> None:
 
 def test_exposure_table_tells_of_packing_and_repetition() -> None:
     _, _, row = exposure_table(
-        {"web": Exposure(1_200, 34_567, 6, 8, 0.0951, 400, 1.5)}
+        {"web": Exposure(1_200, 34_567, 6, 8, 0.0951, 400, 1.5, 34_567)}
     ).splitlines()
     cells = [cell.strip() for cell in row.strip("|").split("|")]
     assert cells == ["web", "1,200", "34,567", "6", "8", "9.5%", "400", "1.50"]

@@ -28,7 +28,7 @@ from biomamba.training.run_record import RunRecord, StartRecord, final_figures, 
 class StubData:
     fingerprint = "data"
     tokenizer_fingerprint = "tokens"
-    exposures: ClassVar = {"web": Exposure(3, 30, 5, 1, 0.25, 8, 2.0)}
+    exposures: ClassVar = {"web": Exposure(3, 30, 5, 1, 0.25, 8, 2.0, 30)}
 
     def save_tokenizer(self, path: Path) -> None:
         path.write_text("{}")
@@ -55,6 +55,7 @@ def test_the_record_is_there_from_the_start_and_grows(tmp_path: Path) -> None:
                 "padding_ratio": 0.25,
                 "num_rows_drawn": 8,
                 "epochs": 2.0,
+                "num_target_tokens": 30,
             }
         },
     }
