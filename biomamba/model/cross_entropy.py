@@ -35,11 +35,17 @@ _FP16_SCALE = 8.0
 
 
 def linear_cross_entropy(
-    hidden: Tensor, weight: Tensor, targets: Tensor, *, block_rows: int | None = None
+    hidden: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    *,
+    target_weights: Tensor | None = None,
+    block_rows: int | None = None,
 ) -> Tensor:
     """Return the summed nll in nats, a float32 scalar with gradients for hidden and weight.
 
     `hidden` (rows, d_model), `weight` (vocab, d_model), `targets` (rows,), -100 = ignored.
+    `target_weights` (rows,) multiplies the nll of each target; None: all are 1.
     `block_rows` (None: as many as a block of 96 MiB holds) does not change the result but for the
     order of sums. Its backward pass can run once: it hands out the gradients themselves.
 
@@ -48,9 +54,14 @@ def linear_cross_entropy(
         ValueError: The shapes do not fit or block_rows is not positive.
     """
     _check(hidden, weight, targets, block_rows)
+    if target_weights is not None and target_weights.shape != targets.shape:
+        raise ValueError(
+            f"target_weights {tuple(target_weights.shape)}: must have one entry per target, "
+            f"{len(targets)}"
+        )
     needs = [torch.is_grad_enabled() and tensor.requires_grad for tensor in (hidden, weight)]
     total: Tensor = _LinearCrossEntropy.apply(  # type: ignore[no-untyped-call]
-        hidden, weight, targets, block_rows, needs
+        hidden, weight, targets, target_weights, block_rows, needs
     )
     return total
 
@@ -132,10 +143,12 @@ def _logits(hidden: Tensor, narrow: Tensor) -> Tensor:
         return hidden @ narrow.t()
 
 
-def _score(block: Tensor, targets: Tensor, *, makes_grad: bool) -> Tensor:
+def _score(
+    block: Tensor, targets: Tensor, factors: Tensor | None = None, *, makes_grad: bool
+) -> Tensor:
     """Return the nll of each row of logits (rows, vocab), whose place is used for other things.
 
-    With makes_grad it holds scale * (softmax - one-hot) afterwards.
+    With makes_grad it holds scale * factor * (softmax - one-hot) afterwards; factors (rows,).
     """
     wide, scale = state_dtype(block), _scale(block.dtype)
     nll = block.new_empty(len(block), dtype=wide)
@@ -152,6 +165,8 @@ def _score(block: Tensor, targets: Tensor, *, makes_grad: bool) -> Tensor:
             softmax.scatter_add_(1, columns, softmax.new_full(columns.shape, -1.0))
             if scale != 1.0:
                 softmax *= scale
+            if factors is not None:
+                softmax *= factors[rows].unsqueeze(1)
             if softmax.dtype != block.dtype:
                 block[rows] = softmax
     return nll
@@ -170,6 +185,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         hidden: Tensor,
         weight: Tensor,
         targets: Tensor,
+        target_weights: Tensor | None,
         block_rows: int | None,
         needs: list[bool],
     ) -> Tensor:
@@ -179,7 +195,9 @@ class _LinearCrossEntropy(torch.autograd.Function):
         narrow = weight.to(product_dtype(weight))
         for rows, h in _blocks(hidden, narrow, targets, block_rows):
             block = _logits(h, narrow)
-            total += _score(block, targets[rows], makes_grad=any(needs)).sum()
+            factors = None if target_weights is None else target_weights[rows].to(total.dtype)
+            nll = _score(block, targets[rows], factors, makes_grad=any(needs))
+            total += (nll if factors is None else nll * factors).sum()
             with torch.autocast(h.device.type, enabled=False):
                 if grad_hidden is not None:
                     grad_hidden[rows] = (block @ narrow).to(grad_hidden.dtype)
@@ -194,7 +212,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
     @once_differentiable
     def backward(
         ctx: Any, grad_output: Tensor
-    ) -> tuple[Tensor | None, Tensor | None, None, None, None]:
+    ) -> tuple[Tensor | None, Tensor | None, None, None, None, None]:
         # In place, since a copy of the weight gradient would be larger than a block; autograd
         # refuses to hand out the changed tensors a second time.
         factor = grad_output / ctx.scale
@@ -203,7 +221,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         )
         if grad_weight is not None:
             grad_weight = grad_weight.to(ctx.weight_dtype)
-        return grad_hidden, grad_weight, None, None, None
+        return grad_hidden, grad_weight, None, None, None, None
 
 
 def _add_product(total: Tensor, block: Tensor, hidden: Tensor) -> None:

@@ -55,6 +55,49 @@ def test_value_and_gradients_equal_full_logits(
     )
 
 
+@pytest.mark.parametrize("piece_bytes", [8 * VOCAB * 3, 4 << 20])  # 3 and all rows
+@pytest.mark.parametrize("block_rows", [1, 4, None])
+@pytest.mark.parametrize("ignores", [True, False])
+def test_weighted_targets_equal_a_weighted_sum(
+    block_rows: int | None, piece_bytes: int, ignores: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(cross_entropy._PIECE_BYTES, "cpu", piece_bytes)
+    hidden, weight, targets = case(13)
+    if not ignores:
+        targets = targets.clamp(min=0)
+    factors = torch.linspace(0, 3, 13, dtype=torch.float64)  # one target counts for nothing
+    each = F.cross_entropy(hidden @ weight.t(), targets, reduction="none")
+    expected = (each * factors).sum()
+    actual = linear_cross_entropy(
+        hidden, weight, targets, target_weights=factors, block_rows=block_rows
+    )
+
+    torch.testing.assert_close(actual, expected)
+    torch.testing.assert_close(
+        torch.autograd.grad(3 * actual, (hidden, weight)),
+        torch.autograd.grad(3 * expected, (hidden, weight)),
+    )
+
+
+def test_weights_of_one_change_no_bit() -> None:
+    hidden, weight, targets = case(13, torch.float32)
+    results = []
+    for factors in (None, torch.ones(13)):
+        total = linear_cross_entropy(hidden, weight, targets, target_weights=factors)
+        results.append((total, *torch.autograd.grad(total, (hidden, weight))))
+
+    torch.testing.assert_close(*results, rtol=0, atol=0)
+
+
+def test_weights_of_another_number_are_refused() -> None:
+    hidden, weight, targets = case(7)
+
+    with pytest.raises(
+        ValueError, match=r"target_weights \(6,\): must have one entry per target, 7"
+    ):
+        linear_cross_entropy(hidden, weight, targets, target_weights=torch.ones(6))
+
+
 @pytest.mark.parametrize("largest", [1.0, 1e3, 1e30])
 def test_large_logits_neither_overflow_nor_vanish(largest: float) -> None:
     hidden = torch.tensor([[largest]], dtype=torch.float64)
