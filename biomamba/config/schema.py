@@ -55,10 +55,14 @@ class EvaluateSchema:
     run_id: str = MISSING
     seed: int = MISSING
     paths: Paths = field(default_factory=Paths)
-    checkpoint: str = MISSING
+    checkpoint: str | None = MISSING
     baseline: str | None = None
+    split: str = MISSING
+    tokenizer_file: str | None = None
     sources: Any = MISSING
     model: Any = MISSING
+    tasks: Any = None
+    answers: Any = MISSING
     evaluation: Any = MISSING
 
 
