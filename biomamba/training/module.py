@@ -7,6 +7,7 @@ and a checkpoint never lies between two micro-batches.
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +73,7 @@ class LanguageModelingModule(lightning.LightningModule):
         self._objective = objective
         self._tokens_per_step = tokens_per_step
         self._batch: Sequence[Batch] = []
-        self._nll_sum_of_rank = self._step_tokens = torch.tensor(0.0)
+        self._nll_sum_of_rank = self._divisor = torch.tensor(0.0)
         self._figures = StepFigures(0.0, 0.0, 0)
         self._sums: GradientSums | None = None
 
@@ -94,14 +95,14 @@ class LanguageModelingModule(lightning.LightningModule):
         """
         counts = self._global_sum(self.seen.of(batch))
         self.seen.add(counts)
-        self._batch, self._step_tokens = batch, counts[0].sum()
+        self._batch, self._divisor = batch, self._divisor_of(batch, counts)
         optimizer = self.optimizers()
         assert isinstance(optimizer, LightningOptimizer)
         self._set_learning_rates(optimizer.optimizer)
 
         def closure() -> Tensor:
             optimizer.zero_grad(set_to_none=True)
-            self._nll_sum_of_rank = self._backward(batch, self._step_tokens)
+            self._nll_sum_of_rank = self._backward(batch, self._divisor)
             return self._nll_sum_of_rank
 
         optimizer.step(closure=closure)
@@ -136,7 +137,7 @@ class LanguageModelingModule(lightning.LightningModule):
     def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Add the batch to the totals of its source (one loader per source)."""
         with torch.no_grad():
-            nll_sum = torch.stack(list(self._nll_sums(batch))).sum()
+            nll_sum = torch.stack(list(self._nll_sums(replace(batch, weights=None)))).sum()
         totals = self._val_totals(dataloader_idx)
         totals.update(nll_sum, (batch.targets >= 0).sum(), batch.num_bytes.sum())
 
@@ -159,12 +160,22 @@ class LanguageModelingModule(lightning.LightningModule):
         assert isinstance(totals, TokenNll)
         return totals
 
-    def _backward(self, batch: Sequence[Batch], step_tokens: Tensor) -> Tensor:
+    def _divisor_of(self, batch: Sequence[Batch], counts: Tensor) -> Tensor:
+        """Return the targets of a step over all ranks, or the sum of their weights.
+
+        The batches of all ranks have weights, or none; the counts are those of all ranks.
+        """
+        weights = [
+            part.weights.sum(dtype=torch.float64) for part in batch if part.weights is not None
+        ]
+        return self._global_sum(torch.stack(weights).sum()).float() if weights else counts[0].sum()
+
+    def _backward(self, batch: Sequence[Batch], divisor: Tensor) -> Tensor:
         """Accumulate gradients of the mean nll over all ranks; return the sum of this rank."""
         nll_sum = torch.zeros((), device=self.device)
         sums = self._gradient_sums()
         # DDP and FSDP2 average gradients over ranks; the loss is a sum over ranks.
-        scale = (1 if sums else self.trainer.world_size) / step_tokens
+        scale = (1 if sums else self.trainer.world_size) / divisor
         for position, micro_batch in enumerate(batch, start=1):
             num_segments = len(self._segments(micro_batch).cut(micro_batch.input_ids.shape[1]))
             for number, part in enumerate(self._nll_sums(micro_batch), start=1):
@@ -188,12 +199,15 @@ class LanguageModelingModule(lightning.LightningModule):
         return self._sums
 
     def _nll_sums(self, batch: Batch) -> Iterator[Tensor]:
-        """Yield the sum of nll of each segment of the rows; one if they are not cut."""
+        """Yield the weighted sum of nll of each segment of the rows; one if they are not cut."""
         segments = self._segments(batch)
         parts = hidden_by_segment(self.model, batch.input_ids, batch.seq_idx, segments)
         for here, hidden in parts:
             yield linear_cross_entropy(
-                hidden.flatten(0, 1), self.model.head_weight, batch.targets[:, here].flatten()
+                hidden.flatten(0, 1),
+                self.model.head_weight,
+                batch.targets[:, here].flatten(),
+                target_weights=None if batch.weights is None else batch.weights[:, here].flatten(),
             )
 
     def _segments(self, batch: Batch) -> Segments:
@@ -225,7 +239,7 @@ class LanguageModelingModule(lightning.LightningModule):
         nll_sum = self._nll_sum_of_rank
         is_faulty = ~(torch.isfinite(nll_sum) & torch.isfinite(grad_norm))
         total = self._global_sum(torch.stack([nll_sum, grad_norm, is_faulty.float()]))
-        loss = total[0] / self._step_tokens
+        loss = total[0] / self._divisor
         values: list[float] = torch.stack([loss, total[1], total[2]]).tolist()
         return StepFigures(values[0], values[1] / self.trainer.world_size, round(values[2]))
 

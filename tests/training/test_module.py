@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -153,6 +154,53 @@ def test_weights_do_not_depend_on_the_micro_batch_size(
     for (name, found), wanted in zip(parts.named_parameters(), whole.parameters(), strict=True):
         # Sums in another order: a few units of the last place of float32.
         torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-7, msg=name)
+
+
+def weighted(rows: Batch) -> Batch:
+    """Weigh the targets of the second half of each row by three."""
+    weights = torch.where(torch.arange(LENGTH) < LENGTH // 2, 1.0, 3.0) * (rows.targets >= 0)
+    return replace(rows, weights=weights.float())
+
+
+@pytest.mark.parametrize("segment_tokens", [None, 5])
+def test_a_weighted_step_is_divided_by_the_sum_of_weights(
+    tmp_path: Path, segment_tokens: int | None
+) -> None:
+    rows = weighted(make_rows(ROWS))
+    assert rows.weights is not None
+    expected = make_model()
+    logits = expected(rows.input_ids, rows.seq_idx)
+    each = F.cross_entropy(logits.flatten(0, 1), rows.targets.flatten(), reduction="none")
+    loss = (each * rows.weights.flatten()).sum() / rows.weights.sum()
+    module = make_module(make_model(), objective=Objective(0.5, segment_tokens=segment_tokens))
+    parts = [
+        replace(p, weights=w) for p, w in zip(cut(rows, 2), rows.weights.split(2), strict=True)
+    ]
+    fit(module, [parts], tmp_path)
+    assert float(module.trainer.callback_metrics["train/loss"]) == pytest.approx(loss.item())
+    if segment_tokens is None:  # segments stop gradients
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(expected.parameters(), 0.5)
+        SETTINGS.build(expected).step()
+        found, wanted = module.model.state_dict(), expected.state_dict()
+        torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-7)
+
+
+def test_weights_of_one_change_no_bit_of_a_step(tmp_path: Path) -> None:
+    rows = make_rows(ROWS)
+    plain, ones = make_model(), make_model()
+    fit(make_module(plain), [[rows]], tmp_path)
+    fit(make_module(ones), [[replace(rows, weights=(rows.targets >= 0).float())]], tmp_path)
+    torch.testing.assert_close(ones.state_dict(), plain.state_dict(), rtol=0, atol=0)
+
+
+def test_validation_knows_no_weights(tmp_path: Path) -> None:
+    rows, results = make_rows(ROWS), []
+    for batch in (rows, weighted(rows)):
+        loaders = [make_loader([batch]), make_loader([batch])]
+        module = make_module(make_model())
+        results.append(make_trainer(tmp_path).validate(module, loaders, verbose=False))
+    assert results[0] == results[1]
 
 
 @pytest.mark.parametrize("state", ["reset", "carry", "zero"])
