@@ -1,0 +1,107 @@
+"""Tasks whose answer is a clinical text, and the figures that all of them have."""
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from biomamba.metrics import clinical_text, overlap
+from biomamba.metrics.measure import Measure
+from biomamba.runtime.errors import ConfigError
+from biomamba.tasks.clinical_sections import headings_of
+from biomamba.tasks.item import Item
+from biomamba.tasks.prediction import EMPTY, Prediction
+from biomamba.tasks.prompt import Prompt
+from biomamba.tasks.task import Task, WriteText, check_access
+
+
+@dataclass(frozen=True)
+class AuditedItem:
+    """An item, and the texts of its note that its prompt must not hold, by name."""
+
+    item: Item
+    withheld: Mapping[str, str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class WritingTask(Task):
+    """A text is written from the parts of the prompt and compared with references.
+
+    Attributes:
+        name: Name of the task in tables and files.
+        protocol: Which published protocol the figures follow.
+        prompt: How an item is put to a model.
+        access: `open` or `restricted`.
+        max_new_tokens: Longest answer.
+        stop: Texts that end an answer.
+    """
+
+    name: str
+    protocol: str
+    prompt: Prompt
+    access: str
+    max_new_tokens: int
+    stop: Sequence[str] = field(default=())
+
+    def __post_init__(self) -> None:
+        check_access(self.access)
+        if self.max_new_tokens < 1:
+            raise ConfigError(f"max_new_tokens of {self.name} is {self.max_new_tokens}; use 1 up")
+
+    @property
+    def answer(self) -> WriteText:
+        """A text of so many tokens."""
+        return WriteText(self.max_new_tokens, tuple(self.stop))
+
+    def measures(
+        self, items: Sequence[Item], predictions: Sequence[Prediction]
+    ) -> Sequence[Measure]:
+        """Return overlap with the references and what is wrong beside the source; ROUGE-1 first."""
+        outputs = [_output(item, given) for item, given in zip(items, predictions, strict=True)]
+        return writing_measures(
+            outputs, [references_of(item) for item in items], [self.source(item) for item in items]
+        )
+
+    def signatures(self, items: Sequence[Item]) -> Mapping[str, str]:
+        """Return by measure what identifies its computation, as sacrebleu's signature."""
+        return overlap.signatures([references_of(item) for item in items])
+
+    def source(self, item: Item) -> str:
+        """Return what an answer may draw upon: the parts of the prompt, whole."""
+        return "\n".join(item.parts[name] for name in self.prompt.parts)
+
+    def audited(self, split: str) -> Iterator[AuditedItem]:
+        """Iterate over the items of a split with what their prompts must not hold.
+
+        Of biomamba/evaluation only, since the split may be `test`.
+        """
+        found = self.held_out() if split == "test" else self.items(split)
+        for item in found.items:
+            yield AuditedItem(item, {"reference": "\n".join(references_of(item))})
+
+
+def references_of(item: Item) -> list[str]:
+    """Return the texts that an answer is compared with; the target where none are named."""
+    return [text for group in item.references for text in group] or [item.target]
+
+
+def writing_measures(
+    outputs: Sequence[str], references: Sequence[Sequence[str]], sources: Sequence[str]
+) -> list[Measure]:
+    """Return all figures of outputs; that of headings only where a reference has one."""
+    measures = [*overlap.rouge(outputs, references), overlap.bleu(outputs, references)]
+    wanted: list[Collection[str]] = [headings_of(texts[0]) for texts in references]
+    if any(wanted):
+        measures.append(clinical_text.section_coverage([headings_of(o) for o in outputs], wanted))
+    return [
+        *measures,
+        clinical_text.unsupported_numbers(outputs, sources),
+        clinical_text.unsupported_doses(outputs, sources),
+        clinical_text.negation_flips(outputs, sources),
+        *clinical_text.copying(outputs, sources),
+        *clinical_text.lengths(outputs, references),
+    ]
+
+
+def _output(item: Item, prediction: Prediction) -> str:
+    if prediction.id != item.id:
+        raise ValueError(f"prediction {prediction.id} stands where item {item.id} is measured")
+    return "" if prediction.status == EMPTY else prediction.text
