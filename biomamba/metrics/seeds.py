@@ -12,10 +12,14 @@ from biomamba.metrics.grouped import group_columns
 from biomamba.metrics.interval import (
     Bootstrap,
     Interval,
+    bootstrap_values,
     draw_counts,
     percentile_interval,
 )
 from biomamba.metrics.measure import Measure
+from biomamba.metrics.paired import Difference
+
+SEEDS = "bootstrap over seeds and groups"
 
 Values = NDArray[np.float64]
 
@@ -96,3 +100,36 @@ def hierarchical_values(
         drawn = rng.integers(0, len(seeds), size=(len(counts), len(seeds) - 1))
         means.append(np.take_along_axis(values, drawn, axis=1).mean(axis=1))
     return np.concatenate(means)
+
+
+def difference_over_seeds(
+    a: Sequence[Measure], b: Sequence[Measure], groups: Sequence[str], bootstrap: Bootstrap
+) -> Difference:
+    """Return how much larger the mean over seeds of the first recipe is.
+
+    Groups are drawn for both at once, seeds apart. A recipe of one seed adds nothing to the
+    scatter, because nothing is known of its other seeds. The p value is twice the share of the
+    resamples on the far side of 0, (1 + those) / (1 + all): it agrees with the interval, and is
+    rough for few seeds.
+    Source: Efron and Tibshirani, An Introduction to the Bootstrap, section 15.4.
+
+    Raises:
+        ValueError: a recipe without seeds, or figures of other items.
+    """
+    values = _values(a, groups, bootstrap, 0) - _values(b, groups, bootstrap, 1)
+    value = float(np.mean([each.value for each in a]) - np.mean([each.value for each in b]))
+    if len(set(groups)) == 1:
+        return Difference(value, math.nan, math.nan, math.nan, math.nan, SEEDS)
+    found = percentile_interval(value, values, bootstrap.level)
+    beyond = min(int((values <= 0).sum()), int((values >= 0).sum()))
+    p_value = min(1.0, 2 * (1 + beyond) / (1 + len(values)))
+    return Difference(value, found.low, found.high, p_value, float(values.std()), SEEDS)
+
+
+def _values(
+    seeds: Sequence[Measure], groups: Sequence[str], bootstrap: Bootstrap, stream: int
+) -> Values:
+    if len(seeds) > 1:
+        return hierarchical_values(seeds, groups, bootstrap, stream)
+    grouped = group_columns(seeds[0], groups)
+    return bootstrap_values(grouped.columns, grouped.statistic, bootstrap)

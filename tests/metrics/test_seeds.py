@@ -8,7 +8,13 @@ from scipy.stats import ttest_1samp
 
 from biomamba.metrics.interval import Bootstrap
 from biomamba.metrics.measure import Measure, mean
-from biomamba.metrics.seeds import hierarchical_interval, hierarchical_values, over_seeds
+from biomamba.metrics.paired import paired_difference
+from biomamba.metrics.seeds import (
+    difference_over_seeds,
+    hierarchical_interval,
+    hierarchical_values,
+    over_seeds,
+)
 
 SMALL = Bootstrap(num_resamples=2_000)
 
@@ -96,3 +102,36 @@ def test_seeds_of_other_items_are_refused() -> None:
     seeds = [mean("score", np.ones(3)), mean("score", np.ones(4))]
     with pytest.raises(ValueError, match="4 items and 3 names"):
         hierarchical_values(seeds, names(3), SMALL)
+
+
+def test_recipes_of_one_seed_differ_as_their_models_do() -> None:
+    rng = np.random.default_rng(5)
+    a, b = (mean("score", rng.normal(shift, 1, size=60)) for shift in (1, 0))
+    found = difference_over_seeds([a], [b], names(60), SMALL)
+    paired = paired_difference(a, b, names(60), SMALL)
+    assert (found.value, found.low, found.high) == (paired.value, paired.low, paired.high)
+    assert found.standard_error == paired.standard_error
+
+
+def test_seeds_that_scatter_widen_the_difference_and_raise_the_p_value() -> None:
+    rng = np.random.default_rng(6)
+    items = rng.normal(size=100)
+    base = [mean("score", items)] * 4
+    gain = items + rng.normal(0.2, 0.1, size=100)
+    steady = difference_over_seeds(make_seeds(rng, np.zeros(4), gain), base, names(100), SMALL)
+    shifts = np.array([-0.6, 0.6, -0.3, 0.3])
+    loose = difference_over_seeds(make_seeds(rng, shifts, gain), base, names(100), SMALL)
+    assert steady.value == pytest.approx(loose.value)
+    assert steady.p_value == 2 / 2_001  # no resample lies on the other side of 0
+    assert loose.p_value > 0.1
+    assert loose.low < 0 < steady.low
+    expected = shifts.var(ddof=1) / 4 + (gain - items).var() / 100
+    assert loose.standard_error**2 == pytest.approx(expected, rel=0.12)
+
+
+def test_one_group_tells_nothing_of_the_difference_of_recipes() -> None:
+    found = difference_over_seeds(
+        [mean("x", np.ones(3))], [mean("x", np.zeros(3))], ["a"] * 3, SMALL
+    )
+    assert found.value == 1.0
+    assert all(math.isnan(value) for value in (found.low, found.high, found.p_value))
