@@ -17,6 +17,10 @@ CUTS = ("left", "middle", "right")
 _GAP = " ... "  # stands where the middle of a part was left out
 
 
+class PromptTooLongError(DataError):
+    """A prompt does not fit even without the parts that may shrink."""
+
+
 class PromptTokenizer(Protocol):
     """What a prompt needs of a tokenizer."""
 
@@ -53,9 +57,10 @@ class Prompt:
         shrink: Which parts give way when the prompt is too long, and where they lose text: `left`,
             `middle` or `right`.
         empty: What stands for a part without text.
+        open_end: The template ends with a part whose text the answer continues, instead of a cue.
 
     Raises:
-        ConfigError: The template lacks a cue, or `shrink` names a part or a way that is not known.
+        ConfigError: The template lacks a cue or the text to continue, or `shrink` names a part or a way that is not known.
     """
 
     name: str
@@ -63,8 +68,15 @@ class Prompt:
     target: str = " {target}"
     shrink: Mapping[str, str]
     empty: str = "N/A"
+    open_end: bool = False
 
     def __post_init__(self) -> None:
+        unnamed = [name for name in self.parts if not name.isidentifier()]
+        if unnamed:
+            raise ConfigError(
+                f"template of prompt {self.name} has fields {unnamed} that are no names; write "
+                "{{ and }} for braces"
+            )
         odd = sorted(set(self.shrink) - set(self.parts))
         if odd:
             raise ConfigError(f"shrink of prompt {self.name} names {odd}; its parts: {self.parts}")
@@ -73,10 +85,20 @@ class Prompt:
             raise ConfigError(
                 f"shrink of prompt {self.name} is {wrong}; allowed: {', '.join(CUTS)}"
             )
-        if self.template.endswith("}") or self.template != self.template.rstrip():
+        if self.open_end:
+            self._check_open_end()
+        elif self.template.endswith("}") or self.template != self.template.rstrip():
             raise ConfigError(f"template of prompt {self.name} must end with a cue and no space")
         if _names(self.target) != ["target"]:
             raise ConfigError(f"target of prompt {self.name} must hold {{target}} alone")
+
+    def _check_open_end(self) -> None:
+        last = self.parts[-1] if self.parts else ""
+        if not self.template.endswith(f"{{{last}}}") or self.shrink.get(last, "left") != "left":
+            raise ConfigError(
+                f"template of prompt {self.name} must end with a part, which may lose text at its "
+                "left only, because open_end lets the answer continue it"
+            )
 
     @property
     def parts(self) -> list[str]:
@@ -103,8 +125,8 @@ class Prompt:
         """Return the prompt of an item in at most max_tokens ids.
 
         Raises:
-            DataError: The item lacks a part, or the prompt does not fit even without the parts that
-                may shrink; the message does not quote the item.
+            PromptTooLongError: The prompt does not fit even without the parts that may shrink.
+            DataError: The item lacks a part. No message quotes the item.
         """
         missing = sorted(set(self.parts) - set(item.parts))
         if missing:
@@ -122,7 +144,7 @@ class Prompt:
             ids = tokenizer.encode_batch([text])[0]
         if len(ids) <= max_tokens:
             return EncodedPrompt(text, ids, num_cut)
-        raise DataError(
+        raise PromptTooLongError(
             f"item {item.id}: prompt {self.name} takes {len(ids)} tokens with {list(self.shrink)} "
             f"cut away, {max_tokens} are allowed: raise the limit or let another part shrink"
         )
@@ -137,7 +159,9 @@ class Prompt:
         """Return the longest shortened text of a part with which the prompt fits, and its loss."""
         tokenizer, max_tokens = limit
         ids = tokenizer.encode_batch([parts[name].strip()])[0]
-        low, high = 0, len(ids) - 1  # kept tokens: `low` is the best known to fit, or nothing
+        # Kept tokens: below `low` is the best known to fit. Nothing is what is left if none does;
+        # it is not tried, since what stands for an empty part may be longer than a short text.
+        low, high = 1, len(ids) - 1
         best = ""
         while low <= high:
             kept = (low + high) // 2
@@ -147,13 +171,11 @@ class Prompt:
                 best, low = text, kept + 1
             else:
                 high = kept - 1
-        return best, len(ids) - max(low - 1, 0)
+        return best, len(ids) - (low - 1)
 
 
 def _cut(ids: Sequence[int], kept: int, cut: str, tokenizer: PromptTokenizer) -> str:
     """Return the text of `kept` ids of a part."""
-    if kept == 0:
-        return ""
     if cut == "left":
         return _clean(tokenizer.decode(ids[len(ids) - kept :]))
     if cut == "right":
