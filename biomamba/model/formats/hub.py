@@ -5,6 +5,7 @@ downloaded once.
 """
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from huggingface_hub import snapshot_download
@@ -24,8 +25,10 @@ BESIDE_THE_MODEL = (
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*(@[\w./-]+)?")
 
 
-def locate(path_or_hub_id: str | Path) -> Path:
+def locate(path_or_hub_id: str | Path, beside: Sequence[str] = BESIDE_THE_MODEL) -> Path:
     """Return the local folder, after a download if the name is a hub id and no folder.
+
+    `beside` are the files that are fetched with the config and the weights.
 
     Raises:
         CheckpointError: There is no such folder, and no such repository can be fetched.
@@ -41,7 +44,7 @@ def locate(path_or_hub_id: str | Path) -> Path:
         )
     repo, _, revision = path_or_hub_id.partition("@")
     try:
-        return _download(repo, revision or None)
+        return _download(repo, revision or None, beside)
     except (OSError, ValueError, HfHubHTTPError) as error:
         raise CheckpointError(
             f"{path_or_hub_id}: no such folder, and the download from the hub failed: {error}. "
@@ -50,13 +53,13 @@ def locate(path_or_hub_id: str | Path) -> Path:
         ) from error
 
 
-def _download(repo: str, revision: str | None) -> Path:
+def _download(repo: str, revision: str | None, beside: Sequence[str]) -> Path:
     """Fetch the config and one set of weights, the safetensors if there are any."""
 
     def fetch(*names: str) -> Path:
         return Path(snapshot_download(repo, revision=revision, allow_patterns=list(names)))
 
-    folder = fetch(CONFIG, *BESIDE_THE_MODEL)
+    folder = fetch(CONFIG, *beside)
     for whole, index in zip((SAFETENSORS, TORCH), INDICES, strict=True):
         folder = fetch(whole, index)
         if (folder / index).exists() and not (folder / whole).exists():

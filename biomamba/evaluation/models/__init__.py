@@ -1,0 +1,1 @@
+"""Models of transformers behind the protocol of answer models: baselines on equal terms."""
