@@ -1,0 +1,55 @@
+"""What a training run was told: the runs of one recipe differ in their seed only."""
+
+import json
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+from biomamba.runtime.errors import DataError
+
+# Where a run lies and how it was started again says nothing about what it does.
+_NOT_RECIPE = frozenset({"seed", "name", "run_id", "paths", "resume", "allow_change"})
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """The settings of a training run.
+
+    Attributes:
+        fingerprint: sha256 over all settings but the seed and the folders of the run itself.
+        seed: Its seed.
+        run: Its folder.
+    """
+
+    fingerprint: str
+    seed: int
+    run: Path
+
+
+def recipe_of(checkpoint: Path) -> Recipe | None:
+    """Return the recipe of the run that wrote a model folder; None if none is known there.
+
+    Raises:
+        DataError: The file of settings of the run is not one.
+    """
+    run = checkpoint.absolute().parent
+    path = run / ".hydra" / "config.yaml"
+    if not path.is_file():
+        return None
+    try:
+        config = OmegaConf.load(path)
+    except (OmegaConfBaseException, YAMLError, ValueError) as error:
+        raise DataError(f"{path}: not the settings of a run ({error})") from error
+    settings: Any = OmegaConf.to_container(config, resolve=False)
+    if not isinstance(settings, dict) or not isinstance(settings.get("seed"), int):
+        raise DataError(f"{path}: not the settings of a training run: it has no seed")
+    # As written, with references such as ${seed}: their values would tell the seeds apart.
+    told = {key: value for key, value in settings.items() if key not in _NOT_RECIPE}
+    # The averaged weights of a run, in a folder of another name, are another model.
+    text = json.dumps([checkpoint.name, told], sort_keys=True)
+    return Recipe(sha256(text.encode()).hexdigest(), settings["seed"], run)

@@ -1,0 +1,90 @@
+"""Comparisons of models as Markdown tables."""
+
+import math
+from collections.abc import Sequence
+
+from biomamba.evaluation.comparison_records import Comparison, ComparisonRecord
+from biomamba.reporting.tables import markdown_table
+
+_HEADER = (
+    "subject",
+    "metric",
+    "model",
+    "items",
+    "value",
+    "seeds",
+    "difference",
+    "p",
+    "p (Holm)",
+    "only one right",
+    "detectable",
+)
+NONE = "-"
+
+
+def comparison_table(records: Sequence[ComparisonRecord]) -> str:
+    """Return one line per figure and model; columns that say nothing are left out."""
+    lines = [_cells(record) for record in records]
+    used = [index for index in range(len(_HEADER)) if any(line[index] != NONE for line in lines)]
+    header = [_HEADER[index] for index in used]
+    return markdown_table(header, [[line[index] for index in used] for line in lines])
+
+
+def comparison_report(comparison: Comparison) -> str:
+    """Return the table, how to read it, and what was left out."""
+    first = comparison.records[0]
+    level, power = f"{first.level:.0%}", next((r.power for r in comparison.records if r.power), 0.8)
+    against = next((r.against for r in comparison.records if r.against), first.model)
+    num_tests = sum(record.p_value is not None for record in comparison.records)
+    explanation = (
+        f"Value and difference with their {level} intervals; differences are model minus "
+        f"{against}, on the same items. p is two-sided; p (Holm) is corrected for the {num_tests} "
+        f"tests of this table. Only one right: items that only the model, and only {against}, "
+        "answers rightly. Detectable: the smallest true difference that these items show with "
+        f"probability {power:.0%}; smaller ones may exist and not be seen."
+    )
+    lines = [comparison_table(comparison.records), "", explanation]
+    lines += ["", *(f"- {note}" for note in comparison.notes)] if comparison.notes else []
+    return "\n".join(lines)
+
+
+def _cells(record: ComparisonRecord) -> list[str]:
+    style = number_style(record)
+    groups = f" in {record.n_groups:,}" if record.n_groups != record.n else ""
+    value = f"{record.value:{style}} [{_number(record.low, style)}, {_number(record.high, style)}]"
+    seeds = len(record.seed_values)
+    return [
+        record.subject,
+        record.metric,
+        record.model,
+        f"{record.n:,}{groups}",
+        value,
+        f"{seeds}, sd {record.deviation:{style}}" if seeds > 1 else NONE,
+        _difference(record, f"+{style}"),
+        _probability(record.p_value),
+        _probability(record.p_holm),
+        NONE if record.model_only is None else f"{record.model_only:,} : {record.against_only:,}",
+        _number(record.minimum_detectable_difference, style),
+    ]
+
+
+def number_style(record: ComparisonRecord) -> str:
+    """Return the format of a figure: two digits for what counts in units, else three."""
+    return ".2f" if record.metric == "perplexity" or abs(record.value) >= 10 else ".3f"
+
+
+def _difference(record: ComparisonRecord, style: str) -> str:
+    if record.difference is None:
+        return NONE
+    low, high = (_number(x, style) for x in (record.difference_low, record.difference_high))
+    return f"{record.difference:{style}} [{low}, {high}]"
+
+
+def _number(value: float | None, style: str) -> str:
+    return NONE if value is None or math.isnan(value) else f"{value:{style}}"
+
+
+def _probability(value: float | None) -> str:
+    if value is None or math.isnan(value):
+        return NONE
+    return "<0.001" if value < 0.001 else f"{value:.3f}"
