@@ -70,6 +70,7 @@ class Writer:
             early_stopping=False,
             eos_token_id=eos,
             pad_token_id=pad,
+            decoder_start_token_id=getattr(self.model.config, "decoder_start_token_id", None),
             suppress_tokens=list(textless) or None,
         )
 

@@ -1,6 +1,6 @@
 """Tiny random models of every kind, saved in the layouts of transformers."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -132,6 +132,39 @@ def build_model(kind: str, tokenizer: Any) -> Any:
     return model.eval()
 
 
+def _save_reader(folder: Path, texts: Sequence[str]) -> None:
+    """Save a random BERT that answers questions, with a tokenizer of the words of texts."""
+    backend = tokenizers.Tokenizer(token_models.WordPiece(unk_token="[UNK]"))
+    backend.normalizer = normalizers.BertNormalizer(lowercase=True)
+    backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    trainer = trainers.WordPieceTrainer(vocab_size=150, special_tokens=special, show_progress=False)
+    backend.train_from_iterator(texts, trainer)
+    backend.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]",
+        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
+        special_tokens=[("[CLS]", 2), ("[SEP]", 3)],
+    )
+    marks = {"unk": "[UNK]", "sep": "[SEP]", "pad": "[PAD]", "cls": "[CLS]", "mask": "[MASK]"}
+    transformers.PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        model_input_names=["input_ids", "token_type_ids", "attention_mask"],
+        **{f"{name}_token": mark for name, mark in marks.items()},
+    ).save_pretrained(folder)
+    config = transformers.BertConfig(
+        vocab_size=backend.get_vocab_size(),
+        max_position_embeddings=POSITIONS,
+        intermediate_size=32,
+        **SIZE,
+    )
+    model = transformers.BertForQuestionAnswering(config)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim == 2:
+                parameter.normal_(0, 0.3)
+    model.save_pretrained(folder)
+
+
 SaveModel = Callable[..., Path]
 
 
@@ -151,3 +184,9 @@ def save_model(tmp_path_factory: pytest.TempPathFactory) -> SaveModel:
         return saved[kind]
 
     return save
+
+
+@pytest.fixture(scope="session")
+def save_reader() -> Callable[[Path, Sequence[str]], None]:
+    """Return save_reader(folder, texts)."""
+    return _save_reader
