@@ -1,0 +1,165 @@
+"""Read an evaluation back from its folder: every model with the scores of its single items.
+
+What was kept of items is checked against the records beside it, so that files of another start of
+the evaluation in the same folder are found.
+"""
+
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from biomamba.evaluation.document_scores import DOCUMENT_SCORES, read_document_scores
+from biomamba.evaluation.records import ResultRecord, read_records
+from biomamba.evaluation.scored import Scored, scored_documents
+from biomamba.evaluation.task_records import CHANGE, TaskRecord, read_task_records
+from biomamba.metrics.measure import Measure
+from biomamba.runtime.errors import DataError
+from biomamba.tasks.task import Task
+
+PREDICTIONS = "predictions"
+_AGAIN = "evaluate again into another folder"
+# How answers came about, as far as a user chose it; fitted values and counts differ by nature.
+_CHOSEN = ("by", "decision", "prior_correction", "fitted_on")
+
+
+@dataclass
+class StoredModel:
+    """One model of an evaluation: sha256 of its weights, where they lay, and its scores."""
+
+    label: str
+    checkpoint: str
+    path: str | None
+    scored: dict[str, Scored] = field(default_factory=dict)
+
+
+def read_evaluation(folder: Path, tasks: Mapping[str, Task]) -> list[StoredModel]:
+    """Return the models of an evaluation in their order; `tasks` are those that it was made with.
+
+    Raises:
+        DataError: Files are missing, damaged, or of different starts of the evaluation.
+    """
+    models: dict[str, StoredModel] = {}
+    results, task_results = folder / "results.jsonl", folder / "task_results.jsonl"
+    if not results.is_file() and not task_results.is_file():
+        raise DataError(
+            f"{folder}: neither {results.name} nor {task_results.name} is there; name folders that "
+            f"biomamba.evaluate wrote"
+        )
+    if results.is_file():
+        for record in _whole(read_records(results)):
+            model = _model(models, record.model, record.provenance)
+            model.scored[record.source] = _documents(folder, record)
+    if task_results.is_file():
+        for records in _by_task_and_model(read_task_records(task_results)):
+            first = records[0]
+            model = _model(models, first.model, first.provenance, first.checkpoint_sha256)
+            # A source of the same name came first.
+            name = f"{first.task} (task)" if first.task in model.scored else first.task
+            scored = _answers(folder, records, tasks)
+            model.scored[name] = replace(scored, subject=name)
+    return list(models.values())
+
+
+def _whole(records: Sequence[ResultRecord]) -> list[ResultRecord]:
+    return [r for r in records if r.metric == "perplexity" and r.first_position is None]
+
+
+def _model(
+    models: dict[str, StoredModel],
+    label: str,
+    provenance: Mapping[str, Any],
+    sha256: str | None = None,
+) -> StoredModel:
+    known = provenance.get("checkpoints", {}).get(label, {})
+    checkpoint = sha256 or known.get("sha256")
+    if checkpoint is None:
+        raise DataError(f"the records of model {label} do not tell its checkpoint; {_AGAIN}")
+    return models.setdefault(label, StoredModel(label, checkpoint, known.get("path")))
+
+
+def _documents(folder: Path, record: ResultRecord) -> Scored:
+    path = folder / DOCUMENT_SCORES / f"{record.source}.{record.model}.npz"
+    if not path.is_file():
+        raise DataError(
+            f"{path}: no such file; the evaluation is older than this file is kept: {_AGAIN}"
+        )
+    stored = read_document_scores(path)
+    scored = scored_documents(stored)
+    _check_value(path, scored.measure("perplexity"), record.value)
+    fingerprint = record.provenance.get("data_fingerprint")
+    if stored.origin.provenance.get("data_fingerprint") != fingerprint:
+        raise DataError(f"{path}: of other documents than {folder / 'results.jsonl'}; {_AGAIN}")
+    return scored
+
+
+def _by_task_and_model(records: Sequence[TaskRecord]) -> Iterator[list[TaskRecord]]:
+    """Yield the figures of each task and model; what has no checkpoint is no model."""
+    found: dict[tuple[str, str], list[TaskRecord]] = {}
+    for record in records:
+        if record.checkpoint_sha256 is not None and not record.metric.endswith(CHANGE):
+            found.setdefault((record.task, record.model), []).append(record)
+    yield from found.values()
+
+
+def _answers(folder: Path, records: Sequence[TaskRecord], tasks: Mapping[str, Task]) -> Scored:
+    first = records[0]
+    suffix = "" if first.split == "test" else f".{first.split}"
+    path = folder / PREDICTIONS / f"{first.task}.{first.model}{suffix}.jsonl"
+    header, lines = _read_lines(path)
+    if header.get("checkpoint_sha256") != first.checkpoint_sha256:
+        raise DataError(f"{path}: answers of another checkpoint than the results; {_AGAIN}")
+    if first.task not in tasks:
+        raise DataError(f"{folder}: its settings do not hold task {first.task}; {_AGAIN}")
+    values = {record.metric: record.value for record in records}
+    measures = []
+    # What a figure makes of the sums of its columns depends on no item.
+    for measure in tasks[first.task].measures([], []):
+        if measure.name in values:
+            columns = np.array([line["columns"][measure.name] for line in lines], dtype=np.float64)
+            measures.append(replace(measure, columns=columns))
+            _check_value(path, measures[-1], values[measure.name])
+    return Scored(
+        subject=first.task,
+        protocol={
+            "protocol": first.protocol,
+            "split": first.split,
+            "data": first.data_fingerprint,
+            "prompt": first.prompt,
+            "prompt fingerprint": first.prompt_fingerprint,
+            "options": header.get("options"),
+            "answer": {key: first.answer.get(key) for key in _CHOSEN},
+        },
+        tokenizer=None,
+        items=[str(line["key"]) for line in lines],
+        units=[str(line["unit"]) for line in lines],
+        measures=measures,
+    )
+
+
+def _read_lines(path: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Return header and lines of a file of predictions; messages do not quote it."""
+    try:
+        first, *rest = path.read_text(encoding="utf-8").splitlines()
+        header = json.loads(first)["header"]
+        lines = [json.loads(line) for line in rest]
+        for line in lines:
+            _ = line["key"], line["unit"], line["columns"].items()
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        raise DataError(
+            f"{path}: missing, damaged or not finished; start the evaluation again to finish it"
+        ) from None
+    return header, lines
+
+
+def _check_value(path: Path, measure: Measure, recorded: float) -> None:
+    same = math.isclose(measure.value, recorded, rel_tol=1e-9, abs_tol=1e-12)
+    if not same and not (math.isnan(measure.value) and math.isnan(recorded)):
+        raise DataError(
+            f"{path}: {measure.name} of its items is {measure.value:.6g}, the results say "
+            f"{recorded:.6g}: they are of different evaluations; {_AGAIN}"
+        )
