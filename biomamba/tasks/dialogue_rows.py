@@ -9,7 +9,8 @@ from biomamba.data.document import Reject
 from biomamba.runtime.errors import ConfigError
 from biomamba.tasks.item import Item, Items
 from biomamba.tasks.task import check_training_split
-from biomamba.tasks.task_rows import check_apart, collect, hashes, rows_of
+from biomamba.tasks.task_files import file_hashes, named_files
+from biomamba.tasks.task_rows import check_apart, collect, rows_of
 from biomamba.tasks.writing import WritingTask
 
 
@@ -54,7 +55,8 @@ class DialogueTask(WritingTask):
         """sha256 of every file by its name; `absent` for a test file, which training can spare."""
         present = [file for file in self.test_files if "*" in file or Path(file).is_file()]
         absent = [Path(file).name for file in self.test_files if file not in present]
-        found = hashes([*self.train_files, *self.val_files, *present])
+        named = [*self.train_files, *self.val_files, *present]
+        found = file_hashes(named_files(named, (".csv", ".csv.gz")))
         return found | dict.fromkeys(absent, "absent")
 
     def _read(self, split: str) -> Items:

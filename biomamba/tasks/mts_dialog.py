@@ -47,6 +47,11 @@ class MtsDialog(DialogueTask):
     """
 
     @property
+    def has_headings(self) -> bool:
+        """A target is the text of one section, without its heading."""
+        return False
+
+    @property
     def columns(self) -> Sequence[str]:
         """Columns of the official files."""
         return ("ID", "section_header", "section_text", "dialogue")

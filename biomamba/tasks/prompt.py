@@ -60,7 +60,8 @@ class Prompt:
         open_end: The template ends with a part whose text the answer continues, instead of a cue.
 
     Raises:
-        ConfigError: The template lacks a cue or the text to continue, or `shrink` names a part or a way that is not known.
+        ConfigError: The template lacks a cue or the text to continue, or `shrink` names a part or a
+            way that is not known.
     """
 
     name: str

@@ -1,6 +1,6 @@
 """Tasks whose answer is a clinical text, and the figures that all of them have."""
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from biomamba.metrics import clinical_text, overlap
@@ -47,6 +47,11 @@ class WritingTask(Task):
             raise ConfigError(f"max_new_tokens of {self.name} is {self.max_new_tokens}; use 1 up")
 
     @property
+    def has_headings(self) -> bool:
+        """Whether targets are notes with headings rather than single sections."""
+        return True
+
+    @property
     def answer(self) -> WriteText:
         """A text of so many tokens."""
         return WriteText(self.max_new_tokens, tuple(self.stop))
@@ -56,9 +61,10 @@ class WritingTask(Task):
     ) -> Sequence[Measure]:
         """Return overlap with the references and what is wrong beside the source; ROUGE-1 first."""
         outputs = [_output(item, given) for item, given in zip(items, predictions, strict=True)]
-        return writing_measures(
-            outputs, [references_of(item) for item in items], [self.source(item) for item in items]
-        )
+        references = [references_of(item) for item in items]
+        sources = [self.source(item) for item in items]
+        figures = writing_measures(outputs, references, sources)
+        return [*figures, *([section_figure(outputs, references)] if self.has_headings else [])]
 
     def signatures(self, items: Sequence[Item]) -> Mapping[str, str]:
         """Return by measure what identifies its computation, as sacrebleu's signature."""
@@ -68,13 +74,9 @@ class WritingTask(Task):
         """Return what an answer may draw upon: the parts of the prompt, whole."""
         return "\n".join(item.parts[name] for name in self.prompt.parts)
 
-    def audited(self, split: str) -> Iterator[AuditedItem]:
-        """Iterate over the items of a split with what their prompts must not hold.
-
-        Of biomamba/evaluation only, since the split may be `test`.
-        """
-        found = self.held_out() if split == "test" else self.items(split)
-        for item in found.items:
+    def audited(self, items: Sequence[Item]) -> Iterator[AuditedItem]:
+        """Iterate over items of this task with what their prompts must not hold."""
+        for item in items:
             yield AuditedItem(item, {"reference": "\n".join(references_of(item))})
 
 
@@ -86,19 +88,22 @@ def references_of(item: Item) -> list[str]:
 def writing_measures(
     outputs: Sequence[str], references: Sequence[Sequence[str]], sources: Sequence[str]
 ) -> list[Measure]:
-    """Return all figures of outputs; that of headings only where a reference has one."""
-    measures = [*overlap.rouge(outputs, references), overlap.bleu(outputs, references)]
-    wanted: list[Collection[str]] = [headings_of(texts[0]) for texts in references]
-    if any(wanted):
-        measures.append(clinical_text.section_coverage([headings_of(o) for o in outputs], wanted))
+    """Return the figures of any written text."""
     return [
-        *measures,
+        *overlap.rouge(outputs, references),
+        overlap.bleu(outputs, references),
         clinical_text.unsupported_numbers(outputs, sources),
         clinical_text.unsupported_doses(outputs, sources),
         clinical_text.negation_flips(outputs, sources),
         *clinical_text.copying(outputs, sources),
         *clinical_text.lengths(outputs, references),
     ]
+
+
+def section_figure(outputs: Sequence[str], references: Sequence[Sequence[str]]) -> Measure:
+    """Return the share of the headings of the first references that the outputs have."""
+    wanted = [headings_of(texts[0]) for texts in references]
+    return clinical_text.section_coverage([headings_of(output) for output in outputs], wanted)
 
 
 def _output(item: Item, prediction: Prediction) -> str:

@@ -67,11 +67,13 @@ def test_a_header_that_is_not_known_is_damage(tmp_path: Path) -> None:
     assert "secret" not in str(caught.value)
 
 
-def test_an_id_twice_in_a_file_is_refused(tmp_path: Path) -> None:
+def test_an_id_twice_in_a_file_is_counted(tmp_path: Path) -> None:
     train = write(tmp_path / "train.csv", [ROWS[0], ROWS[0]])
 
-    with pytest.raises(DataError, match="the first is train-0"):
-        task(train, train, train).items("train")
+    found = task(train, train, train).items("train")
+
+    assert len(found.items) == 1
+    assert found.rejects == {"id of another row": 1}
 
 
 def test_scores_of_perfect_constant_empty_and_shuffled_texts(tmp_path: Path) -> None:
@@ -91,6 +93,7 @@ def test_scores_of_perfect_constant_empty_and_shuffled_texts(tmp_path: Path) -> 
     assert score([perfect[0]] * 2)["rouge1_f"] == 0.5
     assert score(["", ""])["rouge1_f"] == 0
     assert "section_coverage" not in score(perfect)
+    assert "section_coverage" not in score(["Plan:\nx"] * 2)
 
 
 def test_real_files_have_their_counts(real_data: Path) -> None:

@@ -7,7 +7,7 @@ import pytest
 from biomamba.data.document import Reject, document_key
 from biomamba.runtime.errors import DataError
 from biomamba.tasks.item import Item
-from biomamba.tasks.task_rows import check_apart, collect, hashes, rows_of
+from biomamba.tasks.task_rows import check_apart, collect, rows_of
 
 SECRET = "Mr. Smith of Elm Street"
 
@@ -66,13 +66,16 @@ def test_more_than_one_in_a_hundred_damaged_rows_are_refused(
         assert len(collect([*rows, *damaged], "set").items) == 99
 
 
-def test_repeated_ids_and_empty_sets_are_refused_without_texts() -> None:
-    with pytest.raises(DataError, match="1 ids stand for several items, the first is a") as caught:
-        collect([item("a"), item("b"), item("a")], "set")
-    with pytest.raises(DataError, match=r"none of 1 rows became an item \(short: 1\)"):
-        collect([Reject("short", None)], "set")
+def test_of_rows_with_one_id_the_first_counts() -> None:
+    found = collect([item("a", "first"), item("b"), item("a", "second")], "set")
 
-    assert SECRET not in str(caught.value)
+    assert [(each.id, each.group) for each in found.items] == [("a", "first"), ("b", None)]
+    assert found.rejects == {"id of another row": 1}
+
+
+def test_a_set_without_items_is_refused_with_the_reasons() -> None:
+    with pytest.raises(DataError, match=r"set: no item among 1 rows \(short: 1\)"):
+        collect([Reject("short", None)], "set")
 
 
 def test_a_limit_keeps_those_with_the_smallest_keys_whatever_the_order() -> None:
@@ -93,11 +96,3 @@ def test_a_group_in_two_splits_is_refused() -> None:
     with pytest.raises(DataError, match="p stands in train and in test"):
         check_apart([("train", first), ("test", second)])
     check_apart([("train", first), ("test", collect([item("b")], "test"))])
-
-
-def test_hashes_are_by_name(tmp_path: Path) -> None:
-    file = tmp_path / "a.csv"
-    file.write_bytes(b"")
-
-    empty_sha256 = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
-    assert hashes([str(file)]) == {"a.csv": empty_sha256}

@@ -97,11 +97,10 @@ def test_references_are_the_target_where_none_are_named() -> None:
     assert references_of(ITEMS[0]) == [TARGETS[0]]
 
 
-def test_the_audit_sees_the_reference_of_each_item_of_any_split() -> None:
-    (train,), (test,) = notes().audited("train"), notes().audited("test")
-
-    assert train == AuditedItem(ITEMS[0], {"reference": TARGETS[0]})
-    assert test.item.id == "b"
+def test_the_audit_sees_the_reference_of_each_item() -> None:
+    assert list(notes().audited(ITEMS)) == [
+        AuditedItem(item, {"reference": item.target}) for item in ITEMS
+    ]
 
 
 def test_answers_and_signatures() -> None:
@@ -114,3 +113,14 @@ def test_settings_are_checked() -> None:
         notes(max_new_tokens=0)
     with pytest.raises(ConfigError, match="access is 'secret'"):
         notes(access="secret")
+
+
+def test_the_columns_of_an_item_do_not_depend_on_the_others() -> None:
+    predictions = [Prediction(id="a", text="Rest, 7 mg."), Prediction(id="b", text="Fever.")]
+    together = notes().measures(ITEMS, predictions)
+
+    for row, (item, given) in enumerate(zip(ITEMS, predictions, strict=True)):
+        alone = notes().measures([item], [given])
+        assert [m.name for m in alone] == [m.name for m in together]
+        for one, all_of in zip(alone, together, strict=True):
+            assert one.columns[0].tolist() == all_of.columns[row].tolist()

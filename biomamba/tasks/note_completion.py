@@ -1,0 +1,64 @@
+"""Note completion: the rest of a clinical note is written from its beginning."""
+
+from dataclasses import dataclass
+
+from biomamba.data.document import Document, Reject
+from biomamba.runtime.errors import ConfigError
+from biomamba.tasks.item import Item
+from biomamba.tasks.note_task import NoteTask
+from biomamba.tasks.writing import AuditedItem
+
+
+@dataclass(frozen=True, kw_only=True)
+class NoteCompletion(NoteTask):
+    """The note is cut once, between two words; outputs are compared with the whole rest.
+
+    Parts: `prefix`.
+
+    Attributes:
+        prefix_ratio: Share of the characters that the prefix has at most.
+        max_prefix_chars: And this many at most; None sets no limit.
+        max_target_chars: Characters of the rest that fine-tuning learns; None for all.
+        min_prefix_chars: Notes with a shorter prefix are left out.
+        min_target_chars: Notes with a shorter rest are left out.
+    """
+
+    prefix_ratio: float
+    max_prefix_chars: int | None
+    max_target_chars: int | None
+    min_prefix_chars: int
+    min_target_chars: int
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 < self.prefix_ratio < 1:
+            raise ConfigError(
+                f"prefix_ratio of {self.name} is {self.prefix_ratio}; use more than 0 and below 1"
+            )
+        if min(self.min_prefix_chars, self.min_target_chars) < 1:
+            raise ConfigError(f"min_prefix_chars, min_target_chars of {self.name}: use 1 up")
+
+    def _case(self, note: Document) -> AuditedItem | Reject:
+        limit = len(note.text) if self.max_prefix_chars is None else self.max_prefix_chars
+        place = between_words(note.text, min(int(len(note.text) * self.prefix_ratio), limit))
+        prefix, rest = note.text[:place].rstrip(), note.text[place:].strip()
+        if len(prefix) < self.min_prefix_chars:
+            return Reject(f"prefix shorter than {self.min_prefix_chars} characters", note.id)
+        if len(rest) < self.min_target_chars:
+            return Reject(f"rest shorter than {self.min_target_chars} characters", note.id)
+        item = Item(
+            id=note.id,
+            parts={"prefix": prefix},
+            target=rest[: self.max_target_chars].rstrip(),
+            references=[[rest]],
+            group=note.group,
+        )
+        return AuditedItem(item, {"rest": rest})
+
+
+def between_words(text: str, place: int) -> int:
+    """Return the last place up to `place` that has white space beside it; `place` if none has."""
+    for cut in range(place, 0, -1):
+        if text[cut - 1].isspace() or text[cut : cut + 1].isspace():
+            return cut
+    return place

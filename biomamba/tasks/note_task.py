@@ -1,0 +1,126 @@
+"""Tasks made of whole notes: which notes a split has, and how many.
+
+The split is that of the hash of the patient, so all notes of a patient are in one split. A text
+that stands in two splits stays in the held-out one only, and one that comes twice in a split stays
+once: templated reports of different patients can be the same to the letter.
+"""
+
+from abc import abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from biomamba.data.corpora.corpus import Corpus
+from biomamba.data.document import SPLITS, Document, Reject, SplitRule, document_key
+from biomamba.runtime.errors import ConfigError
+from biomamba.tasks.item import Item, Items
+from biomamba.tasks.task import check_training_split
+from biomamba.tasks.task_rows import collect
+from biomamba.tasks.writing import AuditedItem, WritingTask
+
+
+@dataclass(frozen=True, kw_only=True)
+class NoteTask(WritingTask):
+    """A part of a note is written from another part of it.
+
+    Attributes:
+        notes: Where the notes come from; a group is a patient.
+        split: Which share of the patients is held out.
+        max_train_items: Most items of the split; those with the smallest keys. None keeps all.
+        max_val_items: The same of `val`.
+        max_test_items: The same of `test`.
+    """
+
+    notes: Corpus
+    split: SplitRule
+    max_train_items: int | None = None
+    max_val_items: int | None = None
+    max_test_items: int | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.access == "open" and "PhysioNet" in self.notes.licence:
+            raise ConfigError(
+                f"access of {self.name} is open, but its notes are under {self.notes.licence!r}; "
+                "set access=restricted"
+            )
+        for split, limit in self._limits.items():
+            if limit is not None and limit < 1:
+                raise ConfigError(f"max_{split}_items of {self.name} is {limit}; use 1 up or null")
+
+    @property
+    def _limits(self) -> dict[str, int | None]:
+        limits = (self.max_train_items, self.max_val_items, self.max_test_items)
+        return dict(zip(SPLITS, limits, strict=True))
+
+    def items(self, split: str) -> Items:
+        """Return the items of `train` or `val`."""
+        check_training_split(split)
+        return self._read(split)
+
+    def held_out(self) -> Items:
+        """Return the items of the held-out patients."""
+        return self._read("test")
+
+    @property
+    def files(self) -> Mapping[str, str]:
+        """sha256 of every file by its name."""
+        return {
+            shard.name: shard.fingerprint().removeprefix("sha256:") for shard in self.notes.shards()
+        }
+
+    def audited(self, items: Sequence[Item]) -> Iterator[AuditedItem]:
+        """Iterate over items of this task, in the order of their notes."""
+        wanted = {item.id for item in items}
+        for note in self._documents():
+            if isinstance(note, Document) and note.id in wanted:
+                wanted.remove(note.id)
+                case = self._case(note)
+                if isinstance(case, AuditedItem):
+                    yield case
+
+    def _read(self, split: str) -> Items:
+        found = (self._item(case) for case in self._cases(split))
+        return collect(found, f"{self.name} {split}", self._limits[split])
+
+    @staticmethod
+    def _item(case: AuditedItem | Reject) -> Item | Reject:
+        return case if isinstance(case, Reject) else case.item
+
+    def _cases(self, split: str) -> Iterator[AuditedItem | Reject]:
+        rank = SPLITS.index(split)
+        seen: set[int] = set()
+        for note in self._documents():
+            if isinstance(note, Reject):
+                yield note
+            elif self._split_of(note) == rank:
+                text = document_key(note.text)
+                if self._homes[text] > rank:
+                    yield Reject("text of a note in a split held out", note.id)
+                elif text in seen:
+                    yield Reject("text of another note", note.id)
+                else:
+                    seen.add(text)
+                    yield self._case(note)
+
+    @cached_property
+    def _homes(self) -> dict[int, int]:
+        """The last of the splits that hold a text, by the key of the text."""
+        homes: dict[int, int] = {}
+        for note in self._documents():
+            if isinstance(note, Document):
+                text = document_key(note.text)
+                homes[text] = max(homes.get(text, 0), self._split_of(note))
+        return homes
+
+    def _split_of(self, note: Document) -> int:
+        group = note.id if note.group is None else note.group
+        return SPLITS.index(self.split.split_of(document_key(group)))
+
+    def _documents(self) -> Iterator[Document | Reject]:
+        for shard in self.notes.shards():
+            yield from self.notes.documents(shard)
+
+    @abstractmethod
+    def _case(self, note: Document) -> AuditedItem | Reject:
+        """Return the item of a note, or why it gives none."""
