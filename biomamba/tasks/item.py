@@ -17,6 +17,8 @@ class Item:
         references: What an answer is compared with: groups of texts that mean the same. A label
             task needs none.
         options: Answers to choose from, differing from item to item; empty in other tasks.
+        option_parts: The parts that each option replaces, where the options stand in the prompt and
+            the target, the same for all, follows them; empty where the options are the answers.
         group: Items of one group stay in one split and are drawn together by a bootstrap, as the
             notes of one patient; None: the item is a group of its own.
         facts: Short values that are not texts of the item, as the year; for slices of a table.
@@ -28,6 +30,7 @@ class Item:
     label: str | None = None
     references: Sequence[Sequence[str]] = ()
     options: Sequence[str] = ()
+    option_parts: Sequence[Mapping[str, str]] = ()
     group: str | None = None
     facts: Mapping[str, str] = field(default_factory=dict)
 
