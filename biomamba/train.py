@@ -76,7 +76,8 @@ def train(cfg: DictConfig) -> None:
     config: Any = OmegaConf.to_container(cfg, resolve=True)
     run_dir = Path(cfg.paths.run_dir)
     callbacks = build_callbacks(cfg.callbacks)
-    datamodule: TrainingData = build(cfg.data)
+    with signals.immediate():
+        datamodule: TrainingData = build(cfg.data)
     start = begin(cfg, config, datamodule, callbacks)
     if is_finished(start, datamodule.budget.num_steps, run_dir / "run.json"):
         if is_rank_zero():
@@ -97,6 +98,7 @@ def train(cfg: DictConfig) -> None:
         enable_checkpointing=any(isinstance(found, Checkpoints) for found in callbacks),
         plugins=[DurableCheckpointIO()],
     )
+    record.add_data(datamodule.description)
     record.add_backend(probe(module, trainer, cfg.trainer.precision))
     parameters = ParameterCount.of(module.model)
     record.add_parameters(parameters)
@@ -147,12 +149,20 @@ def build_module(cfg: DictConfig, datamodule: TrainingData) -> LanguageModelingM
     return LanguageModelingModule(
         model,
         build(cfg.optimizer),
-        build(cfg.schedule),
+        build(cfg.schedule, **length_of(cfg.schedule, datamodule)),
         datamodule.source_weights,
         build(cfg.objective),
         tokens_per_step=cfg.tokens_per_step,
-        epoch_tokens={name: found.num_target_tokens for name, found in datamodule.exposures.items()},
+        epoch_tokens={
+            name: found.num_target_tokens for name, found in datamodule.exposures.items()
+        },
     )
+
+
+def length_of(schedule: DictConfig, datamodule: TrainingData) -> dict[str, int]:
+    """Return the length of the run for a schedule that does not say it."""
+    known = schedule.get("total_tokens")
+    return {} if known is not None else {"total_tokens": datamodule.budget.max_tokens}
 
 
 def probe(module: LanguageModelingModule, trainer: Trainer, precision: str) -> Isolation:

@@ -29,11 +29,12 @@ class TrainSchema:
     name: str = MISSING
     run_id: str = MISSING
     seed: int = MISSING
-    max_tokens: int = MISSING
+    max_tokens: int | None = MISSING
     tokens_per_step: int = MISSING
     paths: Paths = field(default_factory=Paths)
     sources: Any = MISSING
     data: Any = MISSING
+    tasks: Any = field(default_factory=dict)
     corpora: Any = None
     cleaning: Any = None
     model: Any = MISSING

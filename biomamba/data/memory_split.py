@@ -1,6 +1,7 @@
 """Documents that lie in no store."""
 
 from collections.abc import Sequence
+from hashlib import sha256
 from itertools import chain
 from typing import Any
 
@@ -46,6 +47,14 @@ class MemorySplit(TokenSplit):
         self.supervision = supervision
         tokens = chain.from_iterable(documents)
         self.content = np.fromiter(tokens, dtype=np.int32, count=int(lengths.sum()))
+
+    @property
+    def digest(self) -> str:
+        """sha256 of all that reaches a batch."""
+        learned = self.supervision
+        arrays: list[NDArray[Any]] = [self.lengths, self.num_bytes, self.keys, self.content]
+        arrays += [learned.num_context, learned.weights] if learned is not None else []
+        return sha256(b"".join(array.tobytes() for array in arrays)).hexdigest()
 
     def parts(self, documents: Ints, starts: Ints, lengths: Ints) -> list[NDArray[Any]]:
         """Return parts of documents, from token `start` on."""

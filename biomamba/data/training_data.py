@@ -73,6 +73,11 @@ class TrainingData(LightningDataModule, ABC):
     def exposures(self) -> Mapping[str, Exposure]:
         """What the run will make of each source; without those whose size is not known."""
 
+    @property
+    def description(self) -> dict[str, Any]:
+        """What else the record of the run says about the data."""
+        return {}
+
     @abstractmethod
     def save_tokenizer(self, path: Path) -> None:
         """Write the tokenizer beside a model."""

@@ -57,6 +57,8 @@ def run_settings(config: Mapping[str, Any], data: TrainingData) -> dict[str, Any
         "data_fingerprint": data.fingerprint,
         "tokenizer_fingerprint": data.tokenizer_fingerprint,
     }
+    if settings["max_tokens"] is None:  # epochs decide
+        settings["max_tokens"] = data.budget.max_tokens
     plain: dict[str, Any] = json.loads(json.dumps(settings))
     return plain
 

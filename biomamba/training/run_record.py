@@ -81,6 +81,12 @@ class RunRecord:
         }
         self._write()
 
+    def add_data(self, description: Mapping[str, Any]) -> None:
+        """Add what the data says of itself; nothing if it says nothing."""
+        if description:
+            self._record["data"] = dict(description)
+            self._write()
+
     def add_backend(self, isolation: Isolation) -> None:
         """Add what computes, why, and how well it keeps documents apart."""
         self._record["backend"] = asdict(isolation)

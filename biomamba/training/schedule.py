@@ -1,7 +1,8 @@
 """Learning-rate schedules: pure functions from tokens seen to a factor of the peak rate.
 
 A function of tokens, not of steps or calls, needs no state in the checkpoint and keeps its shape
-when the batch size changes.
+when the batch size changes. Where total_tokens is None, the program fills in the length of the run,
+which epochs may decide.
 """
 
 import math
@@ -23,9 +24,14 @@ def _check_ratios(**ratios: float) -> None:
             raise ValueError(f"{name} must lie between 0 and 1, got {ratio}")
 
 
-def _check_total(total_tokens: int) -> None:
-    if total_tokens < 1:
+def _check_total(total_tokens: int | None) -> None:
+    if total_tokens is not None and total_tokens < 1:
         raise ValueError(f"total_tokens must be at least 1, got {total_tokens}")
+
+
+def _progress(tokens: int, total_tokens: int | None) -> float:
+    assert total_tokens is not None, "the length of the run was not filled in"
+    return tokens / total_tokens
 
 
 def _warmup(progress: float, warmup_ratio: float) -> float:
@@ -36,7 +42,7 @@ def _warmup(progress: float, warmup_ratio: float) -> float:
 class Constant:
     """Linear warm-up over warmup_ratio of total_tokens, then the peak rate."""
 
-    total_tokens: int
+    total_tokens: int | None
     warmup_ratio: float = 0.0
 
     def __post_init__(self) -> None:
@@ -45,7 +51,7 @@ class Constant:
 
     def factor(self, tokens: int) -> float:
         """Return the factor of the peak rate."""
-        return _warmup(tokens / self.total_tokens, self.warmup_ratio)
+        return _warmup(_progress(tokens, self.total_tokens), self.warmup_ratio)
 
 
 @dataclass(frozen=True)
@@ -58,7 +64,7 @@ class WarmupDecay:
     65 % flat, 25 % cosine to 0.1 of the peak.
     """
 
-    total_tokens: int
+    total_tokens: int | None
     warmup_ratio: float
     decay_ratio: float
     min_lr_ratio: float
@@ -81,7 +87,7 @@ class WarmupDecay:
 
     def factor(self, tokens: int) -> float:
         """Return the factor of the peak rate; min_lr_ratio from total_tokens on."""
-        progress = min(1.0, tokens / self.total_tokens)
+        progress = min(1.0, _progress(tokens, self.total_tokens))
         decay_start = 1 - self.decay_ratio
         if progress <= decay_start or not self.decay_ratio:
             return _warmup(progress, self.warmup_ratio)

@@ -1,0 +1,259 @@
+"""Fine-tuning on tasks: their samples are the documents of an exact stream of steps.
+
+Everything that holds for pretraining holds here: step t is a pure function of seed, shares and t,
+whatever the ranks, workers and micro-batches; samples keep their own state; a ledger says what was
+trained on; a run goes on where it was stopped.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from biomamba.data.evaluation_rows import DocumentRows
+from biomamba.data.memory_split import MemorySplit
+from biomamba.data.mixture import SourceSize
+from biomamba.data.packing import Packing
+from biomamba.data.planned_data import PlannedData
+from biomamba.data.store_reader import content_fingerprint
+from biomamba.data.tokenizer import Tokenizer
+from biomamba.runtime.errors import ConfigError, DataError
+from biomamba.runtime.ranks import is_rank_zero
+from biomamba.tasks.instruct_balance import LabelBalance
+from biomamba.tasks.instruct_budget import InstructBudget, epoch_of
+from biomamba.tasks.instruct_samples import SampleRules, Samples, check_apart, encode_items
+from biomamba.tasks.task import Task
+
+
+@dataclass(frozen=True)
+class _TaskData:
+    """The samples of one task, and the weight of each label in the loss."""
+
+    train: Samples
+    val: Samples
+    weights: Mapping[str | None, float]
+
+
+class InstructDataModule(PlannedData):
+    """Mix the training items of tasks into steps; validate on their validation items.
+
+    The test split of a task is never asked for.
+
+    Args:
+        tasks: The tasks by name; their order numbers them.
+        tokenizer: Folder with a tokenizer.json, such a file, or a hub repository.
+        packing: Layout of the rows; it must not cut samples.
+        budget: Size of the run.
+        samples: Which items become samples.
+        balance: What is done about uneven labels.
+        seed: Selects the order of the rows, and what a ratio of labels leaves out.
+        shares: Part of the samples that each task gives, in sum 1; 0 validates only. None: every
+            sample equally often.
+        max_repetition: Refuse a run that passes over a task more often; None for no limit.
+        num_workers: Processes that build batches; 0 builds them in the main one.
+    """
+
+    def __init__(  # noqa: PLR0913 - one keyword per line of a data config
+        self,
+        *,
+        tasks: dict[str, Task],
+        tokenizer: str | None,
+        packing: Packing,
+        budget: InstructBudget,
+        samples: SampleRules,
+        balance: LabelBalance,
+        seed: int,
+        shares: dict[str, float] | None = None,
+        max_repetition: float | None = None,
+        num_workers: int = 0,
+    ) -> None:
+        _check(tasks, shares, balance)
+        self.tokenizer = open_tokenizer(tokenizer)
+        self._rules, self._balance, self._tasks = samples, balance, tasks
+        self._seq_len, self._sample_seed = budget.seq_len, seed
+        self._found = {
+            name: self._read(task, is_trained=shares is None or shares[name] > 0)
+            for name, task in tasks.items()
+        }
+        self._train = {
+            name: found.train.split(self.tokenizer.eod_id, found.weights)
+            for name, found in self._found.items()
+        }
+        sizes = {name: _size(split, packing, budget) for name, split in self._train.items()}
+        self.rows_per_epoch, mixture = epoch_of(sizes, shares)
+        super().__init__(
+            budget.of(self.rows_per_epoch),
+            tasks,
+            mixture,
+            packing,
+            seed=seed,
+            max_repetition=max_repetition,
+            num_workers=num_workers,
+        )
+        if is_rank_zero():
+            self._tell()
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Identify the stream: the ids of all samples, their weights, and what orders them."""
+        packing_options = {name: value for name, value in vars(self.packing).items() if value}
+        return content_fingerprint(
+            {
+                "train": {name: split.digest for name, split in self._train.items()},
+                "val": {name: split.digest for name, split in self._val.items()},
+                "order": self.source_names,
+                "tokenizer": self.tokenizer_fingerprint,
+                "mixture": self.mixture.description(),
+                "packing": [type(self.packing).__name__, packing_options],
+                "seed": self._seed,
+                "seq_len": self.budget.seq_len,
+                "tokens_per_step": self.budget.tokens_per_step,
+            }
+        )
+
+    @property
+    def tokenizer_fingerprint(self) -> str:
+        """Fingerprint of the tokenizer."""
+        return self.tokenizer.fingerprint
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of ids that a batch may hold."""
+        return self.tokenizer.vocab_size
+
+    @property
+    def store_folders(self) -> dict[str, list[str]]:
+        """Nothing: there are no stores."""
+        return {}
+
+    @property
+    def description(self) -> dict[str, Any]:
+        """Return what was learned of each task and how, for the record of the run."""
+        return {
+            "max_prompt_tokens": self._rules.max_prompt_tokens(self._seq_len),
+            "rows_per_epoch": self.rows_per_epoch,
+            "epochs": self.budget.num_steps * self.budget.sequences_per_step / self.rows_per_epoch,
+            "steps": self.budget.num_steps,
+            "tasks": {
+                name: {
+                    "protocol": task.protocol,
+                    "access": task.access,
+                    "prompt": task.prompt.name,
+                    "prompt_fingerprint": task.prompt.fingerprint,
+                    "files": dict(task.files),
+                    "label_weights": dict(self._found[name].weights),
+                    "train": self._found[name].train.description(),
+                    "val": self._found[name].val.description(),
+                }
+                for name, task in self._tasks.items()
+            },
+        }
+
+    def training_split(self, name: str) -> MemorySplit:
+        """Return the training samples of a task."""
+        return self._train[name]
+
+    def validation_rows(self, index: int, name: str) -> DocumentRows:
+        """Return the validation samples of the task of this number and name."""
+        return DocumentRows(
+            self._val[name],
+            seq_len=self.budget.seq_len,
+            batch_size=self.budget.micro_batch_size,
+            source_index=index,
+        )
+
+    def save_tokenizer(self, path: Path) -> None:
+        """Write the tokenizer beside a model."""
+        self.tokenizer.save(path)
+
+    @cached_property
+    def _val(self) -> dict[str, MemorySplit]:
+        return {name: f.val.split(self.tokenizer.eod_id, {}) for name, f in self._found.items()}
+
+    def _read(self, task: Task, *, is_trained: bool) -> _TaskData:
+        options = (self.tokenizer, self._rules, self._seq_len)
+        train = encode_items(task, "train", *options) if is_trained else Samples([])
+        val = encode_items(task, "val", *options)
+        check_apart(train, val, task.name)
+        kept = self._balance.keep(task.name, train, self._sample_seed)
+        return _TaskData(kept, val, self._balance.weights(kept))
+
+    def _tell(self) -> None:
+        """Say on stderr what became of the items; no text of them."""
+        console = Console(stderr=True)
+        lines = []
+        for name, found in self._found.items():
+            weights = f", weights {dict(found.weights)}" if found.weights else ""
+            lines.append(f"{name}: {_counts(found.train)}{weights}")
+            lines.append(f"  to validate: {_counts(found.val)}")
+        told, budget = self.description, self.budget
+        lines.append(
+            f"{told['epochs']:.2f} epochs of {self.rows_per_epoch:,} rows: {budget.num_steps:,} "
+            f"steps of {budget.sequences_per_step:,} rows; prompts have at most "
+            f"{told['max_prompt_tokens']:,} tokens"
+        )
+        console.print("\n".join(lines), markup=False, highlight=False, soft_wrap=True)
+
+
+def open_tokenizer(source: str | None) -> Tokenizer:
+    """Load the tokenizer of a model folder, a file or a hub repository (`name@revision`).
+
+    Raises:
+        ConfigError: None is named.
+        DataError: There is none.
+    """
+    if source is None:
+        raise ConfigError(
+            "data.tokenizer is null, and so is model.checkpoint: name the tokenizer.json or the "
+            "hub repository of the tokenizer that the model is to learn with"
+        )
+    folder = Path(source).expanduser()
+    if folder.is_dir():
+        return Tokenizer.load(str(folder / "tokenizer.json"))
+    repository, _, revision = source.partition("@")
+    try:
+        return Tokenizer.load(source if folder.is_file() else repository, revision or None)
+    except DataError as error:
+        raise DataError(
+            f"data.tokenizer: {error}. The published state-spaces checkpoints have no tokenizer "
+            "beside them: data.tokenizer=EleutherAI/gpt-neox-20b"
+        ) from error
+
+
+def _check(
+    tasks: Mapping[str, Task], shares: Mapping[str, float] | None, balance: LabelBalance
+) -> None:
+    if not tasks:
+        raise ConfigError("no tasks to learn; choose some with task=[...]")
+    if shares is not None and set(shares) != set(tasks):
+        raise ConfigError(
+            f"data.shares names {sorted(shares)}, the tasks are {sorted(tasks)}; name the same, "
+            "and give 0 to a task that is only validated"
+        )
+    if shares is not None and not any(share > 0 for share in shares.values()):
+        raise ConfigError(f"data.shares is {shares}; give a share to a task")
+    balance.check_tasks(list(tasks))
+
+
+def _size(split: MemorySplit, packing: Packing, budget: InstructBudget) -> SourceSize:
+    plan = packing.plan(split.lengths, budget.seq_len)
+    if plan.piece_start.any():
+        raise ConfigError(
+            f"{type(packing).__name__} cuts samples; choose packing BestFit or SingleDocument"
+        )
+    return SourceSize(plan.num_rows, int(split.lengths.sum()), len(split))
+
+
+def _counts(samples: Samples) -> str:
+    """Return the counts of a split in words."""
+    details = {
+        **samples.labels,
+        **{f"left out ({reason})": count for reason, count in samples.rejects.items()},
+        "prompts shortened": samples.num_shortened_prompts,
+        "targets cut": samples.num_cut_targets,
+    }
+    told = ", ".join(f"{name} {count:,}" for name, count in details.items() if count)
+    return f"{len(samples.samples):,} samples" + (f" ({told})" if told else "")
