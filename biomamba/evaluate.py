@@ -1,55 +1,149 @@
-"""Score a model on held-out documents, beside the model that it was adapted from.
+"""Score a model on held-out documents and tasks, beside the model that it was adapted from.
 
     python -m biomamba.evaluate checkpoint=runs/adapted/model baseline=runs/base/model
+    python -m biomamba.evaluate checkpoint=runs/adapted/model task=[pubmedqa] sources=none
 
-Writes results.jsonl (one record per metric, with interval and provenance) and results.md into
-the run folder, and prints the table; with evaluation.by_position=true also positions.md and
-positions.png. The only program that reads a test split.
+Of the documents of `sources`: results.jsonl (one record per metric, with interval and provenance),
+results.md and document_scores/; with evaluation.by_position=true also positions.md and
+positions.png. Of tasks: task_results.jsonl, task_results.md and predictions/. The only program that
+reads a test split.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from biomamba.config.build import build
 from biomamba.config.cli import run_cli
+from biomamba.evaluation.answer_model import AnswerModel
+from biomamba.evaluation.asking import is_restricted
 from biomamba.evaluation.document_scores import DOCUMENT_SCORES, write_document_scores
+from biomamba.evaluation.mamba_answers import MambaAnswers
+from biomamba.evaluation.rank_group import rank_group
 from biomamba.evaluation.records import ResultRecord, format_records
-from biomamba.evaluation.runner import evaluate_perplexity
+from biomamba.evaluation.runner import EvaluationSettings, evaluate_perplexity
+from biomamba.evaluation.task_records import format_task_records
+from biomamba.evaluation.task_runner import TaskEvaluation
+from biomamba.inference.checkpoint_tokenizer import find_tokenizer
 from biomamba.model.checkpoint import load_pretrained, weights_digest
 from biomamba.model.isolation_probe import probe_isolation
+from biomamba.model.language_model import MambaLM
 from biomamba.reporting.plots import positions_plot
 from biomamba.reporting.tables import perplexity_table, positions_table
+from biomamba.reporting.task_tables import task_table
 from biomamba.runtime.atomic import write_bytes, write_text
+from biomamba.runtime.errors import ConfigError
 from biomamba.runtime.provenance import provenance
+from biomamba.runtime.ranks import is_rank_zero, local_rank, require_launcher
+from biomamba.tasks.task import Task
+from biomamba.training.launch import check_run_folder
+
+PREDICTIONS = "predictions"
 
 
 def main(cfg: DictConfig) -> None:
-    """Load the checkpoints, score them, write records and table."""
+    """Load the checkpoints, score them on tasks and documents, write records and tables."""
+    require_launcher()
+    check_run_folder(HydraConfig.get().overrides.task)
     settings = build(cfg.evaluation)
-    backend = build(cfg.model.backend)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    tasks = find_tasks(build(cfg.tasks) or {})
+    if not tasks and not settings.sources:
+        raise ConfigError("nothing to evaluate: name task=[...], or sources other than none")
+    device = find_device()
     folders = {"base": cfg.baseline} if cfg.baseline is not None else {}
     folders |= {"adapted" if folders else "model": cfg.checkpoint}
+    backend = build(cfg.model.backend)
     models = {
         label: load_pretrained(folder, backend).to(device).eval()
         for label, folder in folders.items()
     }
-    isolation = probe_isolation(next(iter(models.values())), torch.device(device), torch.float32)
+    digests = {label: weights_digest(folder) for label, folder in folders.items()}
+    isolation = probe_isolation(next(iter(models.values())), device, torch.float32)
     config: Any = OmegaConf.to_container(cfg, resolve=True)
     origin = provenance(config) | {
         "backend": asdict(isolation),
         "checkpoints": {
-            label: {"path": folder, "sha256": weights_digest(folder)}
-            for label, folder in folders.items()
+            label: {"path": folder, "sha256": digests[label]} for label, folder in folders.items()
         },
     }
+    if tasks:
+        answering = [
+            MambaAnswers(
+                label,
+                model,
+                find_tokenizer(folders[label], cfg.tokenizer_file),
+                checkpoint=(folders[label], digests[label]),
+            )
+            for label, model in models.items()
+        ]
+        evaluate_tasks(cfg, tasks, answering, settings, origin)
+    if settings.sources and is_rank_zero():
+        evaluate_sources(models, settings, origin, Path(cfg.paths.run_dir))
+
+
+def find_tasks(nodes: Mapping[str, Task]) -> list[Task]:
+    """Return the tasks of the configuration.
+
+    Raises:
+        ConfigError: Two of them have the same name.
+    """
+    names = [task.name for task in nodes.values()]
+    repeated = sorted({name for name in names if names.count(name) > 1})
+    if repeated:
+        raise ConfigError(f"several of tasks are named {repeated}; give each a name of its own")
+    return list(nodes.values())
+
+
+def find_device() -> torch.device:
+    """Return the GPU of this rank, or the CPU."""
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    return torch.device("cuda", local_rank() % torch.cuda.device_count())
+
+
+def evaluate_tasks(
+    cfg: DictConfig,
+    tasks: Sequence[Task],
+    models: Sequence[AnswerModel],
+    settings: EvaluationSettings,
+    origin: Mapping[str, Any],
+) -> None:
+    """Let all ranks answer; then let rank zero measure, write and print."""
     run_dir = Path(cfg.paths.run_dir)
+    evaluation = TaskEvaluation(models, tasks, build(cfg.answers), run_dir / PREDICTIONS)
+    with rank_group() as wait_for_all:
+        evaluation.answer()
+        wait_for_all()
+    if not is_rank_zero():
+        return
+    records = list(evaluation.records(settings.bootstrap, origin))
+    table = task_table(records)
+    write_text(run_dir / "task_results.jsonl", format_task_records(records))
+    write_text(run_dir / "task_results.md", table + "\n")
+    print(f"\nTasks, {cfg.split} split, value [{settings.bootstrap.level:.0%} interval]:\n")
+    print(f"{table}\n\nrecords: {run_dir / 'task_results.jsonl'}")
+    print(f"answers to each item: {run_dir / PREDICTIONS}")
+    hidden = [task.name for task in tasks if is_restricted(task)]
+    if hidden:
+        print(
+            f"restricted: of {', '.join(hidden)} only hashes, lengths and scores are kept, no "
+            "texts; only you can read the files"
+        )
+
+
+def evaluate_sources(
+    models: Mapping[str, MambaLM],
+    settings: EvaluationSettings,
+    origin: Mapping[str, Any],
+    run_dir: Path,
+) -> None:
+    """Score the documents of all sources, write and print the figures."""
     keep = partial(write_document_scores, run_dir / DOCUMENT_SCORES)
     records = list(evaluate_perplexity(models, settings, origin, keep))
     table = perplexity_table(records)
@@ -58,10 +152,11 @@ def main(cfg: DictConfig) -> None:
     print(f"\nHeld-out {settings.split} split, value [{settings.bootstrap.level:.0%} interval]:\n")
     print(f"{table}\n\nrecords: {run_dir / 'results.jsonl'}")
     if settings.by_position:
-        _write_positions(records, run_dir)
+        write_positions(records, run_dir)
 
 
-def _write_positions(records: Sequence[ResultRecord], run_dir: Path) -> None:
+def write_positions(records: Sequence[ResultRecord], run_dir: Path) -> None:
+    """Write and print the figures by position."""
     table = positions_table(records)
     write_text(run_dir / "positions.md", table + "\n")
     write_bytes(run_dir / "positions.png", positions_plot(records))

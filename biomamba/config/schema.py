@@ -122,6 +122,17 @@ class LedgerSchema:
 
 
 @dataclass
+class CompareSchema:
+    """Top-level keys of `biomamba.compare`."""
+
+    run_id: str = MISSING
+    seed: int = MISSING
+    runs: Any = MISSING
+    comparison: Any = MISSING
+    output: str = MISSING
+
+
+@dataclass
 class ExportSchema:
     """Top-level keys of `biomamba.export`."""
 
@@ -140,6 +151,7 @@ SCHEMAS = {
     "train_schema": TrainSchema,
     "ledger_schema": LedgerSchema,
     "evaluate_schema": EvaluateSchema,
+    "compare_schema": CompareSchema,
     "generate_schema": GenerateSchema,
     "export_schema": ExportSchema,
     "prepare_schema": PrepareSchema,

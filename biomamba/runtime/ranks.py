@@ -18,6 +18,11 @@ def rank() -> int:
     return _launched_int("RANK", "SLURM_PROCID", 0)
 
 
+def local_rank() -> int:
+    """Return the index of this process among those of its machine, 0 without a launcher."""
+    return _launched_int("LOCAL_RANK", "SLURM_LOCALID", 0)
+
+
 def world_size() -> int:
     """Return the number of processes of the run, 1 without a launcher."""
     return _launched_int("WORLD_SIZE", "SLURM_NTASKS", 1)

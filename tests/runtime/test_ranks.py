@@ -5,6 +5,7 @@ import pytest
 from biomamba.runtime.errors import ConfigError
 from biomamba.runtime.ranks import (
     is_rank_zero,
+    local_rank,
     rank,
     require_launcher,
     world_size,
@@ -27,21 +28,21 @@ def set_all(monkeypatch: pytest.MonkeyPatch, variables: dict[str, str]) -> None:
 
 
 def test_process_without_a_launcher_is_alone() -> None:
-    assert (rank(), world_size()) == (0, 1)
+    assert (rank(), local_rank(), world_size()) == (0, 0, 1)
     assert is_rank_zero()
 
 
 def test_torchrun_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
     set_all(monkeypatch, TORCHRUN)
 
-    assert (rank(), world_size()) == (9, 16)
+    assert (rank(), local_rank(), world_size()) == (9, 1, 16)
     assert not is_rank_zero()
 
 
 def test_srun_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
     set_all(monkeypatch, SRUN)
 
-    assert (rank(), world_size()) == (5, 8)
+    assert (rank(), local_rank(), world_size()) == (5, 1, 8)
 
 
 def test_torchrun_inside_a_slurm_step_wins(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,193 @@
+"""Put the items of a task to a model."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from functools import cached_property
+
+from biomamba.data.document import document_key
+from biomamba.evaluation.answer_model import (
+    AnswerModel,
+    Passage,
+    PassageReader,
+    ScoreRequest,
+    Written,
+    score_request,
+)
+from biomamba.evaluation.answer_options import AnswerOptions
+from biomamba.evaluation.raw_answer import Hidden, RawAnswer, key_of
+from biomamba.runtime.errors import ConfigError
+from biomamba.tasks.answer_parser import parse_label
+from biomamba.tasks.item import Item
+from biomamba.tasks.prediction import ANSWERED, EMPTY, UNPARSABLE, Prediction
+from biomamba.tasks.prompt import EncodedPrompt
+from biomamba.tasks.task import ChooseLabel, ChooseOption, Task, WriteText
+
+_RESTRICTED = "restricted"
+_END_OF_LABEL = ("\n",)
+
+
+def is_restricted(task: Task) -> bool:
+    """Whether no text of a task may be kept."""
+    return task.access == _RESTRICTED
+
+
+def written_prediction(item: Item, raw: RawAnswer) -> Prediction:
+    """Return the prediction that written texts are."""
+    return Prediction(
+        id=item.id,
+        text=raw.candidates[0].strip() if raw.candidates else "",
+        label=raw.label,
+        candidates=[text.strip() for text in raw.candidates],
+        status=raw.status,
+        num_cut_tokens=raw.num_cut_tokens,
+    )
+
+
+class Questions:
+    """A task, a model, and how the one is put to the other."""
+
+    def __init__(self, task: Task, model: AnswerModel, options: AnswerOptions) -> None:
+        self.task, self.model, self.options = task, model, options
+
+    def batches(self, items: Sequence[Item]) -> list[list[Item]]:
+        """Return the items in batches of similar length, the longest first.
+
+        Which items stand together depends on nothing but the items and the batch size.
+        """
+        parts = self.task.prompt.parts
+
+        def length(item: Item) -> tuple[int, int]:
+            return -sum(len(item.parts.get(name, "")) for name in parts), document_key(item.id)
+
+        ordered, size = sorted(items, key=length), self.options.batch_size
+        return [ordered[start : start + size] for start in range(0, len(ordered), size)]
+
+    def ask(self, items: Sequence[Item]) -> list[RawAnswer]:
+        """Return what the model says to each item.
+
+        Raises:
+            DataError: A prompt does not fit even without what it may lose.
+            ConfigError: The model cannot give such answers.
+        """
+        restricted = is_restricted(self.task)
+        return [
+            replace(
+                self._without_texts(item, raw) if restricted else raw,
+                key=key_of(self.task.name, item.id, is_restricted=restricted),
+            )
+            for item, raw in zip(items, self._ask(items), strict=True)
+        ]
+
+    def _ask(self, items: Sequence[Item]) -> Iterator[RawAnswer]:
+        answer = self.task.answer
+        if isinstance(answer, WriteText):
+            return self._write(items, answer)
+        if isinstance(self.model, PassageReader):
+            raise ConfigError(
+                f"{self.model.label} marks answers in a passage; task {self.task.name} wants a "
+                "label or an option"
+            )
+        if isinstance(answer, ChooseLabel) and self.options.label_by == "generation":
+            return self._write_labels(items, answer)
+        return self._score(items, answer)
+
+    def _score(
+        self, items: Sequence[Item], answer: ChooseLabel | ChooseOption
+    ) -> Iterator[RawAnswer]:
+        texts = [answer.labels if isinstance(answer, ChooseLabel) else i.options for i in items]
+        prompts = [
+            self._encode(item, self._longest(t)) for item, t in zip(items, texts, strict=True)
+        ]
+        requests = [self._request(p, t) for p, t in zip(prompts, texts, strict=True)]
+        scores = self.model.score(requests)
+        priors = self._priors(texts)
+        for n, (prompt, request) in enumerate(zip(prompts, requests, strict=True)):
+            yield RawAnswer(
+                key="",
+                log_probabilities=scores[n],
+                prior_log_probabilities=priors[n],
+                num_tokens=[len(ids) for ids in request.answers],
+                num_cut_tokens=prompt.num_cut_tokens,
+            )
+
+    def _priors(self, texts: Sequence[Sequence[str]]) -> list[list[float]]:
+        """Return the scores behind the prompt with every part empty; the same ones once."""
+        if not self.options.prior_correction:
+            return [[] for _ in texts]
+        different = list(dict.fromkeys(tuple(each) for each in texts))
+        scores = self.model.score([self._request(self._empty_prompt, each) for each in different])
+        found = dict(zip(different, scores, strict=True))
+        return [found[tuple(each)] for each in texts]
+
+    @cached_property
+    def _empty_prompt(self) -> EncodedPrompt:
+        parts = dict.fromkeys(self.task.prompt.parts, "")
+        return self._encode(Item(id="an empty item", parts=parts, target=""), 0)
+
+    def _write(self, items: Sequence[Item], answer: WriteText) -> Iterator[RawAnswer]:
+        if isinstance(self.model, PassageReader):
+            passages = [self._passage(item) for item in items]
+            written, cut = self.model.read(passages, answer.num_candidates), [0] * len(items)
+        else:
+            prompts = [self._encode(item, answer.max_new_tokens) for item in items]
+            written = self.model.write([prompt.ids for prompt in prompts], answer)
+            cut = [prompt.num_cut_tokens for prompt in prompts]
+        for found, num_cut in zip(written, cut, strict=True):
+            status = ANSWERED if found.candidates[0].strip() else EMPTY
+            yield _raw(found, status, None, num_cut)
+
+    def _write_labels(self, items: Sequence[Item], answer: ChooseLabel) -> Iterator[RawAnswer]:
+        wanted = WriteText(self.options.max_label_tokens, _END_OF_LABEL)
+        prompts = [self._encode(item, wanted.max_new_tokens) for item in items]
+        written = self.model.write([prompt.ids for prompt in prompts], wanted)
+        for found, prompt in zip(written, prompts, strict=True):
+            text = found.candidates[0].strip()
+            label = parse_label(text, answer.labels) if text else None
+            status = ANSWERED if label is not None else UNPARSABLE if text else EMPTY
+            yield _raw(found, status, label, prompt.num_cut_tokens)
+
+    def _encode(self, item: Item, num_answer_tokens: int) -> EncodedPrompt:
+        limit, most = self.options.max_prompt_tokens, self.model.max_tokens
+        if most is not None:
+            limit = min(limit, most - num_answer_tokens)
+        return self.task.prompt.encode(item, self.model.tokenizer, limit)
+
+    def _request(self, prompt: EncodedPrompt, texts: Sequence[str]) -> ScoreRequest:
+        answers = [self.task.prompt.answer(text) for text in texts]
+        return score_request(self.model.tokenizer, prompt, answers)
+
+    def _longest(self, texts: Sequence[str]) -> int:
+        """Return the number of ids of the longest answer, where a model has a limit."""
+        if self.model.max_tokens is None:
+            return 0
+        answers = [self.task.prompt.answer(text) for text in texts]
+        return max(map(len, self.model.tokenizer.encode_batch(answers)))
+
+    def _passage(self, item: Item) -> Passage:
+        missing = sorted({"question", "context"} - set(item.parts))
+        if missing:
+            raise ConfigError(
+                f"{self.model.label} marks answers in a passage; the items of task "
+                f"{self.task.name} have no {missing}"
+            )
+        return Passage(item.parts["question"], item.parts["context"])
+
+    def _without_texts(self, item: Item, raw: RawAnswer) -> RawAnswer:
+        """Keep hashes, lengths and figures in the place of texts."""
+        columns = {}
+        if isinstance(self.task.answer, WriteText):
+            measures = self.task.measures([item], [written_prediction(item, raw)])
+            columns = {measure.name: measure.columns[0].tolist() for measure in measures}
+        hidden = [Hidden.of(text) for text in raw.candidates]
+        return replace(raw, candidates=(), hidden=hidden, columns=columns)
+
+
+def _raw(written: Written, status: str, label: str | None, num_cut_tokens: int) -> RawAnswer:
+    return RawAnswer(
+        key="",
+        candidates=list(written.candidates),
+        label=label,
+        status=status,
+        stop_reason=written.stop_reason,
+        num_cut_tokens=num_cut_tokens,
+    )

@@ -1,0 +1,59 @@
+"""Records of tasks as a Markdown table."""
+
+from collections.abc import Sequence
+
+from biomamba.evaluation.simple_answers import MAJORITY, RANDOM
+from biomamba.evaluation.task_records import CHANGE, TaskRecord
+from biomamba.reporting.tables import markdown_table
+
+_NOTHING = "-"
+
+
+def task_table(records: Sequence[TaskRecord]) -> str:
+    """Return one line per task and metric: simple answers, the models, then their changes."""
+    figures = [record for record in records if record.against is None]
+    found = {(r.task, r.metric, r.model): r for r in records}
+    simple = [name for name in (MAJORITY, RANDOM) if any(r.model == name for r in figures)]
+    models = [m for m in dict.fromkeys(r.model for r in figures) if m not in (MAJORITY, RANDOM)]
+    changed = list(dict.fromkeys(r.model for r in records if r.against is not None))
+    header = ["task", "metric", "n", *simple, *models, "interval", "detectable"]
+    for model in changed:
+        header += [f"change {model}", "p", "McNemar p"]
+    rows = []
+    for task, metric in dict.fromkeys((r.task, r.metric) for r in figures):
+        here = {model: found.get((task, metric, model)) for model in (*simple, *models)}
+        first = next(record for record in (here[m] for m in (*models, *simple)) if record)
+        row = [task, metric, _size(first)]
+        row += [_number(here[name]) for name in simple]
+        row += [_interval(here[name]) for name in models]
+        row += [first.method, _optional(first.minimum_detectable_difference, ".3f")]
+        for model in changed:
+            row += _change(found.get((task, f"{metric}{CHANGE}", model)))
+        rows.append(row)
+    return markdown_table(header, rows)
+
+
+def _size(record: TaskRecord) -> str:
+    groups = "" if record.n_groups == record.n else f" ({record.n_groups:,} groups)"
+    return f"{record.n:,}{groups}"
+
+
+def _number(record: TaskRecord | None) -> str:
+    return _NOTHING if record is None else f"{record.value:.3f}"
+
+
+def _interval(record: TaskRecord | None, style: str = ".3f") -> str:
+    if record is None:
+        return _NOTHING
+    return f"{record.value:{style}} [{record.low:{style}}, {record.high:{style}}]"
+
+
+def _change(record: TaskRecord | None) -> list[str]:
+    if record is None:
+        return [_NOTHING] * 3
+    exact = None if record.mcnemar is None else record.mcnemar["p_value"]
+    return [_interval(record, "+.3f"), _optional(record.p_value, ".3g"), _optional(exact, ".3g")]
+
+
+def _optional(value: float | None, style: str) -> str:
+    return _NOTHING if value is None else f"{value:{style}}"
