@@ -66,7 +66,8 @@ def read_evaluation(folder: Path, tasks: Mapping[str, Task]) -> list[StoredModel
 
 
 def _whole(records: Sequence[ResultRecord]) -> list[ResultRecord]:
-    return [r for r in records if r.metric == "perplexity" and r.first_position is None]
+    """Return one record per source and model: every model has bits per byte."""
+    return [r for r in records if r.metric == "bits_per_byte" and r.first_position is None]
 
 
 def _model(
@@ -90,7 +91,7 @@ def _documents(folder: Path, record: ResultRecord) -> Scored:
         )
     stored = read_document_scores(path)
     scored = scored_documents(stored)
-    _check_value(path, scored.measure("perplexity"), record.value)
+    _check_value(path, scored.measure("bits_per_byte"), record.value)
     fingerprint = record.provenance.get("data_fingerprint")
     if stored.origin.provenance.get("data_fingerprint") != fingerprint:
         raise DataError(f"{path}: of other documents than {folder / 'results.jsonl'}; {_AGAIN}")

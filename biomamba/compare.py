@@ -1,0 +1,132 @@
+"""Compare models from the folders of their evaluations, item by item.
+
+    python -m biomamba.compare runs=[runs/evaluate/a,runs/evaluate/b]
+    python -m biomamba.compare 'runs={base:[runs/evaluate/b],tuned:[runs/evaluate/s1,...]}'
+
+A list takes every model of every evaluation; runs of one recipe with different seeds become one
+line. Names with lists take the main model of each evaluation, as seeds. Writes comparison.md, .csv
+and .jsonl, intervals.png and, for held-out documents, changes.png, and prints the table. Reads the
+files that biomamba.evaluate wrote, no test set and no model. docs/statistics.md explains every
+figure.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+from biomamba.config.build import build
+from biomamba.config.check import check_config
+from biomamba.config.cli import run_cli
+from biomamba.evaluation.comparison import ComparisonSettings, Models, aligned, compare
+from biomamba.evaluation.comparison_records import comparison_csv, format_comparison
+from biomamba.evaluation.gathering import gather, gather_named
+from biomamba.evaluation.scored import bits_per_byte
+from biomamba.evaluation.stored_run import StoredModel, read_evaluation
+from biomamba.reporting.comparison_plots import changes_plot, intervals_plot
+from biomamba.reporting.comparison_tables import comparison_report
+from biomamba.runtime.atomic import write_bytes, write_text
+from biomamba.runtime.errors import ConfigError, DataError
+from biomamba.tasks.task import Task
+
+
+def main(cfg: DictConfig) -> None:
+    """Read the evaluations, compare their models, write tables and pictures."""
+    settings: ComparisonSettings = build(cfg.comparison)
+    config: Any = OmegaConf.to_container(cfg, resolve=True)
+    models = models_of(config["runs"])
+    if len(models) < 2:
+        raise ConfigError(
+            f"runs hold one model only ({', '.join(models)}); name evaluations of two or more"
+        )
+    comparison = compare(models, settings)
+    if not comparison.records:
+        raise DataError(f"nothing to compare: {'; '.join(comparison.notes)}")
+    output, report = Path(cfg.output), comparison_report(comparison)
+    write_text(output / "comparison.md", f"{report}\n")
+    write_text(output / "comparison.jsonl", format_comparison(comparison.records))
+    write_text(output / "comparison.csv", comparison_csv(comparison.records))
+    write_bytes(output / "intervals.png", intervals_plot(comparison.records))
+    reference = settings.reference or next(iter(models))
+    changes = document_changes(models, reference)
+    if changes:
+        write_bytes(output / "changes.png", changes_plot(changes, reference))
+    print(f"\n{report}\n\ntable, records and pictures: {output}")
+
+
+def models_of(runs: Any) -> Models:
+    """Return the models of the evaluations that `runs` names.
+
+    Raises:
+        ConfigError: It is neither a list of folders nor names with such lists.
+        DataError: A folder is not that of an evaluation.
+    """
+    named = runs if isinstance(runs, dict) else {"": runs}
+    folders = {name: _folders(name, found) for name, found in named.items()}
+    evaluations = {folder: _read(folder) for found in folders.values() for folder in found}
+    return gather_named(folders, evaluations) if isinstance(runs, dict) else gather(evaluations)
+
+
+def _folders(name: str, found: Any) -> list[Path]:
+    if not isinstance(found, list) or not found or not all(isinstance(f, str) for f in found):
+        key = f"runs.{name}" if name else "runs"
+        raise ConfigError(
+            f"{key} must list folders of evaluations, found {found!r}; as in runs=[runs/a,runs/b] "
+            f"or 'runs={{one:[runs/a],other:[runs/b]}}'"
+        )
+    return [Path(folder) for folder in found]
+
+
+def _read(folder: Path) -> list[StoredModel]:
+    return read_evaluation(folder, tasks_of(folder))
+
+
+def tasks_of(folder: Path) -> Mapping[str, Task]:
+    """Return the tasks as the evaluation in a folder was told them."""
+    path = folder / ".hydra" / "config.yaml"
+    if not path.is_file():
+        return {}
+    try:
+        config = OmegaConf.load(path)
+        nodes = config.get("tasks") if isinstance(config, DictConfig) else None
+        if not nodes:
+            return {}
+        check_config(nodes)
+        tasks: Mapping[str, Task] = build(nodes)
+    except (OmegaConfBaseException, YAMLError, ConfigError) as error:
+        raise DataError(f"{path}: its tasks cannot be built ({error})") from error
+    return tasks
+
+
+def document_changes(models: Models, reference: str) -> dict[str, dict[str, NDArray[np.float64]]]:
+    """Return, for every source, how bits per byte of each document differ from the reference.
+
+    Of several seeds the mean is taken.
+    """
+    every = [trained.scored for seeds in models.values() for trained in seeds]
+    changes = {}
+    for subject, scored in every[0].items():
+        is_source = any(measure.name == "bits_per_byte" for measure in scored.measures)
+        if is_source and all(subject in other for other in every):
+            found = aligned(subject, models)
+            means = {name: _mean(seeds) for name, seeds in found.items()}
+            changes[subject] = {
+                name: values - means[reference]
+                for name, values in means.items()
+                if name != reference
+            }
+    return changes
+
+
+def _mean(seeds: Sequence[Any]) -> NDArray[np.float64]:
+    mean: NDArray[np.float64] = np.mean([bits_per_byte(scored) for scored in seeds], axis=0)
+    return mean
+
+
+if __name__ == "__main__":
+    run_cli("compare", main)
