@@ -167,7 +167,9 @@ def test_scores_of_another_start_are_found(tmp_path: Path) -> None:
     records = (tmp_path / "results.jsonl").read_text()
     write_documents(tmp_path, seed=2)
     (tmp_path / "results.jsonl").write_text(records)
-    with pytest.raises(DataError, match=r"bits_per_byte of its items is .*, the results say .*again"):
+    with pytest.raises(
+        DataError, match=r"bits_per_byte of its items is .*, the results say .*again"
+    ):
         read_evaluation(tmp_path, {})
     write_documents(tmp_path, provenance={"data_fingerprint": "other"})
     with pytest.raises(DataError, match=r"of other documents than .*results\.jsonl"):
