@@ -9,7 +9,7 @@ positions.png. Of tasks: task_results.jsonl, task_results.md and predictions/. T
 reads a test split.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -25,6 +25,8 @@ from biomamba.evaluation.answer_model import AnswerModel
 from biomamba.evaluation.asking import is_restricted
 from biomamba.evaluation.document_scores import DOCUMENT_SCORES, write_document_scores
 from biomamba.evaluation.mamba_answers import MambaAnswers
+from biomamba.evaluation.models.causal import TransformersCausal
+from biomamba.evaluation.models.opening import PREFIX, Baseline, is_baseline, open_baseline
 from biomamba.evaluation.rank_group import rank_group
 from biomamba.evaluation.records import ResultRecord, format_records
 from biomamba.evaluation.runner import EvaluationSettings, evaluate_perplexity
@@ -34,6 +36,7 @@ from biomamba.inference.checkpoint_tokenizer import find_tokenizer
 from biomamba.model.checkpoint import load_pretrained, weights_digest
 from biomamba.model.isolation_probe import probe_isolation
 from biomamba.model.language_model import MambaLM
+from biomamba.model.ssd import ScanBackend
 from biomamba.reporting.plots import positions_plot
 from biomamba.reporting.tables import perplexity_table, positions_table
 from biomamba.reporting.task_tables import task_table
@@ -56,35 +59,76 @@ def main(cfg: DictConfig) -> None:
     if not tasks and not settings.sources:
         raise ConfigError("nothing to evaluate: name task=[...], or sources other than none")
     device = find_device()
-    folders = {"base": cfg.baseline} if cfg.baseline is not None else {}
-    folders |= {"adapted" if folders else "model": cfg.checkpoint}
+    sources = find_sources(cfg.checkpoint, cfg.baseline)
     backend = build(cfg.model.backend)
+    batch_size = cfg.answers.batch_size
     models = {
-        label: load_pretrained(folder, backend).to(device).eval()
-        for label, folder in folders.items()
+        label: open_model(label, source, backend, device, batch_size)
+        for label, source in sources.items()
     }
-    digests = {label: weights_digest(folder) for label, folder in folders.items()}
-    isolation = probe_isolation(next(iter(models.values())), device, torch.float32)
+    digests = {
+        label: weights_digest(sources[label])
+        if isinstance(model, MambaLM)
+        else model.checkpoint_sha256
+        for label, model in models.items()
+    }
     config: Any = OmegaConf.to_container(cfg, resolve=True)
     origin = provenance(config) | {
-        "backend": asdict(isolation),
+        "backend": isolation_of(models.values(), device),
         "checkpoints": {
-            label: {"path": folder, "sha256": digests[label]} for label, folder in folders.items()
+            label: {"path": source, "sha256": digests[label]} for label, source in sources.items()
         },
     }
     if tasks:
         answering = [
-            MambaAnswers(
+            model
+            if not isinstance(model, MambaLM)
+            else MambaAnswers(
                 label,
                 model,
-                find_tokenizer(folders[label], cfg.tokenizer_file),
-                checkpoint=(folders[label], digests[label]),
+                find_tokenizer(sources[label], cfg.tokenizer_file),
+                checkpoint=(sources[label], digests[label]),
             )
             for label, model in models.items()
         ]
         evaluate_tasks(cfg, tasks, answering, settings, origin)
     if settings.sources and is_rank_zero():
         evaluate_sources(models, settings, origin, Path(cfg.paths.run_dir))
+
+
+def find_sources(checkpoint: str, baseline: str | None) -> dict[str, str]:
+    """Return where each model comes from, by its label; the baseline is first.
+
+    Models of other libraries are called by their own name.
+    """
+    named = is_baseline(checkpoint) or (baseline is not None and is_baseline(baseline))
+    sources = {} if baseline is None else {own_name(baseline) or "base": baseline}
+    main = "model" if named or baseline is None else "adapted"
+    return sources | {own_name(checkpoint) or main: checkpoint}
+
+
+def own_name(source: str) -> str | None:
+    """Return the last part of the name of a model of another library, else None."""
+    if not is_baseline(source):
+        return None
+    return Path(source.removeprefix(PREFIX).partition("@")[0]).name
+
+
+def open_model(
+    label: str, source: str, backend: ScanBackend, device: torch.device, batch_size: int
+) -> MambaLM | Baseline:
+    """Load one of our models, or one of another library."""
+    if is_baseline(source):
+        return open_baseline(source, label=label, device=str(device), batch_size=batch_size)
+    return load_pretrained(source, backend).to(device).eval()
+
+
+def isolation_of(
+    models: Iterable[MambaLM | Baseline], device: torch.device
+) -> dict[str, Any] | None:
+    """Prove that our models keep documents apart on this device; None without one of ours."""
+    ours = [model for model in models if isinstance(model, MambaLM)]
+    return asdict(probe_isolation(ours[0], device, torch.float32)) if ours else None
 
 
 def find_tasks(nodes: Mapping[str, Task]) -> list[Task]:
@@ -138,14 +182,26 @@ def evaluate_tasks(
 
 
 def evaluate_sources(
-    models: Mapping[str, MambaLM],
+    models: Mapping[str, MambaLM | Baseline],
     settings: EvaluationSettings,
     origin: Mapping[str, Any],
     run_dir: Path,
 ) -> None:
-    """Score the documents of all sources, write and print the figures."""
+    """Score the documents of all sources, write and print the figures.
+
+    Raises:
+        ConfigError: A model cannot score documents.
+    """
+    scorable = {
+        label: model
+        for label, model in models.items()
+        if isinstance(model, MambaLM | TransformersCausal)
+    }
+    unable = sorted(models.keys() - scorable.keys())
+    if unable:
+        raise ConfigError(f"{unable} cannot score documents, tasks only; set sources=none")
     keep = partial(write_document_scores, run_dir / DOCUMENT_SCORES)
-    records = list(evaluate_perplexity(models, settings, origin, keep))
+    records = list(evaluate_perplexity(scorable, settings, origin, keep))
     table = perplexity_table(records)
     write_text(run_dir / "results.jsonl", format_records(records))
     write_text(run_dir / "results.md", table + "\n")

@@ -174,7 +174,7 @@ class Appender:
 
 
 def _line(row: Mapping[str, Any]) -> str:
-    return json.dumps(row, ensure_ascii=False) + "\n"
+    return json.dumps(row) + "\n"  # ASCII: some readers take U+2028 for the end of a line
 
 
 @dataclass(frozen=True)

@@ -94,21 +94,27 @@ class Questions:
     def _score(
         self, items: Sequence[Item], answer: ChooseLabel | ChooseOption
     ) -> Iterator[RawAnswer]:
-        texts = [answer.labels if isinstance(answer, ChooseLabel) else i.options for i in items]
-        prompts = [
-            self._encode(item, self._longest(t)) for item, t in zip(items, texts, strict=True)
+        texts = [answer.labels if isinstance(answer, ChooseLabel) else _texts(i) for i in items]
+        prompts = [self._prompts(item, each) for item, each in zip(items, texts, strict=True)]
+        requests = [
+            [self._request(prompt, each if len(found) == 1 else each[:1]) for prompt in found]
+            for found, each in zip(prompts, texts, strict=True)
         ]
-        requests = [self._request(p, t) for p, t in zip(prompts, texts, strict=True)]
-        scores = self.model.score(requests)
-        priors = self._priors(texts)
-        for n, (prompt, request) in enumerate(zip(prompts, requests, strict=True)):
+        scores = iter(self.model.score([request for each in requests for request in each]))
+        for found, each, prior in zip(prompts, requests, self._priors(texts), strict=True):
             yield RawAnswer(
                 key="",
-                log_probabilities=scores[n],
-                prior_log_probabilities=priors[n],
-                num_tokens=[len(ids) for ids in request.answers],
-                num_cut_tokens=prompt.num_cut_tokens,
+                log_probabilities=[score for _ in each for score in next(scores)],
+                prior_log_probabilities=prior,
+                num_tokens=[len(ids) for request in each for ids in request.answers],
+                num_cut_tokens=max(prompt.num_cut_tokens for prompt in found),
             )
+
+    def _prompts(self, item: Item, texts: Sequence[str]) -> list[EncodedPrompt]:
+        """Return the prompt of an item, or one for each option that stands in it."""
+        replaced = item.option_parts or [{}]
+        items = [replace(item, parts={**item.parts, **parts}) for parts in replaced]
+        return [self._encode(each, self._longest(texts)) for each in items]
 
     def _priors(self, texts: Sequence[Sequence[str]]) -> list[list[float]]:
         """Return the scores behind the prompt with every part empty; the same ones once."""
@@ -180,6 +186,11 @@ class Questions:
             columns = {measure.name: measure.columns[0].tolist() for measure in measures}
         hidden = [Hidden.of(text) for text in raw.candidates]
         return replace(raw, candidates=(), hidden=hidden, columns=columns)
+
+
+def _texts(item: Item) -> Sequence[str]:
+    """Return the text that is scored for each option."""
+    return [item.target] * len(item.options) if item.option_parts else item.options
 
 
 def _raw(written: Written, status: str, label: str | None, num_cut_tokens: int) -> RawAnswer:

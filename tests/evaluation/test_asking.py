@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from biomamba.evaluation.answer_model import Passage, Written
+from biomamba.evaluation.answer_model import Passage, ScoreRequest, Written
 from biomamba.evaluation.answer_options import AnswerOptions
 from biomamba.evaluation.asking import Questions
 from biomamba.evaluation.raw_answer import Hidden
@@ -46,6 +46,29 @@ def test_options_are_those_of_the_item(toy_task: Build, toy_model: Build) -> Non
 
     for raw in Questions(task, toy_model(), OPTIONS).ask(items):
         assert raw.num_tokens == [2, 3]
+
+
+def test_options_in_the_prompt_are_scored_by_what_follows(
+    toy_task: Build, toy_model: Build
+) -> None:
+    task, model = toy_task(kind=ChooseOption()), toy_model()
+    item = replace(
+        task.held_out().items[0],
+        target="it fits",
+        options=("a", "b"),
+        option_parts=[{"question": "Is it a?"}, {"question": "Is it b?"}],
+    )
+    raws = Questions(task, model, replace(OPTIONS, prior_correction=True)).ask([item] * 2)
+
+    asked = [prompt.split("Question: ")[1] for prompt in model.asked]
+    assert asked == ["Is it a?\nAnswer:", "Is it b?\nAnswer:"] * 2 + ["N/A\nAnswer:"]
+    prompt = model.tokenizer.encode(model.asked[1])
+    answer = model.tokenizer.encode(" it fits")
+    for raw in raws:
+        assert raw.log_probabilities[1] == model.score([ScoreRequest(prompt, [answer])])[0][0]
+        assert raw.log_probabilities[0] != raw.log_probabilities[1]
+        assert raw.prior_log_probabilities[0] == raw.prior_log_probabilities[1]
+        assert raw.num_tokens == [8, 8]
 
 
 def test_a_written_label_is_read_strictly(toy_task: Build, toy_model: Build) -> None:
