@@ -133,6 +133,7 @@ class EvaluationRows(DocumentRows):
         super().__init__(
             documents, seq_len=seq_len, batch_size=batch_size, source_index=source_index
         )
+        self.documents = documents
         self.vocab_size = stores[0].manifest.vocab_size
         self.tokenizer_fingerprint = stores[0].manifest.tokenizer
         self.fingerprint = content_fingerprint(

@@ -114,20 +114,34 @@ def document_measures(scores: DocumentScores) -> list[Measure]:
 
 
 def perplexity_records(
-    context: RecordContext, scores: DocumentScores, baseline: DocumentScores | None = None
+    context: RecordContext,
+    scores: DocumentScores,
+    baseline: DocumentScores | None = None,
+    *,
+    per_token: bool = True,
+    change_per_token: bool = True,
 ) -> list[ResultRecord]:
     """Return perplexity and bits per byte; with a baseline also the paired changes against it.
 
+    Without `per_token` the perplexity is left out, without `change_per_token` its change: what is
+    said of tokens means nothing beside a model with other tokens.
+
     Raises:
-        ValueError: if the baseline was scored on other documents.
+        ValueError: if the baseline was scored on other documents or, where figures per token are
+            compared, with another tokenizer.
     """
     columns = [scores.nll, scores.num_tokens, scores.num_bytes]
     metrics = dict(_METRICS)
     if baseline is not None:
-        if not np.array_equal(baseline.num_tokens, scores.num_tokens):
+        counts = "num_tokens" if change_per_token else "num_bytes"
+        if not np.array_equal(getattr(baseline, counts), getattr(scores, counts)):
             raise ValueError("the baseline was scored on other documents or with another tokenizer")
         columns.append(baseline.nll)
         metrics |= _CHANGES
+    if not per_token:
+        del metrics["perplexity"]
+    if not change_per_token:
+        metrics.pop("perplexity_change", None)
     table = np.stack([column.astype(np.float64) for column in columns], axis=1)
     records = []
     for metric, (unit, statistic) in metrics.items():

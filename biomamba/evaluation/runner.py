@@ -1,11 +1,15 @@
-"""Score models on held-out documents of every source."""
+"""Score models on held-out documents of every source.
+
+A model with another tokenizer reads the same documents as texts and has bits per byte only.
+"""
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from biomamba.data.evaluation_rows import EvaluationRows, open_evaluation_rows
 from biomamba.evaluation.document_scores import ScoreOrigin, StoredScores
+from biomamba.evaluation.models.causal import TransformersCausal
 from biomamba.evaluation.perplexity import (
     DocumentScores,
     perplexity_records,
@@ -13,10 +17,11 @@ from biomamba.evaluation.perplexity import (
 )
 from biomamba.evaluation.positions import PositionTotals
 from biomamba.evaluation.records import RecordContext, ResultRecord
+from biomamba.evaluation.text_scores import StoredTexts, score_texts
 from biomamba.metrics.interval import Bootstrap
 from biomamba.model.language_model import MambaLM
 from biomamba.model.segments import Segments
-from biomamba.runtime.errors import CheckpointError
+from biomamba.runtime.errors import CheckpointError, ConfigError, DataError
 
 
 @dataclass(frozen=True)
@@ -27,7 +32,8 @@ class EvaluationSettings:
     each source to its first documents by key hash (None: all) of at least min_document_tokens;
     seq_len is the window in tokens. With segment_tokens a window of any length takes the memory of
     so many (segment_state: see Segments). by_position adds the perplexity by the position in the
-    document.
+    document. A model whose tokenizer cannot give every document back is refused unless
+    allow_lossy_tokenizer.
     """
 
     sources: dict[str, list[str]]
@@ -39,6 +45,7 @@ class EvaluationSettings:
     segment_tokens: int | None = None
     segment_state: str = "reset"
     by_position: bool = False
+    allow_lossy_tokenizer: bool = False
     bootstrap: Bootstrap = field(default_factory=Bootstrap)
 
     def __post_init__(self) -> None:
@@ -61,11 +68,12 @@ class EvaluationSettings:
         }
 
 
+Scorable = MambaLM | TransformersCausal
 Keep = Callable[[StoredScores], object]
 
 
 def evaluate_perplexity(
-    models: Mapping[str, MambaLM],
+    models: Mapping[str, Scorable],
     settings: EvaluationSettings,
     provenance: Mapping[str, Any],
     keep: Keep | None = None,
@@ -76,8 +84,16 @@ def evaluate_perplexity(
 
     Raises:
         CheckpointError: a model has fewer embeddings than the tokenizer has ids.
-        DataError: a store is missing or damaged.
+        ConfigError: a model with another tokenizer is to be scored by position or in windows that
+            it cannot read.
+        DataError: a store is missing or damaged, or a tokenizer cannot give its documents back.
     """
+    others = [label for label, model in models.items() if isinstance(model, TransformersCausal)]
+    if settings.by_position and others:
+        raise ConfigError(
+            f"evaluation.by_position=true: positions are counted in tokens, and {others[0]} has "
+            "tokens of its own; leave it out, or by_position"
+        )
     for source, stores in settings.sources.items():
         rows = open_evaluation_rows(
             stores,
@@ -87,60 +103,101 @@ def evaluate_perplexity(
             max_documents=settings.max_documents,
             min_document_tokens=settings.min_document_tokens,
         )
-        for context, scores, records in _source_records(models, source, rows, settings, provenance):
+        baseline: _Scored | None = None
+        for label, model in models.items():
+            origin = {**provenance, "data_fingerprint": rows.fingerprint}
+            context = RecordContext(label, source, settings.split, settings.bootstrap, origin)
+            if isinstance(model, TransformersCausal):
+                scored = _score_texts(model, context, rows, settings)
+            else:
+                scored = _score_tokens(model, context, rows, settings)
             if keep is not None:
-                keep(_stored(context, scores, rows, settings))
-            yield from records
+                keep(_stored(scored, rows, settings))
+            yield from scored.records(baseline)
+            baseline = baseline or scored
 
 
-def _source_records(
-    models: Mapping[str, MambaLM],
-    source: str,
-    rows: EvaluationRows,
-    settings: EvaluationSettings,
-    provenance: Mapping[str, Any],
-) -> Iterator[tuple[RecordContext, DocumentScores, list[ResultRecord]]]:
-    baseline: DocumentScores | None = None
-    for label, model in models.items():
-        if rows.vocab_size > model.config.vocab_size:
-            raise CheckpointError(
-                f"{label}: the model knows {model.config.vocab_size} tokens, the stores of "
-                f"{source} use {rows.vocab_size}: they were made with another tokenizer"
-            )
-        positions = PositionTotals(rows.num_bytes) if settings.by_position else None
-        scores = score_documents(
-            model,
-            rows.batches(f"{source}, {label}"),
-            rows.num_bytes,
-            segments=Segments.of(settings.segment_tokens, settings.segment_state),
-            positions=positions,
+@dataclass(frozen=True)
+class _Scored:
+    """The documents of a source as one model scored them.
+
+    Attributes:
+        tokenizer: Fingerprint of the tokenizer whose tokens were scored.
+        per_token: Whether they are those of the stores.
+    """
+
+    context: RecordContext
+    scores: DocumentScores
+    tokenizer: str
+    per_token: bool
+    positions: PositionTotals | None = None
+
+    def records(self, baseline: "_Scored | None") -> list[ResultRecord]:
+        """Return the figures, and the changes against a baseline."""
+        records = perplexity_records(
+            self.context,
+            self.scores,
+            None if baseline is None else baseline.scores,
+            per_token=self.per_token,
+            change_per_token=self.per_token and (baseline is None or baseline.per_token),
         )
-        context = RecordContext(
-            model=label,
-            source=source,
-            split=settings.split,
-            bootstrap=settings.bootstrap,
-            provenance={**provenance, "data_fingerprint": rows.fingerprint},
+        return records + list(self.positions.records(self.context) if self.positions else ())
+
+
+def _score_tokens(
+    model: MambaLM, context: RecordContext, rows: EvaluationRows, settings: EvaluationSettings
+) -> _Scored:
+    if rows.vocab_size > model.config.vocab_size:
+        raise CheckpointError(
+            f"{context.model}: the model knows {model.config.vocab_size} tokens, the stores of "
+            f"{context.source} use {rows.vocab_size}: they were made with another tokenizer"
         )
-        records = perplexity_records(context, scores, baseline)
-        if positions is not None:
-            records += positions.records(context)
-        yield context, scores, records
-        baseline = baseline or scores
+    positions = PositionTotals(rows.num_bytes) if settings.by_position else None
+    scores = score_documents(
+        model,
+        rows.batches(f"{context.source}, {context.model}"),
+        rows.num_bytes,
+        segments=Segments.of(settings.segment_tokens, settings.segment_state),
+        positions=positions,
+    )
+    return _Scored(context, scores, rows.tokenizer_fingerprint, True, positions)
 
 
-def _stored(
+def _score_texts(
+    model: TransformersCausal,
     context: RecordContext,
-    scores: DocumentScores,
     rows: EvaluationRows,
     settings: EvaluationSettings,
-) -> StoredScores:
+) -> _Scored:
+    store = settings.sources[context.source][0]
+    texts = StoredTexts(rows.documents, store, rows.tokenizer_fingerprint)
+    found = score_texts(
+        model,
+        texts,
+        window_tokens=settings.seq_len,
+        description=f"{context.source}, {context.model}",
+    )
+    if found.num_lossy and not settings.allow_lossy_tokenizer:
+        raise DataError(
+            f"{context.model} ({model.checkpoint}): its tokenizer cannot give back "
+            f"{found.num_lossy} of {len(texts)} documents of {context.source} (unknown characters, "
+            "lower case, lost spaces), so that its bits per byte would be too low; "
+            "evaluation.allow_lossy_tokenizer=true scores them all the same and says so"
+        )
+    fingerprint = model.tokenizer.fingerprint
+    origin = {"tokenizer": fingerprint, "lossy_documents": found.num_lossy}
+    context = replace(context, provenance={**context.provenance, **origin})
+    return _Scored(context, found.scores, fingerprint, False)
+
+
+def _stored(scored: _Scored, rows: EvaluationRows, settings: EvaluationSettings) -> StoredScores:
+    context = scored.context
     origin = ScoreOrigin(
         source=context.source,
         model=context.model,
         split=context.split,
-        tokenizer=rows.tokenizer_fingerprint,
+        tokenizer=scored.tokenizer,
         protocol=settings.protocol,
         provenance=context.provenance,
     )
-    return StoredScores(origin, rows.keys, scores)
+    return StoredScores(origin, rows.keys, scored.scores)

@@ -5,6 +5,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from biomamba.data.exposure import Exposure
 from biomamba.evaluation.records import ResultRecord
 
+_PER_TOKEN = ("perplexity", "perplexity_change")
+
 
 def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """Return an aligned Markdown table; the first column is left-aligned, the others right."""
@@ -43,26 +45,29 @@ def exposure_table(exposures: Mapping[str, Exposure]) -> str:
 
 
 def perplexity_table(records: Sequence[ResultRecord]) -> str:
-    """Return one line per source: each model's figures side by side, then the paired change."""
+    """Return one line per source: each model's figures side by side, then the paired change.
+
+    A model with another tokenizer than the stores has no perplexity, and a change beside it is one
+    of bits per byte; the tokens are those of the stores where a model read them.
+    """
     records = [record for record in records if record.first_position is None]
     models = list(dict.fromkeys(record.model for record in records))
     found = {(r.source, r.model, r.metric): r for r in records}
-    has_change = any(record.metric == "perplexity_change" for record in records)
+    metrics = {record.metric for record in records}
+    change = "perplexity_change" if "perplexity_change" in metrics else "bits_per_byte_change"
+    label, style = ("perplexity", "+.1%") if change in _PER_TOKEN else ("bits/byte", "+.3f")
     header = ["source", "documents", "tokens"]
     header += [f"perplexity {model}" for model in models]
     header += [f"bits/byte {model}" for model in models]
-    header += ["perplexity change"] if has_change else []
+    header += [f"{label} change"] if change in metrics else []
     rows = []
     for source in dict.fromkeys(record.source for record in records):
-        first = found[source, models[0], "perplexity"]
+        mine = [record for record in records if record.source == source]
+        first = next((record for record in mine if record.metric in _PER_TOKEN), mine[0])
         row = [source, f"{first.num_documents:,}", f"{first.num_tokens:,}"]
-        row += [_interval(found[source, model, "perplexity"], ".2f") for model in models]
-        row += [_interval(found[source, model, "bits_per_byte"], ".3f") for model in models]
-        row += [
-            _interval(found[source, model, "perplexity_change"], "+.1%")
-            for model in models
-            if (source, model, "perplexity_change") in found
-        ]
+        row += [_cell(found.get((source, model, "perplexity")), ".2f") for model in models]
+        row += [_cell(found.get((source, model, "bits_per_byte")), ".3f") for model in models]
+        row += [_interval(record, style) for record in mine if record.metric == change]
         rows.append(row)
     return markdown_table(header, rows)
 
@@ -82,6 +87,10 @@ def positions_table(records: Sequence[ResultRecord]) -> str:
         row += [_interval(found[source, begin, model], ".2f") for model in models]
         rows.append(row)
     return markdown_table(header, rows)
+
+
+def _cell(record: ResultRecord | None, style: str) -> str:
+    return "n/a" if record is None else _interval(record, style)
 
 
 def _interval(record: ResultRecord, style: str) -> str:

@@ -8,6 +8,8 @@ from torch import Tensor
 
 from biomamba.evaluation.answer_model import ScoreRequest
 
+_POSITIONS_AT_ONCE = 256  # bounds the memory of their probabilities
+
 
 @dataclass
 class Row:
@@ -119,10 +121,14 @@ def look_up(logits: Tensor, positions: Sequence[int], rows: Sequence[Row]) -> li
     column = {position: n for n, position in enumerate(positions)}
     found = []
     for row, mine in zip(rows, logits, strict=True):
-        at = torch.tensor([column[position] for position, _ in row.wanted], device=logits.device)
-        tokens = torch.tensor([token for _, token in row.wanted], device=logits.device)
-        log_probabilities = mine[at].double().log_softmax(-1)
-        found.append(log_probabilities.gather(1, tokens.unsqueeze(1)).squeeze(1).tolist())
+        values = list[float]()
+        for begin in range(0, len(row.wanted), _POSITIONS_AT_ONCE):
+            wanted = row.wanted[begin : begin + _POSITIONS_AT_ONCE]
+            at = torch.tensor([column[position] for position, _ in wanted], device=mine.device)
+            tokens = torch.tensor([token for _, token in wanted], device=mine.device)
+            log_probabilities = mine[at].double().log_softmax(-1)
+            values += log_probabilities.gather(1, tokens.unsqueeze(1)).squeeze(1).tolist()
+        found.append(values)
     return found
 
 
