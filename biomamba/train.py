@@ -30,6 +30,7 @@ from biomamba.runtime.ranks import is_rank_zero
 from biomamba.runtime.seeding import seed_everything
 from biomamba.training.callbacks.checkpoint import Checkpoints
 from biomamba.training.callbacks.preemption import Preemption
+from biomamba.training.callbacks.selection import Selection
 from biomamba.training.checkpoint_io import DurableCheckpointIO, remove_leftovers
 from biomamba.training.event_files import put_before_now
 from biomamba.training.faults import explained_faults
@@ -111,11 +112,28 @@ def train(cfg: DictConfig) -> None:
     trainer.fit(module, datamodule, ckpt_path=start.checkpoint, weights_only=True)
     record.add_realised(module.seen.realised())
     figures = final_figures(trainer, module, datamodule)
+    save(module, datamodule, run_dir, callbacks, record)
+    # Last of all: it says that the run is finished.
+    record.add("after", figures)
+
+
+def save(
+    module: LanguageModelingModule,
+    datamodule: TrainingData,
+    run_dir: Path,
+    callbacks: list[Any],
+    record: RunRecord,
+) -> None:
+    """Write the model of the last step, and the selected one."""
     folder = save_model(module.model, datamodule, run_dir / "model")
     if is_rank_zero():
         print(f"model: {folder}\ncurves: tensorboard --logdir {run_dir}")
-    # Last of all: it says that the run is finished.
-    record.add("after", figures)
+    for selection in callbacks:
+        if isinstance(selection, Selection):
+            chosen = selection.save(module.model, datamodule)
+            record.add_selection(selection.description)
+            if is_rank_zero():
+                print(f"selected: {chosen}, {selection.description}")
 
 
 def begin(cfg: DictConfig, config: Any, datamodule: TrainingData, callbacks: list[Any]) -> Start:

@@ -57,6 +57,8 @@ def run_settings(config: Mapping[str, Any], data: TrainingData) -> dict[str, Any
         "data_fingerprint": data.fingerprint,
         "tokenizer_fingerprint": data.tokenizer_fingerprint,
     }
+    if selection := _selection_settings(config):
+        settings["selection"] = selection
     if settings["max_tokens"] is None:  # epochs decide
         settings["max_tokens"] = data.budget.max_tokens
     plain: dict[str, Any] = json.loads(json.dumps(settings))
@@ -116,18 +118,20 @@ def changed_settings(stored: Mapping[str, Any], asked: Mapping[str, Any]) -> str
 
 
 def is_finished(start: Start, num_steps: int, record_path: Path) -> bool:
-    """Say whether a run has done all its steps and its record is closed.
+    """Say whether a run has done all its steps, or stopped early, and its record is closed.
 
     Raises:
         ConfigError: If the record cannot be read, or is closed and there is no checkpoint that
             says of which run.
     """
-    is_closed = "after" in read_record(record_path)
+    record = read_record(record_path)
+    is_closed = "after" in record
+    stopped_at_step = record.get("selection", {}).get("stopped_at_step")
     if is_closed and start.checkpoint is None:
         raise ConfigError(
             f"{record_path.parent} holds a finished run without checkpoints: choose another run_id"
         )
-    return is_closed and start.step == num_steps
+    return is_closed and start.step in (num_steps, stopped_at_step)
 
 
 def read_record(path: Path) -> dict[str, Any]:
@@ -174,6 +178,15 @@ def _ema_settings(callbacks: Mapping[str, Any]) -> dict[str, Any] | None:
     """Return what decides the average of the weights: not where it is written."""
     ema = callbacks.get("ema")
     return None if ema is None else {n: v for n, v in ema.items() if n != "folder"}
+
+
+def _selection_settings(config: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return what decides which weights are selected, and when the run stops; None if nothing."""
+    selection = (config["callbacks"] or {}).get("selection")
+    if selection is None:
+        return None
+    chosen = {n: v for n, v in selection.items() if n != "folder"}
+    return chosen | {"val_check_interval": config["trainer"].get("val_check_interval")}
 
 
 def _data_settings(data: Mapping[str, Any]) -> dict[str, Any]:

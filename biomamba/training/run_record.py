@@ -87,6 +87,11 @@ class RunRecord:
             self._record["data"] = dict(description)
             self._write()
 
+    def add_selection(self, description: Mapping[str, Any]) -> None:
+        """Add which step was selected, by which figure."""
+        self._record["selection"] = dict(description)
+        self._write()
+
     def add_backend(self, isolation: Isolation) -> None:
         """Add what computes, why, and how well it keeps documents apart."""
         self._record["backend"] = asdict(isolation)

@@ -226,6 +226,39 @@ def test_a_run_is_finished_when_its_record_is_closed_behind_the_last_step(tmp_pa
         is_finished(Start(), 8, record)
 
 
+def test_a_run_that_stopped_early_is_finished_at_that_step(tmp_path: Path) -> None:
+    record = tmp_path / "run.json"
+    record.write_text('{"after": {}, "selection": {"stopped_at_step": 4}}')
+    assert is_finished(Start(tmp_path / "x.ckpt", 4), 8, record)
+    assert not is_finished(Start(tmp_path / "x.ckpt", 3), 8, record)
+
+
+def test_what_is_selected_and_when_is_decided_but_not_its_folder() -> None:
+    def selecting(**options: Any) -> dict[str, Any]:
+        selection = {"folder": "a", "monitor": "val/loss"} | options
+        tree = config(callbacks={"selection": selection}, trainer__val_check_interval=5)
+        return settings_of(tree)
+
+    assert changed_settings(selecting(), selecting(folder="b")) == ""
+    found = changed_settings(selecting(), selecting(patience=3))
+    assert "selection.patience" in found
+    assert "selection" not in settings_of(config())
+    other = selecting()
+    other["selection"]["val_check_interval"] = 6
+    assert "val_check_interval is 5, asked for 6" in changed_settings(selecting(), other)
+
+
+def test_the_length_that_epochs_make_is_decided() -> None:
+    def of(steps: int) -> dict[str, Any]:
+        budget = SimpleNamespace(max_tokens=8 * steps)
+        data: Any = SimpleNamespace(
+            fingerprint="rows", tokenizer_fingerprint="tokens", budget=budget
+        )
+        return run_settings(config(max_tokens=None), data)
+
+    assert changed_settings(of(3), of(4)) == "max_tokens is 24, asked for 32"
+
+
 @pytest.mark.parametrize("damage", ["cut", "folder"])
 def test_a_record_that_cannot_be_read_is_named(tmp_path: Path, damage: str) -> None:
     record = tmp_path / "run.json"

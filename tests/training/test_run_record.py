@@ -93,6 +93,17 @@ def test_what_the_run_has_trained_on_is_added(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "run.json").read_text())["realised"] == realised
 
 
+def test_what_was_selected_and_what_the_data_tells_are_added(tmp_path: Path) -> None:
+    record = make_record(tmp_path / "run.json")
+    record.add_data({})
+    assert "data" not in json.loads((tmp_path / "run.json").read_text())
+    record.add_data({"steps": 3})
+    record.add_selection({"step": 2, "figure": None})
+    found = json.loads((tmp_path / "run.json").read_text())
+    assert found["data"] == {"steps": 3}
+    assert found["selection"] == {"step": 2, "figure": None}
+
+
 def test_the_backend_and_its_proof_are_added(tmp_path: Path) -> None:
     model = MambaLM(Mamba2Config(d_model=16, n_layer=1, vocab_size=8, headdim=8), AutoScan())
     isolation = probe_isolation(model, torch.device("cpu"), torch.float32)

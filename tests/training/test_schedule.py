@@ -55,3 +55,8 @@ def test_bad_schedules_are_refused(changes: dict[str, object], message: str) -> 
     settings = {"total_tokens": 10, "warmup_ratio": 0.1, "decay_ratio": 0.2, "min_lr_ratio": 0.0}
     with pytest.raises(ValueError, match=message):
         WarmupDecay(**(settings | changes))  # type: ignore[arg-type]
+
+
+def test_a_schedule_whose_length_is_not_known_yet_gives_no_rate() -> None:
+    with pytest.raises(AssertionError, match="not filled in"):
+        Constant(total_tokens=None).factor(1)

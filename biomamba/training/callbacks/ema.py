@@ -125,6 +125,12 @@ class Ema(lightning.Callback):
         if self._is_swapped:
             self._swap(_model_of(pl_module))
 
+    @property
+    def validated(self) -> dict[str, Tensor]:
+        """The weights that validations see; empty if they see those of the model."""
+        assert not self._is_swapped, "the model has the average, and this the weights"
+        return self._average if self._validates else {}
+
     @contextmanager
     def averaged(self, model: MambaLM) -> Generator[None]:
         """Let the model have the averaged weights for a while."""
