@@ -10,7 +10,7 @@ CHECKOUT = Path(__file__).resolve().parents[1]
 PACKAGE = CHECKOUT / "biomamba"
 TESTS = CHECKOUT / "tests"
 OTHER_TESTS = {TESTS / "slurm"}  # of whole programs, with modules of their own
-PROGRAMS = ("prepare", "verify", "train", "ledger", "evaluate", "generate", "export", "report", "compare")
+PROGRAMS = ("prepare", "verify", "train", "ledger", "evaluate", "generate", "export", "report", "compare", "audit")
 # Lowest first. Packages on one line may not import each other.
 LAYERS: list[set[str]] = [
     {"runtime"},

@@ -12,7 +12,17 @@ from biomamba.config.check import check_config
 from biomamba.config.location import conf_dir
 
 CONF = conf_dir()
-PRIMARIES = ("train", "ledger", "evaluate", "compare", "generate", "export", "prepare", "verify")
+PRIMARIES = (
+    "train",
+    "ledger",
+    "evaluate",
+    "compare",
+    "audit",
+    "generate",
+    "export",
+    "prepare",
+    "verify",
+)
 MAX_YAML_LINES = 40
 # A budget that every option of the data group divides; the demo's is too small for some.
 BUDGET = {"train": ("max_tokens=524_288_000", "tokens_per_step=262_144")}

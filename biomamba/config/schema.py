@@ -133,6 +133,20 @@ class CompareSchema:
 
 
 @dataclass
+class AuditSchema:
+    """Top-level keys of `biomamba.audit`."""
+
+    name: str = MISSING
+    run_id: str = MISSING
+    paths: Paths = field(default_factory=Paths)
+    tasks: Any = None
+    leakage: Any = MISSING
+    texts: str | None = None
+    corpora: Any = None
+    verbatim: Any = MISSING
+
+
+@dataclass
 class ExportSchema:
     """Top-level keys of `biomamba.export`."""
 
@@ -148,6 +162,7 @@ class ExportSchema:
 
 
 SCHEMAS = {
+    "audit_schema": AuditSchema,
     "train_schema": TrainSchema,
     "ledger_schema": LedgerSchema,
     "evaluate_schema": EvaluateSchema,

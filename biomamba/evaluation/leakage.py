@@ -1,0 +1,164 @@
+"""Count the items whose prompt holds what is to be written, and those that training has seen.
+
+Only counts leave this module: no text, no id of an item.
+"""
+
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import asdict, dataclass, field
+from hashlib import sha256
+from typing import Any
+
+from biomamba.evaluation.task_split import TaskSplit
+from biomamba.metrics.word_runs import covered, grams_of, words_of
+from biomamba.runtime.errors import ConfigError
+from biomamba.tasks.item import Item
+from biomamba.tasks.writing import AuditedItem, WritingTask
+
+SPLITS = ("train", "val", "test")
+TRAIN = "train"
+
+
+@dataclass(frozen=True, kw_only=True)
+class LeakageSettings:
+    """What counts as a leak.
+
+    Attributes:
+        splits: Which splits are audited.
+        run_words: So many words in a row in prompt and withheld text are a leak.
+        min_words: A withheld text with fewer words stands in many prompts by chance: it is counted
+            apart and never as a leak.
+    """
+
+    splits: Sequence[str] = SPLITS
+    run_words: int = 13
+    min_words: int = 5
+
+    def __post_init__(self) -> None:
+        odd = sorted(set(self.splits) - set(SPLITS))
+        if odd or not self.splits:
+            raise ConfigError(f"splits of the audit are {odd or 'empty'}; use {', '.join(SPLITS)}")
+        if self.min_words < 1 or self.run_words < self.min_words:
+            raise ConfigError(
+                f"run_words is {self.run_words} and min_words {self.min_words}; "
+                "use 1 <= min_words <= run_words"
+            )
+
+
+@dataclass(kw_only=True)
+class TextLeaks:
+    """What became of the withheld texts of one name, as a section or the reference.
+
+    Attributes:
+        num_texts: Items that have such a text.
+        num_short: Those with too few words to tell.
+        num_whole: Those whose text stands in the prompt from its first word to its last.
+        num_with_runs: Those of which the prompt holds the whole or a long run of words.
+        num_words: Words of all that are not short.
+        num_leaked_words: Those of them that stand in a run that the prompt holds.
+    """
+
+    num_texts: int = 0
+    num_short: int = 0
+    num_whole: int = 0
+    num_with_runs: int = 0
+    num_words: int = 0
+    num_leaked_words: int = 0
+
+    def add(self, text: str, prompt: Sequence[str], settings: LeakageSettings) -> bool:
+        """Count one text; return whether the prompt, as words, leaks it."""
+        words = words_of(text)
+        self.num_texts += 1
+        if len(words) < settings.min_words:
+            self.num_short += 1
+            return False
+        # A whole text may be shorter than a run: then it is a run by itself.
+        length = min(settings.run_words, len(words))
+        is_leaked = covered(words, set(grams_of(prompt, length)), length)
+        num_leaked = sum(is_leaked)
+        self.num_words += len(words)
+        self.num_leaked_words += num_leaked
+        self.num_whole += num_leaked == len(words) and _holds(prompt, words)
+        self.num_with_runs += num_leaked > 0
+        return num_leaked > 0
+
+
+@dataclass(kw_only=True)
+class SplitLeakage:
+    """The audit of one split of a task.
+
+    Attributes:
+        num_items: Items audited.
+        num_leaking: Those whose prompt leaks one of the texts at least.
+        texts: By name of the withheld text.
+        num_prompts_in_train: Items whose prompt is, word for word, that of a training item.
+        num_targets_in_train: Those whose reference is, if it is not short.
+    """
+
+    num_items: int = 0
+    num_leaking: int = 0
+    texts: dict[str, TextLeaks] = field(default_factory=dict)
+    num_prompts_in_train: int = 0
+    num_targets_in_train: int = 0
+
+
+def audit_leakage(task: WritingTask, settings: LeakageSettings) -> dict[str, SplitLeakage]:
+    """Return the counts of each split of a task."""
+    train = TaskSplit(task, TRAIN).items if set(settings.splits) - {TRAIN} else []
+    prompts = {_fingerprint(task.source(item)) for item in train}
+    targets = {_fingerprint(item.target) for item in train}
+    found = {}
+    for split in settings.splits:
+        items = TaskSplit(task, split).items
+        leakage = split_leakage(task, task.audited(items), settings)
+        if split != TRAIN:
+            leakage.num_prompts_in_train = _known(map(task.source, items), prompts, 1)
+            leakage.num_targets_in_train = _known(_targets(items), targets, settings.min_words)
+        found[split] = leakage
+    return found
+
+
+def split_leakage(
+    task: WritingTask, cases: Iterable[AuditedItem], settings: LeakageSettings
+) -> SplitLeakage:
+    """Return what the prompts of items hold of what they must not."""
+    found = SplitLeakage()
+    for case in cases:
+        prompt = words_of(task.source(case.item))
+        leaks = [
+            found.texts.setdefault(name, TextLeaks()).add(text, prompt, settings)
+            for name, text in case.withheld.items()
+        ]
+        found.num_items += 1
+        found.num_leaking += any(leaks)
+    return found
+
+
+def leakage_record(task: WritingTask, found: dict[str, SplitLeakage]) -> dict[str, Any]:
+    """Return an audit as values of JSON, with what decided it."""
+    return {
+        "task": task.name,
+        "protocol": task.protocol,
+        "prompt": {"name": task.prompt.name, "fingerprint": task.prompt.fingerprint},
+        "files": dict(task.files),
+        "splits": {split: asdict(leakage) for split, leakage in found.items()},
+    }
+
+
+def _holds(words: Sequence[str], run: Sequence[str]) -> bool:
+    length = len(run)
+    return any(
+        words[start] == run[0] and list(words[start : start + length]) == list(run)
+        for start in range(len(words) - length + 1)
+    )
+
+
+def _targets(items: Iterable[Item]) -> Iterable[str]:
+    return (item.target for item in items)
+
+
+def _known(texts: Iterable[str], known: Collection[bytes], min_words: int) -> int:
+    return sum(_fingerprint(text) in known for text in texts if len(words_of(text)) >= min_words)
+
+
+def _fingerprint(text: str) -> bytes:
+    return sha256(" ".join(words_of(text)).encode()).digest()

@@ -1,0 +1,98 @@
+"""What generated texts repeat of notes."""
+
+import json
+from hashlib import sha256
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from biomamba.evaluation.verbatim import (
+    Repeated,
+    VerbatimAudit,
+    VerbatimSettings,
+    read_texts,
+)
+from biomamba.metrics.word_runs import longest_shared_run, words_of
+from biomamba.runtime.errors import ConfigError, DataError
+
+SECRET = "Mr Smith of Elm Street"
+
+
+def audit(texts: dict[str, str], notes: list[str], run_words: int = 4) -> dict[str, Repeated]:
+    made = VerbatimAudit(texts, VerbatimSettings(run_words=run_words))
+    for note in notes:
+        made.add(note)
+    return made.results()
+
+
+def test_a_run_of_a_note_is_counted_and_hashed() -> None:
+    notes = ["The patient, a man, was seen today.", "seen today at noon"]
+
+    found = audit({"a": "he said: a man was seen today at noon"}, notes)["a"]
+
+    # "a man was seen today" of the first note, "seen today at noon" of the second: 7 of 9 words.
+    assert found == Repeated(
+        num_words=9,
+        num_notes=2,
+        longest_run_words=5,
+        longest_run_sha256=sha256(b"a man was seen today").hexdigest(),
+        num_repeated_words=7,
+    )
+
+
+def test_a_run_across_two_notes_is_none() -> None:
+    assert audit({"a": "one two three four"}, ["one two", "three four"])["a"].num_notes == 0
+
+
+def test_a_shorter_run_is_not_counted() -> None:
+    found = audit({"a": "one two three four"}, ["one two three", "two three four"])
+
+    assert found["a"] == Repeated(num_words=4)
+
+
+def test_the_longest_run_is_that_of_any_note_and_texts_are_independent() -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(40):
+        texts = {str(n): " ".join(rng.choice(list("abc"), size=12)) for n in range(3)}
+        notes = [" ".join(rng.choice(list("abc"), size=20)) for _ in range(4)]
+
+        found = audit(texts, notes)
+
+        for name, text in texts.items():
+            runs = [longest_shared_run(words_of(text), words_of(note)) for note in notes]
+            longest = max(runs) if max(runs) >= 4 else 0
+            assert found[name].longest_run_words == longest
+            assert found[name].num_notes == sum(run >= 4 for run in runs)
+            assert found[name] == audit({name: text}, notes)[name]
+
+
+def test_texts_of_generate_and_of_predictions_are_read(tmp_path: Path) -> None:
+    file = tmp_path / "a.jsonl"
+    rows = [{"header": {}}, {"id": 7, "text": "one"}, {"key": "k", "candidates": ["two", "three"]}]
+    file.write_text("\n".join(map(json.dumps, rows)))
+
+    assert read_texts(file) == {
+        "line 2": "one",
+        "line 3, candidate 1": "two",
+        "line 3, candidate 2": "three",
+    }
+
+
+def test_files_without_texts_and_damaged_ones_are_refused_without_text(tmp_path: Path) -> None:
+    file = tmp_path / "a.jsonl"
+    file.write_text(json.dumps({"key": "k", "hidden": [{"sha256": "0"}]}))
+    with pytest.raises(DataError, match="predictions of restricted tasks keep none"):
+        read_texts(file)
+    for damaged in (f'{{"text": "{SECRET}', f'["{SECRET}"]'):
+        file.write_text(damaged)
+        with pytest.raises(DataError, match=r"a\.jsonl, line 1") as caught:
+            read_texts(file)
+        assert SECRET not in str(caught.value)
+    with pytest.raises(DataError, match=r"cannot read .*gone\.jsonl"):
+        read_texts(tmp_path / "gone.jsonl")
+
+
+def test_a_run_of_one_word_is_refused() -> None:
+    with pytest.raises(ConfigError, match="run_words of the audit is 1"):
+        VerbatimSettings(run_words=1)
