@@ -12,7 +12,17 @@ from biomamba.tasks.item import Item
 from biomamba.tasks.prompt import CUTS, Prompt, PromptTooLongError
 
 BYTES = Tokenizer.byte_tokenizer()
-WORDS = ["metformin", "lowers", "glucose", "in", "patients", "with", "diabetes", "naïve", "β-cells"]
+WORDS = [
+    "metformin",
+    "lowers",
+    "glucose",
+    "in",
+    "patients",
+    "with",
+    "diabetes",
+    "na\u00efve",
+    "\u03b2-cells",
+]
 
 
 def text(length: int, seed: int = 0) -> str:
@@ -107,6 +117,20 @@ def test_no_longer_text_would_fit(cut: str) -> None:
         found = asked.encode(item(whole), BYTES, fixed + room)
         assert len(found.ids) == fixed + room
         assert found.num_cut_tokens == 200 - room
+
+
+@pytest.mark.parametrize("cut", ["left", "right"])
+@pytest.mark.parametrize("character", ["\u03b2", "\u6f22", "\U0001f9ec"])
+def test_a_character_that_does_not_fit_whole_is_left_out_and_no_other(
+    cut: str, character: str
+) -> None:
+    size = len(character.encode())
+    asked = prompt(shrink={"context": cut})
+    fixed = len(BYTES.encode(asked.render({"question": "Does it work?", "context": "y"}))) - 1
+    for room in range(size, 20 * size):
+        found = asked.encode(item(character * 30), BYTES, fixed + room)
+        assert found.text.count(character) == room // size
+        assert "\ufffd" not in found.text
 
 
 def test_a_short_text_is_kept_where_the_word_for_none_would_not_fit() -> None:
