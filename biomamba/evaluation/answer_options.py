@@ -22,7 +22,8 @@ class AnswerOptions:
             arXiv 2104.08315.
         decision: `argmax`, or `thresholds`: an offset for every label but the first, fitted on the
             validation split.
-        max_prompt_tokens: Ids of a prompt; longer ones lose what their template lets go.
+        max_prompt_tokens: Ids of a prompt; longer ones lose what their template lets go. In
+            fine-tuning a prompt has seq_len - max_target_tokens.
         max_label_tokens: Ids written for a label.
         batch_size: Items that are asked together; of consequence for speed and memory only.
         max_items: The first so many items by a hash of their id; None: all.
@@ -36,7 +37,7 @@ class AnswerOptions:
     label_by: str = "likelihood"
     prior_correction: bool = False
     decision: str = "argmax"
-    max_prompt_tokens: int = 1_024
+    max_prompt_tokens: int = 992
     max_label_tokens: int = 8
     batch_size: int = 8
     max_items: int | None = None
