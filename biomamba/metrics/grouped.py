@@ -11,11 +11,12 @@ import numpy as np
 from scipy.special import ndtri
 
 from biomamba.metrics.interval import Bootstrap, Interval, bootstrap_interval
-from biomamba.metrics.measure import Measure
+from biomamba.metrics.measure import Measure, ratio_of_sums
 
 WILSON = "wilson"
 BOOTSTRAP = "bootstrap over groups"
 ONE_GROUP = "none: one group"
+NO_SCATTER = "none: no group differs"
 
 
 def group_columns(measure: Measure, groups: Sequence[str]) -> Measure:
@@ -42,19 +43,34 @@ def interval_of(
 ) -> tuple[Interval, str]:
     """Return the figure with its interval, and how that was made.
 
-    The Wilson score interval for a proportion of independent items, else the percentile bootstrap
-    over groups; one group says nothing about others, so its bounds are nan.
+    The Wilson score interval for the share of hits among independent items, or among those of them
+    that count (recall, precision); else the percentile bootstrap over groups. One group says
+    nothing about others, and neither do resamples that are all alike (a figure of 0, because no
+    item has what is counted): their bounds are nan.
 
     Raises:
         ValueError: without items, or without one group name per item.
     """
     grouped = group_columns(measure, groups)
-    if grouped.is_proportion:
-        hits = int(grouped.columns[:, 0].sum())
-        return wilson_interval(hits, len(groups), bootstrap.level), WILSON
+    if len(grouped.columns) == len(groups) and _counts_hits(grouped):
+        hits, counted = (int(total) for total in grouped.columns.sum(axis=0))
+        return wilson_interval(hits, counted, bootstrap.level), WILSON
     if len(grouped.columns) == 1:
         return Interval(grouped.value, math.nan, math.nan), ONE_GROUP
-    return bootstrap_interval(grouped.columns, grouped.statistic, bootstrap), BOOTSTRAP
+    found = bootstrap_interval(grouped.columns, grouped.statistic, bootstrap)
+    if found.low == found.high:
+        return Interval(found.value, math.nan, math.nan), NO_SCATTER
+    return found, BOOTSTRAP
+
+
+def _counts_hits(measure: Measure) -> bool:
+    """Whether a figure is hits over what counts, both 0 or 1 of every item."""
+    columns = measure.columns
+    if measure.is_proportion:
+        return True
+    if measure.statistic is not ratio_of_sums or not np.isin(columns, (0, 1)).all():
+        return False
+    return bool(columns[:, 1].any() and (columns[:, 0] <= columns[:, 1]).all())
 
 
 def wilson_interval(hits: int, num_items: int, level: float) -> Interval:

@@ -44,7 +44,7 @@ def mean(
 ) -> Measure:
     """Return the mean of one value per item."""
     columns = np.stack([values, np.ones_like(values)], axis=1)
-    return Measure(name, columns, _ratio, higher_is_better)
+    return Measure(name, columns, ratio_of_sums, higher_is_better)
 
 
 def proportion(
@@ -52,7 +52,7 @@ def proportion(
 ) -> Measure:
     """Return the share of the items that are hits."""
     columns = np.stack([hits, np.ones(len(hits))], axis=1).astype(np.float64)
-    return Measure(name, columns, _ratio, higher_is_better, is_proportion=True)
+    return Measure(name, columns, ratio_of_sums, higher_is_better, is_proportion=True)
 
 
 def ratio(
@@ -63,8 +63,11 @@ def ratio(
     higher_is_better: bool | None = True,
 ) -> Measure:
     """Return the sum of numerators over the sum of denominators; 0 where that is 0."""
-    return Measure(name, np.stack([numerators, denominators], axis=1), _ratio, higher_is_better)
+    return Measure(
+        name, np.stack([numerators, denominators], axis=1), ratio_of_sums, higher_is_better
+    )
 
 
-def _ratio(sums: NDArray[np.float64]) -> NDArray[np.float64]:
+def ratio_of_sums(sums: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the first column over the second; 0 where that is 0."""
     return np.divide(sums[:, 0], sums[:, 1], out=np.zeros(len(sums)), where=sums[:, 1] != 0)

@@ -68,12 +68,15 @@ def hierarchical_interval(
 ) -> Interval:
     """Return the mean over seeds with an interval about other seeds and other groups of items.
 
+    The bounds are nan if all resamples are alike, which says nothing about others.
+
     Raises:
         ValueError: fewer than two seeds, or figures of other items.
     """
     values = hierarchical_values(seeds, groups, bootstrap)
     mean = float(np.mean([measure.value for measure in seeds]))
-    return percentile_interval(mean, values, bootstrap.level)
+    found = percentile_interval(mean, values, bootstrap.level)
+    return found if found.low < found.high else Interval(mean, math.nan, math.nan)
 
 
 def hierarchical_values(

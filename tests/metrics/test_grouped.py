@@ -8,6 +8,7 @@ from scipy.stats import binom, binomtest
 
 from biomamba.metrics.grouped import (
     BOOTSTRAP,
+    NO_SCATTER,
     ONE_GROUP,
     WILSON,
     group_columns,
@@ -15,7 +16,7 @@ from biomamba.metrics.grouped import (
     wilson_interval,
 )
 from biomamba.metrics.interval import Bootstrap
-from biomamba.metrics.measure import mean, proportion
+from biomamba.metrics.measure import mean, proportion, ratio
 
 SMALL = Bootstrap(num_resamples=200)
 
@@ -77,13 +78,33 @@ def test_wilson_covers_a_rate_as_often_as_its_level_says(rate: float) -> None:
 
 def test_the_method_follows_from_figure_and_groups() -> None:
     hits = np.arange(40) % 3 == 0
-    score = mean("score", hits.astype(float))
+    score = mean("score", np.arange(40.0))
     pairs = [f"patient {index // 2}" for index in range(40)]
 
     interval, method = interval_of(proportion("accuracy", hits), names(40), SMALL)
     assert (interval, method) == (wilson_interval(14, 40, 0.95), WILSON)
     assert interval_of(proportion("accuracy", hits), pairs, SMALL)[1] == BOOTSTRAP
     assert interval_of(score, names(40), SMALL)[1] == BOOTSTRAP
+
+
+def test_a_share_of_some_of_the_items_is_a_proportion_of_those() -> None:
+    rng = np.random.default_rng(0)
+    counted = rng.random(50) < 0.4
+    hits = counted & (rng.random(50) < 0.7)
+    recall = ratio("recall", hits.astype(float), counted.astype(float))
+    interval, method = interval_of(recall, names(50), SMALL)
+    assert (interval, method) == (wilson_interval(hits.sum(), counted.sum(), 0.95), WILSON)
+    # It is none of them: whole numbers that are not 0 and 1, or hits among what does not count.
+    for columns in ((2.0 * hits, 1.0 * counted), (1.0 * ~counted, 1.0 * counted)):
+        assert interval_of(ratio("x", *columns), names(50), SMALL)[1] == BOOTSTRAP
+
+
+def test_what_never_varies_has_no_bounds() -> None:
+    for columns in ((np.zeros(9), np.full(9, 2.0)), (np.zeros(9), np.zeros(9))):
+        interval, method = interval_of(ratio("f1", *columns), names(9), SMALL)
+        assert (interval.value, method) == (0.0, NO_SCATTER)
+        assert math.isnan(interval.low)
+        assert math.isnan(interval.high)
 
 
 def test_one_group_has_a_value_and_no_bounds() -> None:

@@ -87,6 +87,13 @@ def test_the_interval_encloses_the_mean_over_seeds() -> None:
     assert found.low < found.value < found.high
 
 
+def test_seeds_and_items_that_are_all_alike_have_no_bounds() -> None:
+    found = hierarchical_interval([mean("x", np.zeros(9))] * 3, names(9), SMALL)
+    assert found.value == 0.0
+    assert math.isnan(found.low)
+    assert math.isnan(found.high)
+
+
 def test_streams_draw_the_same_items_and_other_seeds() -> None:
     rng = np.random.default_rng(4)
     items = rng.normal(size=50)
