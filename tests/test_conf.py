@@ -45,7 +45,12 @@ OPTIONS = [p for p in FILES if p.parent != CONF and p not in EXPERIMENTS and not
 
 
 def config_of(path: Path) -> str:
-    """Return the program of an experiment: the one its file name begins with, else `train`."""
+    """Return the program of an experiment: the one its file name begins with, else `train`.
+
+    All experiments in the folder eval are of `evaluate`.
+    """
+    if path.parent.name == "eval":
+        return "evaluate"
     return next((name for name in PRIMARIES if path.stem.split("_")[0] == name), "train")
 
 

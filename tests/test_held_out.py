@@ -133,10 +133,8 @@ def write_notes(root: Path, poison: str | None, test_ids: Sequence[str] = ()) ->
         writer.writerow([*header, "storetime", "text"])
         for n in range(300):
             patient, name = 10_000_000 + n // 2, f"{10_000_000 + n // 2}-DS-{n}"
-            bad = poison if name in test_ids else None
-            text = "\n".join(
-                f"{part} {f'{bad} {n}' if bad else words((n, part), 40)}." for part in range(8)
-            )
+            bad = f"{poison} {n}" if name in test_ids else None
+            text = "\n".join(f"{part} {bad or words((n, part), 40)}." for part in range(8))
             row = [name, patient, 2 * 10**7 + n, "DS", n, "2150-01-01 00:00:00", "", text]
             writer.writerow(row)
 
