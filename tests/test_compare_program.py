@@ -91,7 +91,7 @@ def compare(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> C
 def test_two_evaluations_become_a_table_records_and_pictures(
     compare: Compare, runs: Path, tmp_path: Path
 ) -> None:
-    shown = compare("[@a,@b]")
+    shown = compare("[@a,@b]", "comparison.metrics=[all]")
     output = tmp_path / "out"
     assert (output / "comparison.md").read_text().strip() in shown
     for picture in ("intervals.png", "changes.png"):

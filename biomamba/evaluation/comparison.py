@@ -29,7 +29,8 @@ class ComparisonSettings:
     """How models are compared.
 
     reference is the model that the others are compared with (None: the first); metrics are the
-    figures to compare (None: all); power is that of the smallest detectable difference.
+    figures to compare (None: the main one of each source and task; [all]: all); power is that of
+    the smallest detectable difference.
     """
 
     reference: str | None = None
@@ -50,6 +51,7 @@ class Trained:
     scored: Mapping[str, Scored]
 
 
+ALL = "all"
 Models = Mapping[str, Sequence[Trained]]  # the seeds of each model
 
 
@@ -69,9 +71,20 @@ def compare(models: Models, settings: ComparisonSettings) -> Comparison:
         panel = _Panel(subject, models, reference, settings)
         for metric in panel.metrics(notes):
             records += panel.records(metric)
-    if settings.metrics is not None:
-        _check_found(settings.metrics, models)
+    if settings.metrics not in (None, [ALL]):
+        _check_found(settings.metrics or [], models)
+    notes += _seed_notes(models)
     return Comparison(_with_holm(records), notes)
+
+
+def _seed_notes(models: Models) -> Iterator[str]:
+    """Tell of models of one seed beside others of several."""
+    single = [name for name, seeds in models.items() if len(seeds) == 1]
+    if single and len(single) < len(models):
+        yield (
+            f"one seed only of {', '.join(single)}: how other seeds would do is not part of the "
+            "intervals and tests"
+        )
 
 
 def aligned(subject: str, models: Models) -> dict[str, list[Scored]]:
@@ -155,7 +168,7 @@ class _Panel:
         one_tokenizer = len({scored.tokenizer for scored in every}) == 1
         found = []
         for metric in [measure.name for measure in self._first.measures]:
-            if wanted is not None and metric not in wanted:
+            if wanted not in (None, [ALL]) and metric not in (wanted or []):
                 continue
             if metric in PER_TOKEN and not one_tokenizer:
                 self._refuse_per_token(metric, notes)
@@ -163,14 +176,14 @@ class _Panel:
                 found.append(metric)
             else:
                 notes.append(f"{metric} of {self._subject} is left out: not measured for all")
-        return found
+        return found[:1] if wanted is None else found
 
     def _refuse_per_token(self, metric: str, notes: list[str]) -> None:
         reason = (
             f"{metric} of {self._subject} is a figure per token, and the models have different "
             f"tokenizers"
         )
-        if self._settings.metrics is not None:
+        if self._settings.metrics not in (None, [ALL]):
             raise DataError(f"{reason}; compare bits_per_byte instead")
         notes.append(f"{reason}: left out, bits_per_byte compares them")
 

@@ -44,7 +44,7 @@ def gather(evaluations: Evaluations) -> Models:
     labels = [group[0].model.label for group in groups]
     named: dict[str, list[Trained]] = {}
     for group in groups:
-        name = _name(group[0], labels, named)
+        name = _name(group, labels, named)
         named[name] = [Trained(each.model.checkpoint, each.model.scored) for each in group]
     return named
 
@@ -100,11 +100,17 @@ def _by_recipe(found: Sequence[_Found]) -> list[list[_Found]]:
     return single
 
 
-def _name(first: _Found, labels: Sequence[str], taken: Mapping[str, object]) -> str:
-    """Return the label if it is that of one model only, else the name of the evaluation too."""
-    label = first.model.label
-    if labels.count(label) == 1:
-        return label
-    folder = first.folder.name
-    name = folder if label in _MAIN else f"{folder}/{label}"
-    return name if name not in taken else f"{first.folder}/{label}"
+def _name(group: Sequence[_Found], labels: Sequence[str], taken: Mapping[str, object]) -> str:
+    """Return a name that is not taken.
+
+    Seeds have that of the folder of their runs; else the label, if no other model has it, or that
+    of the evaluation.
+    """
+    first = group[0]
+    label, folder = first.model.label, first.folder.name
+    names = [folder if label in _MAIN else f"{folder}/{label}", f"{first.folder}/{label}"]
+    if len(group) > 1 and first.recipe is not None:
+        names.insert(0, first.recipe.run.parent.name)
+    elif labels.count(label) == 1:
+        names.insert(0, label)
+    return next(name for name in names if name not in taken)

@@ -3,6 +3,7 @@
 import io
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -19,37 +20,59 @@ _MAX_COLUMNS = 3
 def intervals_plot(records: Sequence[ComparisonRecord]) -> bytes:
     """Draw every figure of every model as a dot with its interval, as a PNG.
 
-    A panel per metric, a line per source or task; models are beside each other in their order.
+    A row of panels per metric, a line per source or task: on the left the figures, on the right how
+    they differ from the model that they are compared with, on the same items.
     """
     metrics = list(dict.fromkeys(record.metric for record in records))
     models = list(dict.fromkeys(record.model for record in records))
-    most = max(len({r.subject for r in records if r.metric == metric}) for metric in metrics)
-    columns = min(len(metrics), _MAX_COLUMNS)
-    lines = -(-len(metrics) // columns)
-    height = lines * (1.1 + 0.25 * most * (len(models) + 1)) + 0.4
+    sizes = [len({r.subject for r in records if r.metric == metric}) for metric in metrics]
+    heights = [0.8 + 0.22 * size * (len(models) + 1) for size in sizes]
     # Not pyplot: it would look for a screen.
-    figure = Figure(figsize=(4.2 * columns, height), layout="constrained")
-    panels = figure.subplots(lines, columns, squeeze=False).flatten()
-    for panel, metric in zip(panels, metrics, strict=False):
-        _intervals_panel(panel, [r for r in records if r.metric == metric], models)
-    for panel in panels[len(metrics) :]:
-        panel.set_axis_off()
-    handles, labels = panels[0].get_legend_handles_labels()
+    figure = Figure(figsize=(9, sum(heights) + 0.4), layout="constrained")
+    rows = figure.subplots(len(metrics), 2, squeeze=False, height_ratios=heights)
+    for (left, right), metric in zip(rows, metrics, strict=True):
+        mine = [record for record in records if record.metric == metric]
+        subjects = list(dict.fromkeys(record.subject for record in mine))
+        _intervals_panel(left, [_Dot(r, r.value, r.low, r.high) for r in mine], subjects, models)
+        differences = [
+            _Dot(r, r.difference, r.difference_low or 0.0, r.difference_high or 0.0)
+            for r in mine
+            if r.difference is not None
+        ]
+        _intervals_panel(right, differences, subjects, models)
+        better = {True: ", higher is better", False: ", lower is better", None: ""}
+        left.set_xlabel(metric + better[mine[0].higher_is_better])
+        against = next((r.against for r in mine if r.against), "")
+        right.set_xlabel(f"{metric} minus that of {against}")
+        right.axvline(0, color=_COLOURS[0], linewidth=1)
+    handles, labels = rows[0][0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper left", ncols=len(models), frameon=False)
     return _png(figure)
 
 
-def _intervals_panel(panel: Axes, records: Sequence[ComparisonRecord], models: list[str]) -> None:
-    subjects = list(dict.fromkeys(record.subject for record in records))
+@dataclass(frozen=True)
+class _Dot:
+    """A value with bounds, and the record that it is of."""
+
+    record: ComparisonRecord
+    value: float
+    low: float
+    high: float
+
+
+def _intervals_panel(
+    panel: Axes, dots: Sequence[_Dot], subjects: list[str], models: list[str]
+) -> None:
     for number, model in enumerate(models):
-        mine = [record for record in records if record.model == model]
+        mine = [dot for dot in dots if dot.record.model == model]
         offset = (number - (len(models) - 1) / 2) * 0.8 / len(models)
-        places = [subjects.index(record.subject) + offset for record in mine]
-        bounds = [[_reach(r.value, r.low) for r in mine], [_reach(r.high, r.value) for r in mine]]
         panel.errorbar(
-            [record.value for record in mine],
-            places,
-            xerr=bounds,
+            [dot.value for dot in mine],
+            [subjects.index(dot.record.subject) + offset for dot in mine],
+            xerr=[
+                [_reach(dot.value, dot.low) for dot in mine],
+                [_reach(dot.high, dot.value) for dot in mine],
+            ],
             fmt="o",
             markersize=4,
             capsize=2,
@@ -59,8 +82,6 @@ def _intervals_panel(panel: Axes, records: Sequence[ComparisonRecord], models: l
         )
     panel.set_yticks(range(len(subjects)), subjects)
     panel.set_ylim(len(subjects) - 0.5, -0.5)
-    better = {True: ", higher is better", False: ", lower is better", None: ""}
-    panel.set_xlabel(records[0].metric + better[records[0].higher_is_better])
     panel.grid(axis="x", alpha=0.3)
 
 
@@ -86,10 +107,11 @@ def changes_plot(changes: Mapping[str, Mapping[str, NDArray[np.float64]]], refer
             _COLOURS[1:] * len(models), models.items(), strict=False
         ):
             ordered = np.sort(values[np.isfinite(values)])
-            share = np.arange(1, len(ordered) + 1) / max(1, len(ordered))
+            share = np.arange(len(ordered) + 1) / max(1, len(ordered))
             better = float((ordered < 0).mean()) if len(ordered) else 0.0
             label = f"{model}: {better:.0%} of {len(ordered):,} lower"
-            panel.step(ordered, share, where="post", color=colour, linewidth=1.5, label=label)
+            places = np.concatenate([ordered[:1], ordered])
+            panel.step(places, share, where="post", color=colour, linewidth=1.5, label=label)
         panel.axvline(0, color="0.5", linewidth=1)
         panel.set(title=source, ylim=(0, 1), ylabel="share of the documents")
         panel.set_xlabel(f"bits per byte minus those of {reference}")

@@ -39,10 +39,13 @@ def comparison_report(comparison: Comparison) -> str:
     explanation = (
         f"Value and difference with their {level} intervals; differences are model minus "
         f"{against}, on the same items. p is two-sided; p (Holm) is corrected for the {num_tests} "
-        f"tests of this table. Only one right: items that only the model, and only {against}, "
-        "answers rightly. Detectable: the smallest true difference that these items show with "
+        f"tests of this table. Detectable: the smallest true difference that these items show with "
         f"probability {power:.0%}; smaller ones may exist and not be seen."
     )
+    if any(record.model_only is not None for record in comparison.records):
+        explanation += (
+            f" Only one right: items that only the model, and only {against}, gets right."
+        )
     lines = [comparison_table(comparison.records), "", explanation]
     lines += ["", *(f"- {note}" for note in comparison.notes)] if comparison.notes else []
     return "\n".join(lines)

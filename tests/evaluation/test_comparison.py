@@ -19,7 +19,7 @@ from biomamba.metrics.power import detectable_by, minimum_detectable_paired_diff
 from biomamba.metrics.seeds import SEEDS
 from biomamba.runtime.errors import ConfigError, DataError
 
-SETTINGS = ComparisonSettings(bootstrap=Bootstrap(num_resamples=200))
+SETTINGS = ComparisonSettings(metrics=["all"], bootstrap=Bootstrap(num_resamples=200))
 ITEMS = [f"item {index:03d}" for index in range(60)]
 
 
@@ -106,6 +106,26 @@ def test_p_values_are_corrected_for_all_tests_of_the_table() -> None:
     fewer = [r for r in only.records if r.against is not None]
     assert [r.p_holm for r in fewer] == holm([r.p_value or 0 for r in fewer])
     assert len(fewer) == 2
+
+
+def test_the_main_figure_of_each_subject_is_compared_unless_others_are_asked_for() -> None:
+    measures = [make_score(1, "perplexity"), make_score(2, "bits_per_byte")]
+    documents = {"documents": make_scored(*measures, subject="documents")}
+    qa = {"qa": make_scored(make_hits(1, 0.5), make_score(2))}
+    models: Models = {name: [Trained(name, documents | qa)] for name in "ab"}
+    main = compare(models, replace(SETTINGS, metrics=None))
+    assert [(r.subject, r.metric) for r in main.records[::2]] == [
+        ("documents", "perplexity"),
+        ("qa", "accuracy"),
+    ]
+    other = replace(documents["documents"], tokenizer="another")
+    models = {**models, "b": [Trained("b", {**qa, "documents": other})]}
+    main = compare(models, replace(SETTINGS, metrics=None))
+    assert {(r.subject, r.metric) for r in main.records} == {
+        ("documents", "bits_per_byte"),
+        ("qa", "accuracy"),
+    }
+    assert len(compare(models, SETTINGS).records) == 6
 
 
 def test_items_in_another_order_give_the_same_rows() -> None:
@@ -195,7 +215,11 @@ def test_seeds_become_one_row_with_their_scatter() -> None:
     assert record.difference_low is not None
     assert record.difference is not None
     assert record.difference_low < record.difference
-    assert math.isnan(rows(compare(models, SETTINGS))["accuracy", "base"].deviation)
+    found = compare(models, SETTINGS)
+    assert math.isnan(rows(found)["accuracy", "base"].deviation)
+    assert found.notes == [
+        "one seed only of base: how other seeds would do is not part of the intervals and tests"
+    ]
 
 
 def test_items_of_one_patient_are_no_independent_evidence() -> None:

@@ -90,13 +90,13 @@ def test_one_checkpoint_scored_in_two_ways_is_refused(again: Scored) -> None:
 
 
 def test_seeds_of_one_recipe_are_one_model(tmp_path: Path) -> None:
-    paths = [train(tmp_path / f"s{seed}", seed) for seed in (1, 2, 3)]
-    other = train(tmp_path / "other", 1, lr=0.2)
+    paths = [train(tmp_path / "sft" / f"s{seed}", seed) for seed in (1, 2, 3)]
+    paths += [train(tmp_path / "sft" / f"t{seed}", seed, lr=0.3) for seed in (1, 2)]
+    paths += [train(tmp_path / "other", 1, lr=0.2)]
     evaluations = {
-        Path(f"e{n}"): [make_model("model", str(n), path=path)]
-        for n, path in enumerate([*paths, other])
+        Path(f"e{n}"): [make_model("model", str(n), path=path)] for n, path in enumerate(paths)
     }
-    assert shape(gather(evaluations)) == {"e0": ["0", "1", "2"], "e3": ["3"]}
+    assert shape(gather(evaluations)) == {"sft": ["0", "1", "2"], "e3": ["3", "4"], "e5": ["5"]}
 
 
 def test_one_recipe_with_one_seed_twice_are_two_models(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import io
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -43,6 +44,10 @@ def make_record(subject: str, metric: str, model: str, value: float) -> Comparis
         level=0.95,
         method="wilson",
         checkpoints=["c"],
+        against=None if model == "base" else "base",
+        difference=None if model == "base" else 0.05,
+        difference_low=-0.01,
+        difference_high=0.11,
     )
 
 
@@ -58,17 +63,29 @@ def test_every_figure_is_a_dot_with_its_interval(drawn: list[Figure]) -> None:
     assert imread(io.BytesIO(picture)).ndim == 3
     panels = drawn[0].get_axes()
     assert [panel.get_xlabel() for panel in panels] == [
-        f"{metric}, higher is better" for metric in ("accuracy", "f1")
+        "accuracy, higher is better",
+        "accuracy minus that of base",
+        "f1, higher is better",
+        "f1 minus that of base",
     ]
-    for panel, metric in zip(panels, ("accuracy", "f1"), strict=True):
+    for panel, metric in zip(panels[::2], ("accuracy", "f1"), strict=True):
         assert [t.get_text() for t in panel.get_yticklabels()] == ["qa", "notes", "lone"]
         for bars, model in zip(panel.containers, ("base", "adapted"), strict=True):
-            dots, _, (arms,) = bars.lines  # type: ignore[attr-defined]
             shown = [values[subject, metric, model] for subject in ("qa", "notes", "lone")]
-            assert dots.get_xdata().tolist() == shown
-            ends = [segment[:, 0].tolist() for segment in arms.get_segments()]
             expected = [[v - 0.1, v + 0.2] for v in shown[:2]] + [[shown[2]] * 2]
-            assert np.array(ends) == pytest.approx(np.array(expected))
+            dots, arms = drawn_bars(bars)
+            assert dots == shown
+            assert np.array(arms) == pytest.approx(np.array(expected))
+    for panel in panels[1::2]:
+        base, adapted = (drawn_bars(bars) for bars in panel.containers)
+        assert base == ([], [])
+        assert np.array(adapted[1]) == pytest.approx(np.array([[-0.01, 0.11]] * 3))
+
+
+def drawn_bars(bars: Any) -> tuple[list[float], list[list[float]]]:
+    """Return the dots of an errorbar and the ends of its arms."""
+    dots, _, (arms,) = bars.lines
+    return list(dots.get_xdata()), [segment[:, 0].tolist() for segment in arms.get_segments()]
 
 
 def test_the_share_of_documents_rises_from_none_to_all(drawn: list[Figure]) -> None:
@@ -78,8 +95,8 @@ def test_the_share_of_documents_rises_from_none_to_all(drawn: list[Figure]) -> N
     assert imread(io.BytesIO(picture)).ndim == 3
     first, _ = drawn[0].get_axes()
     line = first.get_lines()[0]
-    assert np.asarray(line.get_xdata()).tolist() == [-0.2, -0.1, 0.0, 0.3]
-    assert np.asarray(line.get_ydata()).tolist() == [0.25, 0.5, 0.75, 1.0]
+    assert np.asarray(line.get_xdata()).tolist() == [-0.2, -0.2, -0.1, 0.0, 0.3]
+    assert np.asarray(line.get_ydata()).tolist() == [0.0, 0.25, 0.5, 0.75, 1.0]
     assert line.get_label() == "adapted: 50% of 4 lower"
     assert (first.get_title(), first.get_xlabel()) == (
         "pubmed",
