@@ -2,9 +2,11 @@
 
 The split is that of the hash of the patient, so all notes of a patient are in one split. A text
 that stands in two splits stays in the held-out one only, and one that comes twice in a split stays
-once: templated reports of different patients can be the same to the letter.
+once: templated reports of different patients can be the same to the letter. Case, spacing and
+punctuation make no difference.
 """
 
+import re
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,6 +19,8 @@ from biomamba.tasks.item import Item, Items
 from biomamba.tasks.task import check_training_split
 from biomamba.tasks.task_rows import collect
 from biomamba.tasks.writing import AuditedItem, WritingTask
+
+_NO_WORD = re.compile(r"\W+")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,7 +98,7 @@ class NoteTask(WritingTask):
             if isinstance(note, Reject):
                 yield note
             elif self._split_of(note) == rank:
-                text = document_key(note.text)
+                text = _text_key(note.text)
                 if self._homes[text] > rank:
                     yield Reject("text of a note in a split held out", note.id)
                 elif text in seen:
@@ -109,7 +113,7 @@ class NoteTask(WritingTask):
         homes: dict[int, int] = {}
         for note in self._documents():
             if isinstance(note, Document):
-                text = document_key(note.text)
+                text = _text_key(note.text)
                 homes[text] = max(homes.get(text, 0), self._split_of(note))
         return homes
 
@@ -124,3 +128,7 @@ class NoteTask(WritingTask):
     @abstractmethod
     def _case(self, note: Document) -> AuditedItem | Reject:
         """Return the item of a note, or why it gives none."""
+
+
+def _text_key(text: str) -> int:
+    return document_key(_NO_WORD.sub("", text.lower()))

@@ -94,7 +94,7 @@ def test_the_split_of_a_note_does_not_depend_on_other_rows(tmp_path: Path) -> No
 def test_a_text_in_two_splits_stays_in_the_held_out_one(tmp_path: Path) -> None:
     train, val, test = (patients_of(split, 2) for split in SPLITS)
     same = "normal chest of both sides"
-    rows = [(p, same) for p in (train[0], val[0], test[0], test[1])]
+    rows = [(train[0], same), (val[0], same), (test[0], same), (test[1], same)]
     rows += [(p, f"another note of {p}, long enough") for p in (train[1], val[1])]
     notes = task(write(tmp_path / "a.csv", rows))
 
@@ -104,6 +104,15 @@ def test_a_text_in_two_splits_stays_in_the_held_out_one(tmp_path: Path) -> None:
     texts = {s: {i.parts["prefix"] + i.target for i in notes._read(s).items} for s in SPLITS}
     assert texts["train"].isdisjoint(texts["test"])
     assert len(notes.held_out().items) == 1
+
+
+def test_case_and_spacing_make_no_other_text(tmp_path: Path) -> None:
+    (train, other), (test,) = patients_of("train", 2), patients_of("test", 1)
+    rows = [(train, "Normal chest,\nof both sides."), (test, "NORMAL chest of  both sides")]
+    notes = task(write(tmp_path / "a.csv", [*rows, (other, "normal chest of one side only")]))
+
+    assert [item.group for item in notes.items("train").items] == [other]
+    assert [item.group for item in notes.held_out().items] == [test]
 
 
 def test_limits_keep_notes_with_the_smallest_keys(tmp_path: Path) -> None:
