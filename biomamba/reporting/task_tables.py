@@ -1,5 +1,6 @@
 """Records of tasks as a Markdown table."""
 
+import math
 from collections.abc import Sequence
 
 from biomamba.evaluation.simple_answers import MAJORITY, RANDOM
@@ -45,6 +46,8 @@ def _number(record: TaskRecord | None) -> str:
 def _interval(record: TaskRecord | None, style: str = ".3f") -> str:
     if record is None:
         return _NOTHING
+    if math.isnan(record.low):
+        return f"{record.value:{style}}"  # the column `interval` says why there is none
     return f"{record.value:{style}} [{record.low:{style}}, {record.high:{style}}]"
 
 

@@ -73,3 +73,10 @@ def test_one_model_has_no_columns_of_changes() -> None:
 
     assert header == ["task", "metric", "n", "base", "interval", "detectable"]
     assert line[-1] == "0.089"
+
+
+def test_a_figure_without_an_interval_has_none() -> None:
+    nan = float("nan")
+    record = make_record("base", 0.0, low=nan, high=nan, method="none: no group differs")
+
+    assert cells(task_table([record]))[1][3:5] == ["0.000", "none: no group differs"]
