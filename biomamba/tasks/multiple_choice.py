@@ -118,9 +118,11 @@ class MultipleChoice(Task):
     def measures(
         self, items: Sequence[Item], predictions: Sequence[Prediction]
     ) -> Sequence[Measure]:
-        """Return accuracy and, of probabilities, calibration."""
+        """Return accuracy, and calibration where likelihoods are not divided by lengths."""
         ordered = in_order(items, predictions)
         truths = [item.references[0][0] for item in items]
+        is_plain = self.normalise == "none"
+        scores = [prediction.scores if is_plain else {} for prediction in ordered]
         pairs = list(zip(items, ordered, strict=True))
         hits = [item.references[0][0] == given.text for item, given in pairs]
         unknown = [given.text not in item.options for item, given in pairs]
@@ -129,7 +131,7 @@ class MultipleChoice(Task):
             proportion(
                 "unparsable_ratio", np.array(unknown, dtype=np.bool_), higher_is_better=False
             ),
-            *calibration_measures(truths, [prediction.scores for prediction in ordered]),
+            *calibration_measures(truths, scores),
         ]
 
     def _read(self, rows: RowSource | None) -> tuple[list[Choice], Counter[str]]:

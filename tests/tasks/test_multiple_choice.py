@@ -131,7 +131,8 @@ def test_secret_answers_are_no_test_split(tmp_path: Path) -> None:
 
 
 def test_accuracy_and_calibration_of_chosen_options(tmp_path: Path) -> None:
-    found = task(tmp_path, [row(f"t{n}", answer=n % 3) for n in range(9)])
+    rows_of_three = [row(f"t{n}", answer=n % 3) for n in range(9)]
+    found = task(tmp_path, rows_of_three, normalise="none")
     items = found.held_out().items
     scores = {"low": 1 / 3, "high": 1 / 3, "none of both": 1 / 3}
     predictions = [Prediction(id=item.id, text="high", scores=scores) for item in items]
@@ -141,6 +142,11 @@ def test_accuracy_and_calibration_of_chosen_options(tmp_path: Path) -> None:
     assert values["accuracy"] == pytest.approx(1 / 3)
     assert values["calibration_error"] == pytest.approx(0, abs=1e-12)
     assert values["brier_score"] == pytest.approx(1 - 1 / 3)
+    by_length = task(tmp_path, rows_of_three, normalise="bytes")
+    assert [m.name for m in by_length.measures(items, predictions)] == [
+        "accuracy",
+        "unparsable_ratio",  # shares of likelihoods per byte are no probabilities
+    ]
     unread = [Prediction(id=item.id, text="both") for item in items]
     assert [m.value for m in found.measures(items, unread)] == [0.0, 1.0]
 
