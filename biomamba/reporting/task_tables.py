@@ -27,7 +27,8 @@ def task_table(records: Sequence[TaskRecord]) -> str:
         row = [task, metric, _size(first)]
         row += [_number(here[name]) for name in simple]
         row += [_interval(here[name]) for name in models]
-        row += [first.method, _optional(first.minimum_detectable_difference, ".3f")]
+        methods = dict.fromkeys(r.method for name in models if (r := here[name]) is not None)
+        row += ["; ".join(methods), _optional(first.minimum_detectable_difference, ".3f")]
         for model in changed:
             row += _change(found.get((task, f"{metric}{CHANGE}", model)))
         rows.append(row)

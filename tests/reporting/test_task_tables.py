@@ -80,3 +80,9 @@ def test_a_figure_without_an_interval_has_none() -> None:
     record = make_record("base", 0.0, low=nan, high=nan, method="none: no group differs")
 
     assert cells(task_table([record]))[1][3:5] == ["0.000", "none: no group differs"]
+
+
+def test_intervals_made_in_two_ways_name_both() -> None:
+    records = [make_record("base", 0.0, method="none"), make_record("adapted", 0.1)]
+
+    assert cells(task_table(records))[1][5] == "none; wilson"
