@@ -18,7 +18,7 @@ from biomamba.metrics.power import detectable_by, minimum_detectable_paired_diff
 from biomamba.metrics.seeds import (
     SEEDS,
     difference_over_seeds,
-    hierarchical_interval,
+    interval_over_seeds,
     over_seeds,
 )
 from biomamba.runtime.errors import ConfigError, DataError
@@ -214,6 +214,8 @@ class _Panel:
             seed_values=[measure.value for measure in seeds],
             value=interval.value,
             deviation=summary.deviation,
+            seeds_low=summary.low,
+            seeds_high=summary.high,
             low=interval.low,
             high=interval.high,
             level=bootstrap.level,
@@ -251,7 +253,7 @@ def _interval(
 ) -> tuple[Interval, str]:
     if len(seeds) == 1:
         return interval_of(seeds[0], units, bootstrap)
-    return hierarchical_interval(seeds, units, bootstrap), SEEDS
+    return interval_over_seeds(seeds, units, bootstrap), SEEDS
 
 
 def _detectable(found: Difference, settings: ComparisonSettings) -> float:

@@ -18,7 +18,8 @@ class ComparisonRecord:
         n: Items.
         n_groups: Groups of items that are not independent, as the notes of one patient.
         seed_values: The figure of each seed; `value` is their mean, `deviation` their sample
-            standard deviation (nan for one).
+            standard deviation, `seeds_low` and `seeds_high` the interval of the mean about other
+            seeds on the same items (nan for one).
         low, high: Interval of `level`, made by `method`.
         against: The model that it is compared with; None for that model itself, as are all fields
             below.
@@ -40,6 +41,8 @@ class ComparisonRecord:
     seed_values: Sequence[float]
     value: float
     deviation: float
+    seeds_low: float
+    seeds_high: float
     low: float
     high: float
     level: float

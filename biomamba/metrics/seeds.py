@@ -1,4 +1,11 @@
-"""One recipe trained with several seeds: what of a figure is the recipe and what is the seed."""
+"""One recipe trained with several seeds: what of a figure is the recipe and what is the seed.
+
+Two or three seeds hardly show their own scatter, and resampling them would hide that. So the
+variances of groups of items (by bootstrap) and of seeds (of the sample) are added, and Student's t
+with the degrees of freedom of Welch and Satterthwaite gives intervals and p values.
+Source: Satterthwaite, An approximate distribution of estimates of variance components, Biometrics
+Bulletin 2, 1946; Welch, The generalization of "Student's" problem, Biometrika 34, 1947.
+"""
 
 import math
 from collections.abc import Sequence
@@ -9,17 +16,11 @@ from numpy.typing import NDArray
 from scipy.stats import t
 
 from biomamba.metrics.grouped import group_columns
-from biomamba.metrics.interval import (
-    Bootstrap,
-    Interval,
-    bootstrap_values,
-    draw_counts,
-    percentile_interval,
-)
+from biomamba.metrics.interval import Bootstrap, Interval, draw_counts
 from biomamba.metrics.measure import Measure
 from biomamba.metrics.paired import Difference
 
-SEEDS = "bootstrap over seeds and groups"
+SEEDS = "t over seeds and groups"
 
 Values = NDArray[np.float64]
 
@@ -46,8 +47,7 @@ class SeedSummary:
 def over_seeds(values: Sequence[float], level: float = 0.95) -> SeedSummary:
     """Return mean, sample standard deviation and t interval of one value per seed.
 
-    The interval is about other seeds on the same items; hierarchical_interval about other items
-    too.
+    The interval is about other seeds on the same items; interval_over_seeds about other items too.
 
     Raises:
         ValueError: without values.
@@ -63,46 +63,21 @@ def over_seeds(values: Sequence[float], level: float = 0.95) -> SeedSummary:
     return SeedSummary(mean, deviation, mean - half, mean + half, num_seeds)
 
 
-def hierarchical_interval(
+def interval_over_seeds(
     seeds: Sequence[Measure], groups: Sequence[str], bootstrap: Bootstrap
 ) -> Interval:
     """Return the mean over seeds with an interval about other seeds and other groups of items.
 
-    The bounds are nan if all resamples are alike, which says nothing about others.
+    The bounds are nan for one group, or if nothing varies.
 
     Raises:
-        ValueError: fewer than two seeds, or figures of other items.
+        ValueError: without seeds, or figures of other items.
     """
-    values = hierarchical_values(seeds, groups, bootstrap)
-    mean = float(np.mean([measure.value for measure in seeds]))
-    found = percentile_interval(mean, values, bootstrap.level)
-    return found if found.low < found.high else Interval(mean, math.nan, math.nan)
-
-
-def hierarchical_values(
-    seeds: Sequence[Measure], groups: Sequence[str], bootstrap: Bootstrap, stream: int = 0
-) -> Values:
-    """Return the resampled means over seeds; groups are drawn as in every other interval.
-
-    All seeds answer the same items, so a resample draws groups once and seeds once. One seed fewer
-    than there are is drawn, which makes the variance between seeds right on average. Two recipes
-    take two streams: their seeds are drawn apart, their groups together.
-    Source: Owen, The pigeonhole bootstrap, Annals of Applied Statistics 1, 2007; Rao and Wu,
-    Resampling inference with complex survey data, JASA 83, 1988.
-
-    Raises:
-        ValueError: fewer than two seeds, or figures of other items.
-    """
-    if len(seeds) < 2:
-        raise ValueError("an interval over seeds needs at least two of them")
-    grouped = [group_columns(measure, groups) for measure in seeds]
-    rng = np.random.Generator(np.random.Philox([bootstrap.seed, 2, stream]))
-    means = []
-    for counts in draw_counts(len(grouped[0].columns), bootstrap):
-        values = np.stack([each.statistic(counts @ each.columns) for each in grouped], axis=1)
-        drawn = rng.integers(0, len(seeds), size=(len(counts), len(seeds) - 1))
-        means.append(np.take_along_axis(values, drawn, axis=1).mean(axis=1))
-    return np.concatenate(means)
+    values = _seed_values(seeds)
+    scatter = _Scatter.of(_resampled_means(seeds, groups, bootstrap), len(set(groups)), [values])
+    mean = float(np.mean(values))
+    half = scatter.half_width(bootstrap.level)
+    return Interval(mean, mean - half, mean + half)
 
 
 def difference_over_seeds(
@@ -110,29 +85,73 @@ def difference_over_seeds(
 ) -> Difference:
     """Return how much larger the mean over seeds of the first recipe is.
 
-    Groups are drawn for both at once, seeds apart. A recipe of one seed adds nothing to the
-    scatter, because nothing is known of its other seeds. The p value is twice the share of the
-    resamples on the far side of 0, (1 + those) / (1 + all): it agrees with the interval, and is
-    rough for few seeds.
-    Source: Efron and Tibshirani, An Introduction to the Bootstrap, section 15.4.
+    Groups are drawn for both at once; the seeds of the recipes are unrelated. A recipe of one seed
+    adds nothing to the scatter, because nothing is known of its other seeds. Recipes that agree in
+    everything have p value 1; else bounds and p value are nan for one group, or if nothing varies.
 
     Raises:
         ValueError: a recipe without seeds, or figures of other items.
     """
-    values = _values(a, groups, bootstrap, 0) - _values(b, groups, bootstrap, 1)
-    value = float(np.mean([each.value for each in a]) - np.mean([each.value for each in b]))
-    if len(set(groups)) == 1:
-        return Difference(value, math.nan, math.nan, math.nan, math.nan, SEEDS)
-    found = percentile_interval(value, values, bootstrap.level)
-    beyond = min(int((values <= 0).sum()), int((values >= 0).sum()))
-    p_value = min(1.0, 2 * (1 + beyond) / (1 + len(values)))
-    return Difference(value, found.low, found.high, p_value, float(values.std()), SEEDS)
+    values = [_seed_values(a), _seed_values(b)]
+    value = float(np.mean(values[0]) - np.mean(values[1]))
+    resampled = _resampled_means(a, groups, bootstrap) - _resampled_means(b, groups, bootstrap)
+    scatter = _Scatter.of(resampled, len(set(groups)), values)
+    if value == 0 and scatter.variance == 0:
+        return Difference(0.0, 0.0, 0.0, 1.0, 0.0, SEEDS)
+    half = scatter.half_width(bootstrap.level)
+    error = math.sqrt(scatter.variance)
+    return Difference(value, value - half, value + half, scatter.p_value(value), error, SEEDS)
 
 
-def _values(
-    seeds: Sequence[Measure], groups: Sequence[str], bootstrap: Bootstrap, stream: int
+@dataclass(frozen=True)
+class _Scatter:
+    """The variance of an estimate and its degrees of freedom; nan for one group."""
+
+    variance: float
+    freedom: float
+
+    @classmethod
+    def of(
+        cls, resampled: Values, num_groups: int, recipes: Sequence[Sequence[float]]
+    ) -> "_Scatter":
+        """Add the variances of groups and of the seeds of each recipe."""
+        if num_groups < 2:
+            return cls(math.nan, math.nan)
+        parts = [(float(resampled.var()), num_groups - 1)]
+        parts += [
+            (float(np.var(values, ddof=1)) / len(values), len(values) - 1)
+            for values in recipes
+            if len(values) > 1
+        ]
+        variance = sum(part for part, _ in parts)
+        weights = sum(part**2 / freedom for part, freedom in parts)
+        return cls(variance, variance**2 / weights if weights > 0 else math.nan)
+
+    def half_width(self, level: float) -> float:
+        """Return half of the width of the interval."""
+        return float(t.ppf((1 + level) / 2, self.freedom)) * math.sqrt(self.variance)
+
+    def p_value(self, value: float) -> float:
+        """Return the two-sided p value of an estimate."""
+        if not self.variance > 0:
+            return math.nan
+        return min(1.0, 2 * float(t.sf(abs(value) / math.sqrt(self.variance), self.freedom)))
+
+
+def _seed_values(seeds: Sequence[Measure]) -> list[float]:
+    if not seeds:
+        raise ValueError("a recipe needs at least one seed")
+    return [measure.value for measure in seeds]
+
+
+def _resampled_means(
+    seeds: Sequence[Measure], groups: Sequence[str], bootstrap: Bootstrap
 ) -> Values:
-    if len(seeds) > 1:
-        return hierarchical_values(seeds, groups, bootstrap, stream)
-    grouped = group_columns(seeds[0], groups)
-    return bootstrap_values(grouped.columns, grouped.statistic, bootstrap)
+    """Return the mean over seeds of each resample of the groups; all seeds share the draws."""
+    grouped = [group_columns(measure, groups) for measure in seeds]
+    return np.concatenate(
+        [
+            np.mean([each.statistic(counts @ each.columns) for each in grouped], axis=0)
+            for counts in draw_counts(len(grouped[0].columns), bootstrap)
+        ]
+    )

@@ -116,6 +116,7 @@ def changes_plot(changes: Mapping[str, Mapping[str, NDArray[np.float64]]], refer
         panel.set(title=source, ylim=(0, 1), ylabel="share of the documents")
         panel.set_xlabel(f"bits per byte minus those of {reference}")
         panel.legend(fontsize="small", loc="best")
+        panel.locator_params(axis="x", nbins=5)
         panel.grid(alpha=0.3)
     for panel in panels[len(changes) :]:
         panel.set_axis_off()

@@ -24,6 +24,8 @@ def make_record(**changes: object) -> ComparisonRecord:
         "seed_values": [0.6],
         "value": 0.6,
         "deviation": math.nan,
+        "seeds_low": math.nan,
+        "seeds_high": math.nan,
         "low": 0.55,
         "high": 0.65,
         "level": 0.95,

@@ -4,15 +4,14 @@ import math
 
 import numpy as np
 import pytest
-from scipy.stats import ttest_1samp
+from scipy.stats import t, ttest_1samp, ttest_ind
 
 from biomamba.metrics.interval import Bootstrap
 from biomamba.metrics.measure import Measure, mean
 from biomamba.metrics.paired import paired_difference
 from biomamba.metrics.seeds import (
     difference_over_seeds,
-    hierarchical_interval,
-    hierarchical_values,
+    interval_over_seeds,
     over_seeds,
 )
 
@@ -23,7 +22,7 @@ def names(count: int) -> list[str]:
     return [f"item {index:04d}" for index in range(count)]
 
 
-def make_seeds(rng: np.random.Generator, seeds: np.ndarray, items: np.ndarray) -> list[Measure]:
+def make_seeds(seeds: np.ndarray, items: np.ndarray) -> list[Measure]:
     """Return the mean of items with one shift per seed."""
     return [mean("score", items + shift) for shift in seeds]
 
@@ -47,8 +46,6 @@ def test_one_seed_tells_nothing_of_others() -> None:
 def test_no_seeds_are_an_error() -> None:
     with pytest.raises(ValueError, match="at least one value"):
         over_seeds([])
-    with pytest.raises(ValueError, match="at least two"):
-        hierarchical_interval([mean("score", np.ones(3))], names(3), SMALL)
 
 
 def test_the_t_interval_covers_as_often_as_its_level_says() -> None:
@@ -58,87 +55,98 @@ def test_the_t_interval_covers_as_often_as_its_level_says() -> None:
     assert 925 <= covered <= 975  # Binomial(1,000, 0.95) has deviation 6.9
 
 
-def test_variance_of_seeds_and_of_items_add_up() -> None:
+def test_variances_of_seeds_and_of_items_add_up() -> None:
     rng = np.random.default_rng(1)
     shifts, items = rng.normal(0, 0.5, size=6), rng.normal(0, 3, size=200)
-    values = hierarchical_values(make_seeds(rng, shifts, items), names(200), SMALL)
-    expected = shifts.var(ddof=1) / 6 + items.var() / 200
+    found = interval_over_seeds(make_seeds(shifts, items), names(200), SMALL)
+    of_seeds, of_items = shifts.var(ddof=1) / 6, items.var() / 200
+    variance = of_seeds + of_items
+    freedom = variance**2 / (of_seeds**2 / 5 + of_items**2 / 199)
+    expected = t.ppf(0.975, freedom) * math.sqrt(variance)
     # 2,000 resamples know a variance to about 3 %.
-    assert values.var() == pytest.approx(expected, rel=0.12)
+    assert (found.high - found.low) / 2 == pytest.approx(expected, rel=0.05)
+    assert found.value == pytest.approx(items.mean() + shifts.mean())
+    assert (found.high + found.low) / 2 == pytest.approx(found.value)
 
 
-def test_equal_seeds_leave_the_interval_of_the_items_and_equal_items_that_of_the_seeds() -> None:
-    rng = np.random.default_rng(2)
-    items = rng.normal(size=100)
-    same = hierarchical_values(make_seeds(rng, np.zeros(3), items), names(100), SMALL)
-    assert same.std() == pytest.approx(items.std() / 10, rel=0.08)
-    apart = hierarchical_values(
-        make_seeds(rng, np.array([0.0, 1.0, 5.0]), np.ones(100)), names(100), SMALL
-    )
-    # Two of three are drawn: means of pairs of 1, 2 and 6.
-    assert set(np.round(apart, 6)) <= {1.0, 1.5, 2.0, 3.5, 4.0, 6.0}
+def test_items_without_scatter_leave_the_t_interval_of_the_seeds() -> None:
+    shifts = np.array([0.0, 1.0, 5.0])
+    found = interval_over_seeds(make_seeds(shifts, np.ones(100)), names(100), SMALL)
+    alone = over_seeds(list(shifts + 1))
+    assert (found.low, found.high) == pytest.approx((alone.low, alone.high))
 
 
-def test_the_interval_encloses_the_mean_over_seeds() -> None:
+def test_seeds_without_scatter_leave_the_interval_of_the_items() -> None:
+    items = np.random.default_rng(2).normal(size=400)
+    found = interval_over_seeds(make_seeds(np.zeros(3), items), names(400), SMALL)
+    assert (found.high - found.low) / 2 == pytest.approx(1.966 * items.std() / 20, rel=0.05)
+
+
+def test_the_interval_covers_with_three_seeds_as_often_as_its_level_says() -> None:
     rng = np.random.default_rng(3)
-    seeds = make_seeds(rng, rng.normal(size=4), rng.normal(size=50))
-    found = hierarchical_interval(seeds, names(50), SMALL)
-    assert found.value == pytest.approx(np.mean([seed.value for seed in seeds]))
-    assert found.low < found.value < found.high
+    covered = 0
+    for trial in range(300):
+        seeds = make_seeds(rng.normal(0, 0.3, size=3), rng.normal(0, 1, size=40))
+        found = interval_over_seeds(seeds, names(40), Bootstrap(150, 0.9, seed=trial))
+        covered += found.low <= 0 <= found.high
+    # Binomial(300, 0.9) has deviation 5.2.
+    assert 255 <= covered <= 290
 
 
-def test_seeds_and_items_that_are_all_alike_have_no_bounds() -> None:
-    found = hierarchical_interval([mean("x", np.zeros(9))] * 3, names(9), SMALL)
-    assert found.value == 0.0
-    assert math.isnan(found.low)
-    assert math.isnan(found.high)
-
-
-def test_streams_draw_the_same_items_and_other_seeds() -> None:
-    rng = np.random.default_rng(4)
-    items = rng.normal(size=50)
-    alike = make_seeds(rng, np.zeros(3), items)
-    one, other = (hierarchical_values(alike, names(50), SMALL, stream) for stream in (0, 1))
-    assert np.allclose(one, other)
-    unlike = make_seeds(rng, np.array([0.0, 1.0, 2.0]), np.zeros(50))
-    one, other = (hierarchical_values(unlike, names(50), SMALL, stream) for stream in (0, 1))
-    assert abs(np.corrcoef(one, other)[0, 1]) < 0.1  # 2,000 draws: deviation 0.022
-
-
-def test_seeds_of_other_items_are_refused() -> None:
-    seeds = [mean("score", np.ones(3)), mean("score", np.ones(4))]
-    with pytest.raises(ValueError, match="4 items and 3 names"):
-        hierarchical_values(seeds, names(3), SMALL)
+def test_what_does_not_vary_and_one_group_have_no_bounds() -> None:
+    alike = interval_over_seeds([mean("x", np.zeros(9))] * 3, names(9), SMALL)
+    alone = interval_over_seeds(make_seeds(np.arange(3.0), np.ones(3)), ["a"] * 3, SMALL)
+    assert (alike.value, alone.value) == (0.0, 2.0)
+    assert all(math.isnan(bound) for each in (alike, alone) for bound in (each.low, each.high))
 
 
 def test_recipes_of_one_seed_differ_as_their_models_do() -> None:
     rng = np.random.default_rng(5)
-    a, b = (mean("score", rng.normal(shift, 1, size=60)) for shift in (1, 0))
-    found = difference_over_seeds([a], [b], names(60), SMALL)
-    paired = paired_difference(a, b, names(60), SMALL)
-    assert (found.value, found.low, found.high) == (paired.value, paired.low, paired.high)
-    assert found.standard_error == paired.standard_error
+    a, b = (mean("score", rng.normal(shift, 1, size=200)) for shift in (1, 0))
+    found = difference_over_seeds([a], [b], names(200), SMALL)
+    paired = paired_difference(a, b, names(200), SMALL)
+    assert found.value == pytest.approx(paired.value)
+    assert found.standard_error == pytest.approx(paired.standard_error)
+    assert (found.low, found.high) == pytest.approx((paired.low, paired.high), rel=0.05)
 
 
-def test_seeds_that_scatter_widen_the_difference_and_raise_the_p_value() -> None:
+def test_seeds_without_items_that_scatter_are_compared_by_the_test_of_welch() -> None:
+    a, b = [0.0, 0.4, 0.5, 0.9], [1.0, 1.1, 0.7]
+    recipes = [make_seeds(np.array(shifts), np.zeros(50)) for shifts in (a, b)]
+    found = difference_over_seeds(*recipes, names(50), SMALL)
+    theirs = ttest_ind(a, b, equal_var=False)
+    bounds = theirs.confidence_interval(0.95)
+    assert found.p_value == pytest.approx(theirs.pvalue)
+    assert (found.low, found.high) == pytest.approx((bounds.low, bounds.high))
+
+
+def test_what_recipes_share_does_not_widen_their_difference() -> None:
     rng = np.random.default_rng(6)
-    items = rng.normal(size=100)
-    base = [mean("score", items)] * 4
-    gain = items + rng.normal(0.2, 0.1, size=100)
-    steady = difference_over_seeds(make_seeds(rng, np.zeros(4), gain), base, names(100), SMALL)
-    shifts = np.array([-0.6, 0.6, -0.3, 0.3])
-    loose = difference_over_seeds(make_seeds(rng, shifts, gain), base, names(100), SMALL)
-    assert steady.value == pytest.approx(loose.value)
-    assert steady.p_value == 2 / 2_001  # no resample lies on the other side of 0
-    assert loose.p_value > 0.1
-    assert loose.low < 0 < steady.low
-    expected = shifts.var(ddof=1) / 4 + (gain - items).var() / 100
-    assert loose.standard_error**2 == pytest.approx(expected, rel=0.12)
+    items = rng.normal(0, 100, size=100)
+    base = make_seeds(np.zeros(3), items)
+    better = make_seeds(np.array([0.9, 1.0, 1.1]), items)
+    found = difference_over_seeds(better, base, names(100), SMALL)
+    assert found.value == pytest.approx(1.0)
+    assert found.standard_error == pytest.approx(0.1 / math.sqrt(3))
+    assert found.low < 1 < found.high
+    assert found.p_value < 0.01
 
 
-def test_one_group_tells_nothing_of_the_difference_of_recipes() -> None:
-    found = difference_over_seeds(
-        [mean("x", np.ones(3))], [mean("x", np.zeros(3))], ["a"] * 3, SMALL
-    )
-    assert found.value == 1.0
-    assert all(math.isnan(value) for value in (found.low, found.high, found.p_value))
+def test_recipes_that_agree_and_one_group() -> None:
+    seeds = make_seeds(np.zeros(2), np.arange(5.0))
+    same = difference_over_seeds(seeds, seeds, names(5), SMALL)
+    assert (same.value, same.low, same.high, same.p_value) == (0.0, 0.0, 0.0, 1.0)
+    more = make_seeds(np.ones(2), np.arange(5.0))
+    for other, groups in ((more, ["a"] * 5), (more, names(5))):
+        found = difference_over_seeds(other, seeds, groups, SMALL)
+        assert found.value == 1.0
+        if groups[0] == "a":
+            assert all(math.isnan(x) for x in (found.low, found.high, found.p_value))
+
+
+def test_seeds_of_other_items_and_none_are_refused() -> None:
+    seeds = [mean("score", np.ones(3)), mean("score", np.ones(4))]
+    with pytest.raises(ValueError, match="4 items and 3 names"):
+        interval_over_seeds(seeds, names(3), SMALL)
+    with pytest.raises(ValueError, match="at least one seed"):
+        difference_over_seeds(seeds[:1], [], names(3), SMALL)

@@ -39,6 +39,8 @@ def make_record(subject: str, metric: str, model: str, value: float) -> Comparis
         seed_values=[value],
         value=value,
         deviation=math.nan,
+        seeds_low=math.nan,
+        seeds_high=math.nan,
         low=math.nan if subject == "lone" else value - 0.1,
         high=math.nan if subject == "lone" else value + 0.2,
         level=0.95,
