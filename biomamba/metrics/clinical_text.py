@@ -34,34 +34,31 @@ def section_coverage(
 
 
 def unsupported_numbers(outputs: Sequence[str], sources: Sequence[str]) -> Measure:
-    """Return the share of the numbers written that the source does not hold."""
-    pairs = zip(outputs, sources, strict=True)
-    return _unsupported(
-        "unsupported_number_ratio",
-        [(numbers_of(output, spelled=False), set(numbers_of(source))) for output, source in pairs],
-    )
+    """Return the share of the numbers written that the source does not hold, spelled or not."""
+    written = [numbers_of(output, spelled=False) for output in outputs]
+    known = [set(numbers_of(source, spelled=True)) for source in sources]
+    return _unsupported("unsupported_number_ratio", written, known)
 
 
 def unsupported_doses(outputs: Sequence[str], sources: Sequence[str]) -> Measure:
     """Return the share of the numbers with a unit whose number and unit the source does not hold.
 
-    A source that spells a number out or gives it without a unit does not support a dose.
+    A source that gives the number without the unit does not support a dose.
     """
-    pairs = zip(outputs, sources, strict=True)
-    return _unsupported(
-        "unsupported_dose_ratio",
-        [(doses_of(output), set(doses_of(source))) for output, source in pairs],
-    )
+    written = [doses_of(output, spelled=False) for output in outputs]
+    known = [set(doses_of(source, spelled=True)) for source in sources]
+    return _unsupported("unsupported_dose_ratio", written, known)
 
 
 def _unsupported(
-    name: str, pairs: Sequence[tuple[Sequence[object], Collection[object]]]
+    name: str, written: Sequence[Sequence[object]], known: Sequence[Collection[object]]
 ) -> Measure:
-    unsupported = [sum(value not in known for value in values) for values, known in pairs]
+    pairs = zip(written, known, strict=True)
+    unsupported = [sum(value not in values for value in found) for found, values in pairs]
     return ratio(
         name,
         np.array(unsupported, dtype=np.float64),
-        np.array([len(values) for values, _ in pairs], dtype=np.float64),
+        np.array([len(found) for found in written], dtype=np.float64),
         higher_is_better=False,
     )
 

@@ -2,8 +2,8 @@
 
 A small set of rules in the manner of NegEx (Chapman et al., J Biomed Inform 34, 2001): a word of
 negation reaches forward over the findings of its clause until a word that ends it; a few words
-negate what stands before them. Questions and family history say nothing of the patient and are left
-out. What the rules cannot see: docs/clinical.md.
+negate what stands before them. Questions, also those that have lost their mark, and what relatives
+have say nothing of the patient and are left out. What the rules cannot see: docs/clinical.md.
 """
 
 import re
@@ -74,8 +74,9 @@ _NAME_OF = {
 }
 _BEFORE = (
     "no evidence of|no signs of|no sign of|negative for|absence of|free of|denies|denied|denying"
-    "|deny|without|no|not|never|nor|neither|don't|doesn't|didn't|hasn't|haven't|isn't|wasn't"
+    r"|deny|without|no|nor|neither|(?:not|never|\w*n['\u2019]t)(?: had)?"
 )
+_ASKS = "any|have you(?: had)?|do you|did you|are you|how about|what about"
 _AFTER = "absent|negative|denied|ruled out|not present|not seen|has resolved|resolved"
 _ENDS = (
     "but|however|except|although|though|besides|presents|presented|reports|reported|admits"
@@ -83,7 +84,8 @@ _ENDS = (
 )
 _TOKEN = re.compile(
     rf"(?P<finding>\b(?:{'|'.join(sorted(map(re.escape, _NAME_OF), key=len)[::-1])})\b)"
-    rf"|(?P<before>\b(?:{_BEFORE})\b)|(?P<after>\b(?:{_AFTER})\b)|(?P<end>\b(?:{_ENDS})\b|[;:])",
+    rf"|(?P<before>\b(?:{_BEFORE})\b)|(?P<asks>\b(?:{_ASKS})\b)"
+    rf"|(?P<after>\b(?:{_AFTER})\b)|(?P<end>\b(?:{_ENDS})\b|[;:])",
     re.IGNORECASE,
 )
 _SENTENCE = re.compile(r"[^.!?\n]+[.!?\n]?(?:(?<=\d\.)\d[^.!?\n]*[.!?\n]?)*")
@@ -108,17 +110,21 @@ def statuses_of(text: str) -> dict[str, bool]:
 def _mentions(sentence: str) -> list[tuple[str, bool]]:
     """Return the findings of a sentence in order, each with whether it is affirmed."""
     found: list[tuple[str, bool]] = []
-    is_negated = False
+    is_negated = is_asked = False
     num_before_clause = 0
     for token in _TOKEN.finditer(sentence):
         if token.lastgroup == "finding":
+            if is_asked and not is_negated:
+                continue
             found.append((_NAME_OF[token[0].lower()], not is_negated))
         elif token.lastgroup == "before":
             is_negated = True
+        elif token.lastgroup == "asks":
+            is_asked = True
         elif token.lastgroup == "after":
             clause = found[num_before_clause:]
             found[num_before_clause:] = [(name, False) for name, _ in clause]
         elif token[0] != ":":  # "Fever: absent" is one clause
-            is_negated = False
+            is_negated = is_asked = False
             num_before_clause = len(found)
     return found

@@ -39,42 +39,41 @@ _VALUES = {name: value for value, name in enumerate(_SMALL.split("|"))} | {
     name: 10 * value for value, name in enumerate(_TENS.split("|"), start=2)
 }
 _SCALES = {"hundred": 100, "thousand": 1000}
-_SPELLED = re.compile(rf"\b(?:{'|'.join([*_VALUES, *_SCALES])})\b", re.IGNORECASE)
-_JOINT = re.compile(r"(?:[ -]+and)?[ -]+", re.IGNORECASE)
+_NUMBER_WORD = rf"\b(?:{'|'.join([*_VALUES, *_SCALES])})\b"
+_SPELLED = re.compile(_NUMBER_WORD)
+_RUN = re.compile(rf"{_NUMBER_WORD}(?:(?:[ -]+and)?[ -]+{_NUMBER_WORD})*", re.IGNORECASE)
 
 
-def numbers_of(text: str, *, spelled: bool = True) -> list[str]:
+def numbers_of(text: str, *, spelled: bool) -> list[str]:
     """Return the numbers of a text: 5.0, 05 and 5 are one; those that count a list are left out.
 
     spelled: Words count too: `twenty six`, `a hundred and five`, `one forty` (140).
     """
-    text = _LIST_NUMBER.sub(" ", text)
-    figures = [_plain(match[0]) for match in _FIGURE.finditer(text)]
-    return figures + (_spelled_numbers(text) if spelled else [])
+    text = _prepared(text, spelled=spelled)
+    return [_plain(match[0]) for match in _FIGURE.finditer(text)]
 
 
-def doses_of(text: str) -> list[tuple[str, str]]:
-    """Return the numbers with a unit: `5 mg`, `5.0mg` and `5 milligrams` are one."""
-    text = _LIST_NUMBER.sub(" ", text)
+def doses_of(text: str, *, spelled: bool) -> list[tuple[str, str]]:
+    """Return the numbers with a unit: `5 mg`, `5.0mg` and `5 milligrams` are one.
+
+    spelled: `five milligrams` is the same one too.
+    """
+    text = _prepared(text, spelled=spelled)
     return [(_plain(match[1]), _UNIT_OF[match[2].lower()]) for match in _DOSE.finditer(text)]
+
+
+def _prepared(text: str, *, spelled: bool) -> str:
+    text = _LIST_NUMBER.sub(" ", text)
+    return in_figures(text) if spelled else text
 
 
 def _plain(figure: str) -> str:
     return f"{Decimal(figure.replace(',', '')).normalize():f}"
 
 
-def _spelled_numbers(text: str) -> list[str]:
-    """Return the values of runs of number words."""
-    values: list[str] = []
-    run: list[str] = []
-    end = -1
-    for match in _SPELLED.finditer(text):
-        if run and not _JOINT.fullmatch(text[end : match.start()]):
-            values += _values(run)
-            run = []
-        run.append(match[0].lower())
-        end = match.end()
-    return values + _values(run)
+def in_figures(text: str) -> str:
+    """Return a text with its number words as figures."""
+    return _RUN.sub(lambda match: " ".join(_values(_SPELLED.findall(match[0].lower()))), text)
 
 
 def _values(run: list[str]) -> list[str]:

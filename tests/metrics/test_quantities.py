@@ -2,7 +2,7 @@
 
 import pytest
 
-from biomamba.metrics.quantities import doses_of, numbers_of
+from biomamba.metrics.quantities import doses_of, in_figures, numbers_of
 
 
 @pytest.mark.parametrize(
@@ -18,7 +18,8 @@ from biomamba.metrics.quantities import doses_of, numbers_of
     ],
 )
 def test_a_number_has_one_spelling_and_lists_are_not_numbers(text: str, numbers: list[str]) -> None:
-    assert numbers_of(text) == numbers
+    assert numbers_of(text, spelled=False) == numbers
+    assert numbers_of(text, spelled=True) == numbers
 
 
 @pytest.mark.parametrize(
@@ -36,16 +37,22 @@ def test_a_number_has_one_spelling_and_lists_are_not_numbers(text: str, numbers:
     ],
 )
 def test_spelled_numbers_count_where_they_are_asked_for(text: str, number: str) -> None:
-    assert numbers_of(text) == [number]
+    assert numbers_of(text, spelled=True) == [number]
     assert numbers_of(text, spelled=False) == []
 
 
 def test_words_apart_are_numbers_apart() -> None:
-    assert numbers_of("one forty over eighty, five six") == ["140", "80", "5", "6"]
+    assert in_figures("One forty over eighty, five six") == "140 over 80, 5 6"
+    assert in_figures("None of the tenth, often") == "None of the tenth, often"
 
 
 def test_a_dose_is_a_number_with_its_unit() -> None:
     text = "5.0mg, 5 milligrams, 10 mL, 40 units, 10%, 1,000 IU, 5 months, 3 more, 250-mg"
     same = [("5", "mg"), ("5", "mg"), ("10", "ml"), ("40", "unit"), ("10", "%"), ("1000", "unit")]
 
-    assert doses_of(text) == [*same, ("250", "mg")]
+    assert doses_of(text, spelled=False) == [*same, ("250", "mg")]
+
+
+def test_spelled_doses_count_where_they_are_asked_for() -> None:
+    assert doses_of("twenty five milligrams", spelled=True) == [("25", "mg")]
+    assert doses_of("twenty five milligrams", spelled=False) == []
