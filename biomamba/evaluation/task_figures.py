@@ -14,6 +14,7 @@ from biomamba.metrics.interval import Bootstrap
 from biomamba.metrics.measure import Measure
 from biomamba.metrics.paired import mcnemar, paired_difference
 from biomamba.metrics.power import minimum_detectable_difference
+from biomamba.tasks.writing import WritingTask
 
 POWER = 0.8
 
@@ -73,7 +74,7 @@ class TaskFigures:
             prompt_fingerprint=task.prompt.fingerprint,
             checkpoint_sha256=None,
             data_fingerprint=data_fingerprint,
-            provenance={**provenance, "rejects": dict(split.rejects)},
+            provenance={**provenance, "rejects": dict(split.rejects), **_signatures(split)},
         )
 
     def records(self, found: Sequence[Performance]) -> Iterator[TaskRecord]:
@@ -161,3 +162,11 @@ class TaskFigures:
         if not self._is_independent(a):
             return None
         return asdict(mcnemar(a.columns[:, 0] > 0, b.columns[:, 0] > 0))
+
+
+def _signatures(split: TaskSplit) -> dict[str, Any]:
+    """Return what identifies the computation of figures of texts, as sacrebleu's signature."""
+    task = split.task
+    if not isinstance(task, WritingTask):
+        return {}
+    return {"signatures": dict(task.signatures(split.items))}

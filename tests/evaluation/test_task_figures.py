@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,7 +13,9 @@ from biomamba.evaluation.task_split import TaskSplit
 from biomamba.metrics.grouped import WILSON, wilson_interval
 from biomamba.metrics.interval import Bootstrap
 from biomamba.metrics.power import minimum_detectable_difference
+from biomamba.tasks.aci_bench import AciBench
 from biomamba.tasks.prediction import Prediction
+from biomamba.tasks.prompt import Prompt
 from biomamba.tasks.task import Task, WriteText
 
 Build = Callable[..., Any]
@@ -102,3 +105,27 @@ def test_simple_answers_stand_beside_the_models(toy_task: Build) -> None:
     assert chance.low < 1 / 3 < chance.high
     assert math.isclose(chance.value, 1 / 3, abs_tol=0.06)
     assert not list(figures(toy_task(kind=WriteText(3))).simple_records(5))
+
+
+def test_figures_of_texts_carry_the_signatures_of_their_computation(tmp_path: Path) -> None:
+    rows = "dataset,encounter_id,dialogue,note\naci,a,talk,one note\naci,b,talk,another note\n"
+    (tmp_path / "a.csv").write_text(rows)
+    files = [str(tmp_path / "a.csv")]
+    task = AciBench(
+        name="aci",
+        protocol="p",
+        prompt=Prompt(name="p", template="{dialogue}\nNote:", shrink={}),
+        access="open",
+        max_new_tokens=9,
+        train_files=files,
+        val_files=files,
+        test_files=files,
+    )
+    items = task.items("val").items
+    predictions = [Prediction(id=item.id, text=item.target) for item in items]
+    found = Performance("model", task.measures(items, predictions), {}, None)
+
+    made = TaskFigures(TaskSplit(task, "val"), "d" * 64, BOOTSTRAP, {})
+    record = one(list(made.records([found])), "model", "bleu")
+
+    assert record.provenance["signatures"]["bleu"].startswith("nrefs:1|case:mixed|eff:no|tok:13a")
