@@ -1,5 +1,6 @@
 """The tokenizer of another model."""
 
+import json
 import shutil
 from functools import cache
 from pathlib import Path
@@ -91,3 +92,27 @@ def test_the_fingerprint_tells_tokenizers_apart(save_model: Any, tmp_path: Path)
     assert copy.fingerprint == first.fingerprint
     assert ForeignTokenizer(Pretrained.find(str(folder))).fingerprint != first.fingerprint
     assert load(save_model("llama")).fingerprint != first.fingerprint
+
+
+def test_the_tokenizer_of_biogpt_continues_a_prompt(save_model: Any, tmp_path: Path) -> None:
+    pytest.importorskip(
+        "sacremoses", reason="BioGPT's tokenizer: pip install 'biomamba[baselines]'"
+    )
+    folder = shutil.copytree(save_model("biogpt"), tmp_path / "model")
+    words = ["yes</w>", "no</w>", "safe</w>", "is</w>", "it</w>", ":</w>", "?</w>", "Answer</w>"]
+    letters = [letter + end for letter in "Answeryoafit:?I" for end in ("", "</w>")]
+    vocabulary = dict.fromkeys(["<s>", "<pad>", "</s>", "<unk>", *letters, *words])
+    ids = {token: number for number, token in enumerate(vocabulary)}
+    (folder / "vocab.json").write_text(json.dumps(ids))
+    (folder / "merges.txt").write_text("#version: 0.2\ny e 1\nye s</w> 1\nn o</w> 1\n")
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (folder / name).unlink()
+
+    tokenizer = ForeignTokenizer(Pretrained.find(str(folder)))
+    request = tokenizer.join("Is it safe? Answer:", [" yes", " no"])
+
+    assert not tokenizer.backend.is_fast
+    assert (tokenizer.first_ids, tokenizer.last_ids, tokenizer.eos_id) == ([2], [], 2)
+    assert list(request.answers) == [[ids["yes</w>"]], [ids["no</w>"]]]
+    assert tokenizer.decode([*request.prompt_ids, *request.answers[0]]) == "Is it safe? Answer: yes"
+    assert not {0, 1, 2} & set(tokenizer.encode_batch(["no </s>"])[0])
