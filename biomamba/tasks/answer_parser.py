@@ -3,10 +3,11 @@
 The rule is strict, because what it cannot read counts as wrong and is reported as unparsable,
 whereas a guess would be a figure about the guess:
 
-1. A line is cut into clauses at punctuation; `-` and an apostrophe inside a word belong to it.
+1. A line is cut into clauses at punctuation and behind "answer is"; `-` and an apostrophe inside a
+   word belong to it.
 2. A label counts where it opens or closes a clause, as whole words in any case, after `and`, `or`
-   or `but` too: "No, it is not" and "The answer is yes.", but not "normal", "there is no evidence"
-   or "not yes".
+   or `but` too: "No, it is not" and "The answer is yes since it helps", but not "normal", "there is
+   no evidence" or "not yes".
 3. The first line in which a label counts decides: if all that count there are the same one, it is
    the answer; "yes and no", "Yes, no" and "no / maybe" are none.
 
@@ -20,6 +21,7 @@ from collections.abc import Sequence
 _WORD_OR_MARK = re.compile(r"([^\W_]+(?:['\u2019-][^\W_]+)*)|[^\w\s]|_")
 _CONJUNCTIONS = ("and", "or", "but")
 _NEGATION = ("not",)
+_ANNOUNCEMENT = ["answer", "is"]
 Words = tuple[str, ...]
 
 
@@ -48,7 +50,7 @@ def _clauses(line: str) -> list[Words]:
     for token in _WORD_OR_MARK.finditer(unicodedata.normalize("NFC", line).casefold()):
         if token[1]:
             clauses[-1].append(token[1])
-        else:
+        if not token[1] or clauses[-1][-2:] == _ANNOUNCEMENT:
             clauses.append([])
     return [tuple(clause) for clause in clauses if clause]
 

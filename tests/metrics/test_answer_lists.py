@@ -51,6 +51,34 @@ def test_spaces_and_full_stops_make_a_difference(answer: str) -> None:
     assert list_score(GROUPS, [answer]).precision == 0.0
 
 
+def by_removal(groups: list[list[str]], answers: list[str]) -> tuple[float, float]:
+    """Count as the official evaluator: both sides are lists from which what was found is removed."""
+
+    def contains(places: list[list[str]], texts: list[str]) -> bool:
+        for index, place in enumerate(places):
+            if {text.lower() for text in place} & {text.lower() for text in texts}:
+                del places[index]
+                return True
+        return False
+
+    golden, given = [list(group) for group in groups], [[answer] for answer in answers]
+    hits = [contains(golden, [answer]) for answer in answers]
+    missed = [not contains(given, group) for group in golden]
+    found, total = sum(hits), sum(hits) + sum(missed)
+    return found / len(answers), found / total if total else 0.0
+
+
+def test_any_lists_score_as_in_the_official_evaluator() -> None:
+    rng = random.Random(0)
+    names = ["a", "A", "b", "c", "C.", "d", "e "]
+    for _ in range(500):
+        groups = [rng.choices(names, k=rng.randint(1, 3)) for _ in range(rng.randint(1, 5))]
+        answers = rng.choices(names, k=rng.randint(1, 6))
+        score = list_score(groups, answers)
+
+        assert (score.precision, score.recall) == by_removal(groups, answers), (groups, answers)
+
+
 def test_figures_are_means_per_question_not_over_answers() -> None:
     long = [[str(number)] for number in range(30)]
     references, answers = [long, [["a"]]], [[], ["a"]]

@@ -30,6 +30,8 @@ def test_a_bare_label_is_read_in_any_dress(text: str) -> None:
         ("Yes, because no patient died.", "yes"),
         ("The answer is maybe", "maybe"),
         ("Based on the context, the answer is no.", "no"),
+        ("The answer is no since the trial was small", "no"),
+        ("My final answer is Yes because", "yes"),
         ("It is not yes, but no", "no"),
         ("no - the trial was small", "no"),
         ("Yes. Yes, it does.", "yes"),
@@ -53,6 +55,8 @@ def test_the_label_that_opens_or_closes_a_clause_is_the_answer(text: str, label:
         "northern",
         "there is no evidence",
         "not yes",
+        "the answer is not yes",
+        "the answer is unknown and there is no evidence",
         "no\u0301",  # another letter, in two characters
         "a no-go",
     ],
