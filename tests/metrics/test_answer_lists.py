@@ -52,7 +52,7 @@ def test_spaces_and_full_stops_make_a_difference(answer: str) -> None:
 
 
 def by_removal(groups: list[list[str]], answers: list[str]) -> tuple[float, float]:
-    """Count as the official evaluator: both sides are lists from which what was found is removed."""
+    """Count as the official evaluator, which removes what it finds from lists of both sides."""
 
     def contains(places: list[list[str]], texts: list[str]) -> bool:
         for index, place in enumerate(places):
