@@ -10,7 +10,6 @@ from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
-from rouge_score.rouge_scorer import RougeScorer
 from sacrebleu.metrics.bleu import BLEU
 
 from biomamba.metrics.measure import Measure, mean
@@ -24,6 +23,8 @@ def rouge(outputs: Sequence[str], references: Sequence[Sequence[str]]) -> list[M
 
     Source: rouge-score of Google Research; LeoYML/BioMamba@e61db22 calls it the same way.
     """
+    from rouge_score.rouge_scorer import RougeScorer  # imports nltk, which takes seconds
+
     scorer = RougeScorer(list(_ROUGE), use_stemmer=True)
     scores = [
         scorer.score_multi(list(texts), output)
