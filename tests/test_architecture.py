@@ -10,7 +10,19 @@ CHECKOUT = Path(__file__).resolve().parents[1]
 PACKAGE = CHECKOUT / "biomamba"
 TESTS = CHECKOUT / "tests"
 OTHER_TESTS = {TESTS / "slurm"}  # of whole programs, with modules of their own
-PROGRAMS = ("prepare", "verify", "train", "ledger", "evaluate", "generate", "export", "report", "compare", "audit")
+PROGRAMS = (
+    "prepare",
+    "verify",
+    "train",
+    "ledger",
+    "evaluate",
+    "generate",
+    "export",
+    "report",
+    "compare",
+    "audit",
+    "plan",
+)
 # Lowest first. Packages on one line may not import each other.
 LAYERS: list[set[str]] = [
     {"runtime"},
@@ -18,7 +30,7 @@ LAYERS: list[set[str]] = [
     {"data", "model"},
     {"tasks"},
     {"training", "inference"},
-    {"evaluation"},
+    {"evaluation", "planning"},
     {"reporting"},
     set(PROGRAMS),
 ]

@@ -18,6 +18,7 @@ PRIMARIES = (
     "evaluate",
     "compare",
     "audit",
+    "plan",
     "generate",
     "export",
     "prepare",

@@ -161,9 +161,33 @@ class ExportSchema:
     overwrite: bool = False
 
 
+@dataclass
+class PlanSchema(TrainSchema):
+    """Top-level keys of `biomamba.plan`: those of a training, and what it is planned for.
+
+    It is merged over train.yaml, so what has a default there must have none here.
+    """
+
+    tasks: Any = MISSING
+    corpora: Any = MISSING
+    cleaning: Any = MISSING
+    objective: Any = MISSING
+    callbacks: Any = MISSING
+    logger: Any = MISSING
+    resume: str | None = MISSING
+    allow_change: bool = MISSING
+    hardware: Any = MISSING
+    allowance: Any = MISSING
+    probe: bool = MISSING
+    probing: Any = MISSING
+    run: str | None = None
+    output: str | None = MISSING
+
+
 SCHEMAS = {
     "audit_schema": AuditSchema,
     "train_schema": TrainSchema,
+    "plan_schema": PlanSchema,
     "ledger_schema": LedgerSchema,
     "evaluate_schema": EvaluateSchema,
     "compare_schema": CompareSchema,

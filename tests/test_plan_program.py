@@ -1,0 +1,155 @@
+"""`python -m biomamba.plan` on the shipped experiments, a tiny probe and a run."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from omegaconf import DictConfig, OmegaConf
+
+from biomamba.config.location import conf_dir
+from biomamba.plan import DOES_NOT_FIT_CODE, main, submitted
+from biomamba.runtime.errors import ConfigError, DataError
+
+Compose = Callable[..., DictConfig]
+CPT = sorted(
+    path.stem
+    for path in (conf_dir() / "experiment" / "cpt").glob("*.yaml")
+    if path.stem not in {"_base", "prepare"}
+)
+TINY = ("max_tokens=4_096", "tokens_per_step=1_024", "data.budget.seq_len=128")
+
+
+@pytest.fixture
+def plan(
+    compose: Compose, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., tuple[int | None, dict[str, Any], str]]:
+    """Return plan(*overrides): exit code, the written plan, and what was printed."""
+
+    def _plan(*overrides: str) -> tuple[int | None, dict[str, Any], str]:
+        output = tmp_path / "plan.json"
+        code = main(compose("plan", f"output={output}", *overrides))
+        return code, json.loads(output.read_text()), capsys.readouterr().out
+
+    return _plan
+
+
+@pytest.mark.parametrize("name", CPT)
+def test_every_shipped_experiment_fits_the_cards_it_names(
+    name: str, plan: Callable[..., Any]
+) -> None:
+    code, found, text = plan(f"+experiment=cpt/{name}", "hardware=v100_8")
+
+    assert code is None, text
+    assert found["memory_per_rank"]["fits"]
+    assert found["rate"]["kind"] == "assumed"
+    assert found["largest_micro_batch_size"] >= found["settings"]["micro_batch_size"]
+
+
+def test_the_keys_of_the_training_count(plan: Callable[..., Any]) -> None:
+    base = plan(*TINY)[1]
+    changed = plan(
+        *TINY,
+        "callbacks=ema",
+        "model.activation_checkpointing=true",
+        "objective.gradient_sums=float64",
+        "trainer.val_check_interval=2",
+    )[1]
+
+    parts = changed["memory_per_rank"]["components_bytes"]
+    assert parts["moving average"] == parts["weights"]
+    assert parts["float64 gradient sums"] == 2 * parts["weights"]
+    activations = "activations of blocks"
+    assert parts[activations] < base["memory_per_rank"]["components_bytes"][activations]
+    assert changed["duration"]["num_validations"] == 1 + 2
+    assert base["steps"] == 4
+
+
+def test_what_does_not_fit_ends_with_a_code_of_its_own(plan: Callable[..., Any]) -> None:
+    code, found, text = plan(*TINY, "hardware.memory_gib=0.1", "hardware.reserved_gib=0.2")
+
+    assert code == DOES_NOT_FIT_CODE
+    assert not found["memory_per_rank"]["fits"]
+    assert "DOES NOT FIT" in text
+
+
+def test_a_probe_measures_the_step_on_this_machine(plan: Callable[..., Any]) -> None:
+    steps = ("probing.steps=2", "probing.warmup_steps=1", "probing.micro_batches=1")
+    _, found, text = plan(*TINY, "data.budget.micro_batch_size=1", "probe=true", *steps)
+
+    rate = found["rate"]
+    assert rate["kind"] == "measured"
+    assert 0 < rate["low"] <= rate["tokens_per_second"] <= rate["high"]
+    assert "measured: 2 training steps on this machine" in text
+    assert found["duration"]["hours"] * 3_600 >= 4_096 / rate["tokens_per_second"]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (("hardware=v100_8", "probe=true"), "a rate measured here says nothing about it"),
+        (("hardware.devices_per_node=2", "probe=true"), "make them equal"),
+        (("hardware.devices_per_node=3",), "world_size=3"),
+        (("trainer.precision=bf16-true",), "trainer.precision"),
+        (("max_tokens=null",), "set max_tokens"),
+    ],
+)
+def test_a_plan_that_cannot_be_made_is_refused(
+    overrides: tuple[str, ...], message: str, plan: Callable[..., Any]
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        plan(*overrides)
+
+
+def test_a_run_stands_beside_its_plan(
+    compose: Compose, plan: Callable[..., Any], tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    (run / ".hydra").mkdir(parents=True)
+    (run / ".hydra" / "config.yaml").write_text(OmegaConf.to_yaml(compose("train", *TINY)))
+    record = {"parameters": {"total": 473_056, "trained": 473_056}, "starts": [{"world_size": 1}]}
+    (run / "run.json").write_text(json.dumps(record))
+
+    code, found, text = plan(f"run={run}")
+
+    assert code is None
+    assert found["steps"] == 4
+    ratios = {row["name"]: row["ratio"] for row in found["run"]}
+    assert (ratios["parameters"], ratios["ranks"], ratios["hours"]) == (1, 1, None)
+    assert "not recorded" in text
+
+
+@pytest.mark.parametrize("content", [None, "a: [", "{}", "[]"])
+def test_a_folder_that_is_no_run_is_named(
+    content: str | None, plan: Callable[..., Any], tmp_path: Path
+) -> None:
+    if content is not None:
+        (tmp_path / ".hydra").mkdir()
+        (tmp_path / ".hydra" / "config.yaml").write_text(content)
+
+    with pytest.raises(DataError, match=r"config\.yaml: "):
+        plan(f"run={tmp_path}")
+
+
+def test_the_line_to_submit_leaves_out_what_only_the_plan_takes() -> None:
+    given = ["+experiment=x", "hardware=cpu", "hardware.num_nodes=2", "probe=true", "seed=3"]
+
+    assert submitted([*given, "allowance.limit_hours=4", "~logger", "run_id=a"]) == [
+        "+experiment=x",
+        "seed=3",
+        "~logger",
+    ]
+
+
+@pytest.mark.slow
+def test_the_command_writes_a_plan_and_no_run_folder(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "biomamba.plan", *TINY, "name=x"]
+
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+
+    assert done.returncode == 0, done.stderr
+    assert [path.name for path in (tmp_path / "runs").iterdir()] == ["plan"]
+    assert done.stdout.splitlines()[-1] == "plan: runs/plan/x.json"
