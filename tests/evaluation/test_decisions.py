@@ -81,6 +81,10 @@ def test_nothing_is_fitted_where_nothing_is_gained() -> None:
     assert fit_offsets(["yes", "no", "maybe"], lambda _: 1.0) == {"yes": 0, "no": 0, "maybe": 0}
 
 
+def test_of_equally_good_offsets_the_smallest_stays() -> None:
+    assert fit_offsets(["yes", "no"], lambda found: found["no"] <= -0.3)["no"] == -0.3
+
+
 def test_offsets_of_three_labels_are_a_best_point_of_the_grid(
     toy_task: Build, toy_model: Build
 ) -> None:
