@@ -11,7 +11,6 @@ from biomamba.tasks.clinical_sections import STYLES, ClinicalSections, Section
 from biomamba.tasks.item import Item
 from biomamba.tasks.note_task import NoteTask
 from biomamba.tasks.release_sections import ReleaseSections
-from biomamba.tasks.writing import AuditedItem
 
 
 class SectionReader(Protocol):
@@ -69,7 +68,7 @@ class DischargeSummary(NoteTask):
                 raise ConfigError(f"{key} of {self.name} is {name!r}; use {', '.join(allowed)}")
         self._check_names("context", self.context, READERS[self.sections].known)
         self._check_names("target", self.target, READERS[self.sections].known)
-        self._check_names("withheld", self._withheld, READERS[self.audit_sections].known)
+        self._check_names("withheld", self._withheld_names, READERS[self.audit_sections].known)
         both = sorted(set(self.context) & set(self.target))
         if both:
             raise ConfigError(f"{both} are in context and in target of {self.name}; take one out")
@@ -83,10 +82,10 @@ class DischargeSummary(NoteTask):
             )
 
     @property
-    def _withheld(self) -> Sequence[str]:
+    def _withheld_names(self) -> Sequence[str]:
         return self.target if self.withheld is None else self.withheld
 
-    def _case(self, note: Document) -> AuditedItem | Reject:
+    def _item(self, note: Document) -> Item | Reject:
         sections = [each for each in READERS[self.sections].read(note.text) if each.body.strip()]
         context, target = (_joined(sections, names) for names in (self.context, self.target))
         for kind, text, least in (
@@ -97,18 +96,20 @@ class DischargeSummary(NoteTask):
                 return Reject(f"no section of the {kind}", note.id)
             if len(text[: self._longest(kind)]) < least:
                 return Reject(f"{kind} shorter than {least} characters", note.id)
-        item = Item(
+        return Item(
             id=note.id,
             parts={"context": context[: self.max_context_chars].rstrip()},
             target=target[: self.max_target_chars].rstrip(),
             references=[[target]],
             group=note.group,
         )
+
+    def _withheld(self, note: Document) -> Mapping[str, str]:
         withheld: dict[str, str] = {}
         for each in READERS[self.audit_sections].read(note.text):
-            if each.heading in self._withheld:
+            if each.heading in self._withheld_names:
                 withheld[each.heading] = f"{withheld.get(each.heading, '')}\n{each.body}".strip()
-        return AuditedItem(item, withheld)
+        return withheld
 
     def _longest(self, kind: str) -> int | None:
         return self.max_context_chars if kind == "context" else self.max_target_chars

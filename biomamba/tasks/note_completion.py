@@ -1,12 +1,12 @@
 """Note completion: the rest of a clinical note is written from its beginning."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from biomamba.data.document import Document, Reject
 from biomamba.runtime.errors import ConfigError
 from biomamba.tasks.item import Item
 from biomamba.tasks.note_task import NoteTask
-from biomamba.tasks.writing import AuditedItem
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,22 +38,27 @@ class NoteCompletion(NoteTask):
         if min(self.min_prefix_chars, self.min_target_chars) < 1:
             raise ConfigError(f"min_prefix_chars, min_target_chars of {self.name}: use 1 up")
 
-    def _case(self, note: Document) -> AuditedItem | Reject:
-        limit = len(note.text) if self.max_prefix_chars is None else self.max_prefix_chars
-        place = between_words(note.text, min(int(len(note.text) * self.prefix_ratio), limit))
-        prefix, rest = note.text[:place].rstrip(), note.text[place:].strip()
+    def _item(self, note: Document) -> Item | Reject:
+        prefix, rest = self._parts(note.text)
         if len(prefix) < self.min_prefix_chars:
             return Reject(f"prefix shorter than {self.min_prefix_chars} characters", note.id)
         if len(rest) < self.min_target_chars:
             return Reject(f"rest shorter than {self.min_target_chars} characters", note.id)
-        item = Item(
+        return Item(
             id=note.id,
             parts={"prefix": prefix},
             target=rest[: self.max_target_chars].rstrip(),
             references=[[rest]],
             group=note.group,
         )
-        return AuditedItem(item, {"rest": rest})
+
+    def _withheld(self, note: Document) -> Mapping[str, str]:
+        return {"rest": self._parts(note.text)[1]}
+
+    def _parts(self, text: str) -> tuple[str, str]:
+        limit = len(text) if self.max_prefix_chars is None else self.max_prefix_chars
+        place = between_words(text, min(int(len(text) * self.prefix_ratio), limit))
+        return text[:place].rstrip(), text[place:].strip()
 
 
 def between_words(text: str, place: int) -> int:

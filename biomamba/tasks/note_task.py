@@ -79,19 +79,14 @@ class NoteTask(WritingTask):
         for note in self._documents():
             if isinstance(note, Document) and note.id in wanted:
                 wanted.remove(note.id)
-                case = self._case(note)
-                if isinstance(case, AuditedItem):
-                    yield case
+                item = self._item(note)
+                if isinstance(item, Item):
+                    yield AuditedItem(item, self._withheld(note))
 
     def _read(self, split: str) -> Items:
-        found = (self._item(case) for case in self._cases(split))
-        return collect(found, f"{self.name} {split}", self._limits[split])
+        return collect(self._found(split), f"{self.name} {split}", self._limits[split])
 
-    @staticmethod
-    def _item(case: AuditedItem | Reject) -> Item | Reject:
-        return case if isinstance(case, Reject) else case.item
-
-    def _cases(self, split: str) -> Iterator[AuditedItem | Reject]:
+    def _found(self, split: str) -> Iterator[Item | Reject]:
         rank = SPLITS.index(split)
         seen: set[int] = set()
         for note in self._documents():
@@ -105,7 +100,7 @@ class NoteTask(WritingTask):
                     yield Reject("text of another note", note.id)
                 else:
                     seen.add(text)
-                    yield self._case(note)
+                    yield self._item(note)
 
     @cached_property
     def _homes(self) -> dict[int, int]:
@@ -126,8 +121,12 @@ class NoteTask(WritingTask):
             yield from self.notes.documents(shard)
 
     @abstractmethod
-    def _case(self, note: Document) -> AuditedItem | Reject:
+    def _item(self, note: Document) -> Item | Reject:
         """Return the item of a note, or why it gives none."""
+
+    @abstractmethod
+    def _withheld(self, note: Document) -> Mapping[str, str]:
+        """Return by name the texts of a note that its prompt must not hold."""
 
 
 def _text_key(text: str) -> int:

@@ -12,8 +12,8 @@ from biomamba.data.document import Document, Reject
 from biomamba.runtime.errors import ConfigError
 from biomamba.tasks.clinical_sections import headings_of
 from biomamba.tasks.discharge_summary import DischargeSummary
+from biomamba.tasks.item import Item
 from biomamba.tasks.prediction import Prediction
-from biomamba.tasks.writing import AuditedItem
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "clinical"
 PRESETS = ("discharge_summary", "discharge_summary_paper", "discharge_summary_paper_sft")
@@ -36,8 +36,8 @@ def task(preset: str, *changes: str, file: Path | None = None) -> DischargeSumma
     return built
 
 
-def case(built: DischargeSummary, text: str) -> AuditedItem | Reject:
-    return built._case(Document(text, "1-DS-1", "clinical", "1"))
+def made(built: DischargeSummary, text: str) -> Item | Reject:
+    return built._item(Document(text, "1-DS-1", "clinical", "1"))
 
 
 def test_context_and_target_are_sections_with_headings_order_and_repeats() -> None:
@@ -90,15 +90,15 @@ def test_lengths_of_the_presets(
     course = "word " * 2_000
     note = f"Past Medical History:\n{course}\nHospital Course:\n{course}\nDischarge Diagnosis:\nflu"
 
-    found = case(built, note)
+    found = made(built, note)
 
-    assert isinstance(found, AuditedItem)
+    assert isinstance(found, Item)
     whole = len(course.strip()) + len("past medical history:\n")
-    assert len(found.item.parts["context"]) == pytest.approx(min(context or whole, whole), abs=1)
+    assert len(found.parts["context"]) == pytest.approx(min(context or whole, whole), abs=1)
     assert built.answer.max_new_tokens == new
-    (reference,) = found.item.references[0]
+    (reference,) = found.references[0]
     assert reference.endswith("flu")
-    assert len(found.item.target) == pytest.approx(target or len(reference), abs=1)
+    assert len(found.target) == pytest.approx(target or len(reference), abs=1)
 
 
 def test_notes_without_sections_and_empty_targets_are_counted() -> None:
@@ -112,10 +112,10 @@ def test_short_contexts_and_targets_are_counted() -> None:
     built = task("discharge_summary")
     long = "word " * 50
 
-    assert case(built, f"Service: x\nDischarge Diagnosis:\n{long}") == Reject(
+    assert made(built, f"Service: x\nDischarge Diagnosis:\n{long}") == Reject(
         "context shorter than 100 characters", "1-DS-1"
     )
-    assert case(built, f"Pertinent Results: {long}\nDischarge Diagnosis:\nflu") == Reject(
+    assert made(built, f"Pertinent Results: {long}\nDischarge Diagnosis:\nflu") == Reject(
         "target shorter than 50 characters", "1-DS-1"
     )
 
