@@ -15,6 +15,7 @@ from torch import Tensor
 from biomamba.evaluation.answer_model import Written
 from biomamba.evaluation.models.foreign_tokenizer import ForeignTokenizer
 from biomamba.evaluation.models.pretrained import import_transformers
+from biomamba.runtime.errors import ConfigError
 from biomamba.tasks.task import WriteText
 
 
@@ -40,14 +41,21 @@ class Writer:
             inputs: Arguments of `generate` that hold the rows.
             last_ids: (rows, length); what the decoder reads before the first new id.
             options: How much, and where to stop.
+
+        Raises:
+            ConfigError: transformers cannot search with this model.
         """
         begin, width = last_ids.shape[1], options.num_candidates
-        is_stopped = self._stopping(begin, options.stop)
-        found = self.model.generate(
-            **inputs,
-            generation_config=self._config(options),
-            stopping_criteria=[is_stopped] if options.stop else None,
-        )
+        criteria = [self._stopping(begin, options.stop)] if options.stop else None
+        config = self._config(options)
+        try:
+            found = self.model.generate(
+                **inputs, generation_config=config, stopping_criteria=criteria
+            )
+        except ValueError as error:
+            raise ConfigError(
+                f"transformers cannot write {width} answers with this model: {error}"
+            ) from error
         before = last_ids[:, -1:].tolist()
         texts = [
             self._read(ids[begin:], before[n // width], options.stop)

@@ -48,6 +48,7 @@ LAYOUTS = {
     "biogpt": Layout("</s> $A", "<s>", "</s>", ("<s>", "<pad>", "</s>", "<unk>")),
     "mamba": Layout("$A", "<|endoftext|>", "<|endoftext|>", ("<|endoftext|>",)),
     "mamba2": Layout("$A", "<|endoftext|>", "<|endoftext|>", ("<|endoftext|>",)),
+    "rwkv": Layout("$A", "<|endoftext|>", "<|endoftext|>", ("<|endoftext|>",)),
     "t5": Layout(
         "$A </s>", None, "</s>", ("<pad>", "</s>", "<unk>"), is_sentencepiece=True, pad="<pad>"
     ),
@@ -117,6 +118,8 @@ def build_model(kind: str, tokenizer: Any) -> Any:
         "biogpt": ("BioGpt", "ForCausalLM", SIZE | wide | limit),
         "mamba": ("Mamba", "ForCausalLM", mamba),
         "mamba2": ("Mamba2", "ForCausalLM", mamba | mamba2),
+        "rwkv": ("Rwkv", "ForCausalLM", {"hidden_size": 16, "num_hidden_layers": 2,
+                                         "attention_hidden_size": 16, "context_length": 64}),
         "t5": ("T5", "ForConditionalGeneration", {"d_model": 16, "d_kv": 8, "d_ff": 32,
                "num_layers": 1, "num_heads": 2, "decoder_start_token_id": 0}),
         "bart": ("Bart", "ForConditionalGeneration", halves | heads | limit

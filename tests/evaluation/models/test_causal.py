@@ -18,11 +18,11 @@ from biomamba.evaluation.models.causal import TransformersCausal
 from biomamba.evaluation.models.pretrained import Pretrained
 from biomamba.model.backends.chunked import ChunkedScan
 from biomamba.model.checkpoint import load_pretrained
-from biomamba.runtime.errors import CheckpointError, DataError
+from biomamba.runtime.errors import CheckpointError, ConfigError, DataError
 from biomamba.tasks.prompt import EncodedPrompt
 from biomamba.tasks.task import WriteText
 
-KINDS = ("gpt2", "gpt_neox", "llama", "biogpt", "mamba", "mamba2")
+KINDS = ("gpt2", "gpt_neox", "llama", "biogpt", "mamba", "mamba2", "rwkv")
 PROMPTS = ("Is it safe? Answer:", "Metformin lowers the glucose. Does it cure asthma? Answer:", "a")
 ANSWERS = (" yes", " no", " maybe not", " no, maybe", " maybe")
 
@@ -79,8 +79,10 @@ def test_scores_do_not_depend_on_the_batch(kind: str, save_model: Any) -> None:
         assert found == pytest.approx(expected, rel=1e-5)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("num_candidates", [1, 3])
+@pytest.mark.parametrize(
+    ("kind", "num_candidates"),
+    [*((kind, 1) for kind in KINDS), *((kind, 3) for kind in KINDS if kind != "rwkv")],
+)
 def test_texts_do_not_depend_on_the_batch(kind: str, num_candidates: int, save_model: Any) -> None:
     together, alone = load(save_model(kind), batch_size=12), load(save_model(kind), batch_size=1)
     prompts = together.tokenizer.encode_batch(PROMPTS)
@@ -217,6 +219,13 @@ def test_a_tokenizer_of_another_model_is_refused(save_model: Any, tmp_path: Path
 
     with pytest.raises(CheckpointError, match="the tokenizer has 3"):
         load(folder)
+
+
+def test_a_model_that_transformers_cannot_search_with_is_refused(save_model: Any) -> None:
+    model = load(save_model("rwkv"))
+
+    with pytest.raises(ConfigError, match="cannot write 3 answers with this model"):
+        model.write([[5]], WriteText(3, num_candidates=3))
 
 
 def test_an_answer_without_ids_is_refused(save_model: Any) -> None:
