@@ -6,7 +6,7 @@ once: templated reports of different patients can be the same to the letter. Cas
 punctuation make no difference.
 """
 
-import re
+import string
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ from biomamba.tasks.task import check_training_split
 from biomamba.tasks.task_rows import collect
 from biomamba.tasks.writing import AuditedItem, WritingTask
 
-_NO_WORD = re.compile(r"\W+")
+_NO_WORD = str.maketrans("", "", string.punctuation + string.whitespace)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,4 +130,4 @@ class NoteTask(WritingTask):
 
 
 def _text_key(text: str) -> int:
-    return document_key(_NO_WORD.sub("", text.lower()))
+    return document_key(text.lower().translate(_NO_WORD))
