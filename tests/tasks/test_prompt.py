@@ -207,6 +207,28 @@ def test_the_order_of_what_shrinks_is_in_the_fingerprint() -> None:
     assert prompt(shrink=both).fingerprint != prompt(shrink=turned).fingerprint
 
 
+@pytest.mark.parametrize("limit", [40, 90, 10_000])
+def test_a_prompt_with_an_open_end_ends_with_the_end_of_its_part(limit: int) -> None:
+    note = text(30)
+    options = {"template": "{context}", "open_end": True, "shrink": {"context": "left"}}
+
+    encoded = prompt(**options).encode(item(note), BYTES, limit)
+
+    assert len(encoded.ids) <= limit
+    assert encoded.text
+    assert note.endswith(encoded.text)
+
+
+@pytest.mark.parametrize(
+    "changes", [{"template": "{context} A:"}, {"template": "A:"}, {"shrink": {"context": "middle"}}]
+)
+def test_an_open_end_is_a_part_that_keeps_its_end(changes: dict[str, Any]) -> None:
+    options: dict[str, Any] = {"template": "Q: {question}\n{context}", "shrink": {}}
+
+    with pytest.raises(ConfigError, match="must end with a part, which may lose text at its left"):
+        prompt(**(options | {"open_end": True} | changes))
+
+
 @pytest.mark.parametrize(
     ("changes", "match"),
     [
