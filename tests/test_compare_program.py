@@ -12,7 +12,7 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from biomamba.compare import main, tasks_of
+from biomamba.compare import document_changes, main, models_of, tasks_of
 from biomamba.config.compose import compose_config
 from biomamba.data.corpora.embedded import EmbeddedCorpus
 from biomamba.data.preparation import prepare
@@ -117,6 +117,19 @@ def test_two_evaluations_become_a_table_records_and_pictures(
     with (output / "comparison.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert float(rows[3]["p_holm"]) == lines[3]["p_holm"]
+
+
+def test_changes_are_those_of_the_single_documents(runs: Path) -> None:
+    models = models_of({"x": [str(runs / "a")], "y": [str(runs / "b"), str(runs / "c")]})
+    found = document_changes(models, "x")
+    bits = []
+    for name in "abc":
+        stored = read_document_scores(runs / name / DOCUMENT_SCORES / "biomedical.model.npz")
+        bits.append(stored.scores.nll / (math.log(2) * stored.scores.num_bytes))
+    assert list(found) == ["biomedical"]
+    assert list(found["biomedical"]) == ["y"]
+    expected = (bits[1] + bits[2]) / 2 - bits[0]
+    assert found["biomedical"]["y"] == pytest.approx(expected)
 
 
 def test_runs_of_one_recipe_become_one_line_over_their_seeds(compare: Compare) -> None:

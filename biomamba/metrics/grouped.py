@@ -44,15 +44,15 @@ def interval_of(
     """Return the figure with its interval, and how that was made.
 
     The Wilson score interval for the share of hits among independent items, or among those of them
-    that count (recall, precision); else the percentile bootstrap over groups. One group says
-    nothing about others, and neither do resamples that are all alike (a figure of 0, because no
-    item has what is counted): their bounds are nan.
+    that count (recall, precision), at most one in a group; else the percentile bootstrap over
+    groups. One group says nothing about others, and neither do resamples that are all alike (a
+    figure of 0, because no item has what is counted): their bounds are nan.
 
     Raises:
         ValueError: without items, or without one group name per item.
     """
     grouped = group_columns(measure, groups)
-    if len(grouped.columns) == len(groups) and _counts_hits(grouped):
+    if _counts_hits(grouped):
         hits, counted = (int(total) for total in grouped.columns.sum(axis=0))
         return wilson_interval(hits, counted, bootstrap.level), WILSON
     if len(grouped.columns) == 1:
@@ -64,7 +64,7 @@ def interval_of(
 
 
 def _counts_hits(measure: Measure) -> bool:
-    """Whether a figure is hits over what counts, both 0 or 1 of every item."""
+    """Whether a figure is hits over what counts, both 0 or 1 of every group."""
     columns = measure.columns
     if measure.is_proportion:
         return True

@@ -92,6 +92,8 @@ def test_scores_of_single_documents_add_up_to_the_records(store: Path) -> None:
         assert stored.origin.provenance == record.provenance
         # The first three documents by key.
         assert sorted(stored.keys.tolist()) == np.sort(rows.keys)[:3].tolist()
+        sizes = dict(zip(rows.keys.tolist(), rows.num_bytes.tolist(), strict=True))
+        assert stored.scores.num_bytes.tolist() == [sizes[key] for key in stored.keys.tolist()]
     assert kept[0].origin.tokenizer == open_stores([str(store)])[0].manifest.tokenizer
 
 

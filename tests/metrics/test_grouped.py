@@ -99,6 +99,14 @@ def test_a_share_of_some_of_the_items_is_a_proportion_of_those() -> None:
         assert interval_of(ratio("x", *columns), names(50), SMALL)[1] == BOOTSTRAP
 
 
+def test_groups_with_two_items_that_count_are_drawn_and_those_with_one_are_independent() -> None:
+    groups = [f"patient {index // 2}" for index in range(20)]
+    hits = np.arange(20) % 3 == 0
+    one_each = ratio("recall", 1.0 * (hits & (np.arange(20) % 2 == 0)), np.arange(20) % 2 == 0)
+    assert interval_of(one_each, groups, SMALL)[1] == WILSON
+    assert interval_of(ratio("recall", 1.0 * hits, np.ones(20)), groups, SMALL)[1] == BOOTSTRAP
+
+
 def test_what_never_varies_has_no_bounds() -> None:
     for columns in ((np.zeros(9), np.full(9, 2.0)), (np.zeros(9), np.zeros(9))):
         interval, method = interval_of(ratio("f1", *columns), names(9), SMALL)

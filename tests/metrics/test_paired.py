@@ -129,6 +129,19 @@ def test_drawn_exchanges_come_close_to_all_of_them() -> None:
     assert drawn.p_value == pytest.approx(exact.p_value, abs=0.03)
 
 
+def test_another_seed_draws_other_exchanges_and_another_interval() -> None:
+    rng = np.random.default_rng(0)
+    a, b = (mean("x", rng.normal(size=40)) for _ in range(2))
+    one, same, other = (
+        paired_difference(a, b, names(40), Bootstrap(num_resamples=200, seed=seed))
+        for seed in (1, 1, 2)
+    )
+    assert one == same
+    assert one.p_value != other.p_value
+    assert one.low != other.low
+    assert one.value == other.value
+
+
 def test_items_of_one_group_are_one_piece_of_evidence() -> None:
     a, b = proportion("x", np.ones(40, dtype=bool)), proportion("x", np.zeros(40, dtype=bool))
     assert paired_difference(a, b, names(40), SMALL).p_value == 2 / 2**40
