@@ -29,7 +29,12 @@ from biomamba.evaluation.models.causal import TransformersCausal
 from biomamba.evaluation.models.opening import PREFIX, Baseline, is_baseline, open_baseline
 from biomamba.evaluation.rank_group import rank_group
 from biomamba.evaluation.records import ResultRecord, format_records
-from biomamba.evaluation.runner import EvaluationSettings, evaluate_perplexity
+from biomamba.evaluation.runner import (
+    EvaluationSettings,
+    Scorable,
+    check_readers,
+    evaluate_perplexity,
+)
 from biomamba.evaluation.task_records import format_task_records
 from biomamba.evaluation.task_runner import TaskEvaluation
 from biomamba.inference.checkpoint_tokenizer import find_tokenizer
@@ -66,6 +71,7 @@ def main(cfg: DictConfig) -> None:
         label: open_model(label, source, backend, device, batch_size)
         for label, source in sources.items()
     }
+    scorable = find_scorable(models, settings) if settings.sources else {}
     digests = {
         label: weights_digest(sources[label])
         if isinstance(model, MambaLM)
@@ -93,7 +99,7 @@ def main(cfg: DictConfig) -> None:
         ]
         evaluate_tasks(cfg, tasks, answering, settings, origin)
     if settings.sources and is_rank_zero():
-        evaluate_sources(models, settings, origin, Path(cfg.paths.run_dir))
+        evaluate_sources(scorable, settings, origin, Path(cfg.paths.run_dir))
 
 
 def find_sources(checkpoint: str, baseline: str | None) -> dict[str, str]:
@@ -121,6 +127,26 @@ def open_model(
     if is_baseline(source):
         return open_baseline(source, label=label, device=str(device), batch_size=batch_size)
     return load_pretrained(source, backend).to(device).eval()
+
+
+def find_scorable(
+    models: Mapping[str, MambaLM | Baseline], settings: EvaluationSettings
+) -> dict[str, Scorable]:
+    """Return the models as readers of documents.
+
+    Raises:
+        ConfigError: One of them cannot score documents, or not in this way.
+    """
+    found: dict[str, Scorable] = {
+        label: model
+        for label, model in models.items()
+        if isinstance(model, MambaLM | TransformersCausal)
+    }
+    unable = sorted(models.keys() - found.keys())
+    if unable:
+        raise ConfigError(f"{unable} cannot score documents, tasks only; set sources=none")
+    check_readers(found, settings)
+    return found
 
 
 def isolation_of(
@@ -182,26 +208,14 @@ def evaluate_tasks(
 
 
 def evaluate_sources(
-    models: Mapping[str, MambaLM | Baseline],
+    models: Mapping[str, Scorable],
     settings: EvaluationSettings,
     origin: Mapping[str, Any],
     run_dir: Path,
 ) -> None:
-    """Score the documents of all sources, write and print the figures.
-
-    Raises:
-        ConfigError: A model cannot score documents.
-    """
-    scorable = {
-        label: model
-        for label, model in models.items()
-        if isinstance(model, MambaLM | TransformersCausal)
-    }
-    unable = sorted(models.keys() - scorable.keys())
-    if unable:
-        raise ConfigError(f"{unable} cannot score documents, tasks only; set sources=none")
+    """Score the documents of all sources, write and print the figures."""
     keep = partial(write_document_scores, run_dir / DOCUMENT_SCORES)
-    records = list(evaluate_perplexity(scorable, settings, origin, keep))
+    records = list(evaluate_perplexity(models, settings, origin, keep))
     table = perplexity_table(records)
     write_text(run_dir / "results.jsonl", format_records(records))
     write_text(run_dir / "results.md", table + "\n")

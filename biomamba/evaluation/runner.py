@@ -17,7 +17,7 @@ from biomamba.evaluation.perplexity import (
 )
 from biomamba.evaluation.positions import PositionTotals
 from biomamba.evaluation.records import RecordContext, ResultRecord
-from biomamba.evaluation.text_scores import StoredTexts, score_texts
+from biomamba.evaluation.text_scores import StoredTexts, check_window, score_texts
 from biomamba.metrics.interval import Bootstrap
 from biomamba.model.language_model import MambaLM
 from biomamba.model.segments import Segments
@@ -88,12 +88,7 @@ def evaluate_perplexity(
             it cannot read.
         DataError: a store is missing or damaged, or a tokenizer cannot give its documents back.
     """
-    others = [label for label, model in models.items() if isinstance(model, TransformersCausal)]
-    if settings.by_position and others:
-        raise ConfigError(
-            f"evaluation.by_position=true: positions are counted in tokens, and {others[0]} has "
-            "tokens of its own; leave it out, or by_position"
-        )
+    check_readers(models, settings)
     for source, stores in settings.sources.items():
         rows = open_evaluation_rows(
             stores,
@@ -115,6 +110,19 @@ def evaluate_perplexity(
                 keep(_stored(scored, rows, settings))
             yield from scored.records(baseline)
             baseline = baseline or scored
+
+
+def check_readers(models: Mapping[str, Scorable], settings: EvaluationSettings) -> None:
+    """Raise ConfigError unless the models with tokens of their own can read the documents so."""
+    for label, model in models.items():
+        if not isinstance(model, TransformersCausal):
+            continue
+        if settings.by_position:
+            raise ConfigError(
+                f"evaluation.by_position=true: positions are counted in tokens, and {label} has "
+                "tokens of its own; leave it out, or by_position"
+            )
+        check_window(model, settings.seq_len)
 
 
 @dataclass(frozen=True)

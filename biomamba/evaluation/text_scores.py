@@ -74,11 +74,7 @@ def score_texts(
     Raises:
         ConfigError: The model cannot read such a window.
     """
-    if model.max_tokens is not None and window_tokens > model.max_tokens:
-        raise ConfigError(
-            f"evaluation.seq_len={window_tokens}: {model.label} ({model.checkpoint}) reads at most "
-            f"{model.max_tokens} tokens; lower it, for all models that are compared"
-        )
+    check_window(model, window_tokens)
     begins: Sequence[int] = range(0, len(texts), _DOCUMENTS_AT_ONCE)
     shown = track(begins, description, console=Console(stderr=True)) if description else begins
     nll, num_tokens, num_lossy = list[float](), list[int](), 0
@@ -93,6 +89,15 @@ def score_texts(
         num_tokens += [len(ids) for ids in documents]
     counts = np.array(num_tokens, dtype=np.int64)
     return TextScores(DocumentScores(np.array(nll), counts, texts.num_bytes), num_lossy)
+
+
+def check_window(model: TransformersCausal, window_tokens: int) -> None:
+    """Raise ConfigError if a model cannot read so many tokens at once."""
+    if model.max_tokens is not None and window_tokens > model.max_tokens:
+        raise ConfigError(
+            f"evaluation.seq_len={window_tokens}: {model.label} ({model.checkpoint}) reads at most "
+            f"{model.max_tokens} tokens; lower it, for all models that are compared"
+        )
 
 
 def _nll(

@@ -15,7 +15,7 @@ import torch
 
 from biomamba.model.formats.detection import describe_folder
 from biomamba.model.formats.hub import CONFIG, locate
-from biomamba.model.formats.tensor_files import find_weights
+from biomamba.model.formats.tensor_files import WeightFiles, find_weights
 from biomamba.runtime.errors import CheckpointError
 from biomamba.runtime.optional import import_optional
 
@@ -108,8 +108,9 @@ class Pretrained:
             "bare encoder has to be fine-tuned for one of these first"
         )
 
-    def sha256(self) -> str:
-        """Return the sha256 over the weights.
+    @property
+    def files(self) -> WeightFiles:
+        """The weights.
 
         Raises:
             CheckpointError: There are none.
@@ -117,7 +118,11 @@ class Pretrained:
         found = find_weights(self.folder)
         if found is None:
             raise CheckpointError(f"{self.folder}: holds no weights (model.safetensors)")
-        return found.digest()
+        return found
+
+    def sha256(self) -> str:
+        """Return the sha256 over the weights."""
+        return self.files.digest()
 
     def load_model(self, auto_class: str, device: str) -> Any:
         """Return the model in float32, in evaluation mode.
@@ -126,7 +131,7 @@ class Pretrained:
             CheckpointError: Its code is not that of transformers, the files are damaged, or
                 weights are missing that would be drawn at random.
         """
-        self.sha256()
+        _ = self.files
         try:
             model, info = getattr(import_transformers(), auto_class).from_pretrained(
                 str(self.folder),
