@@ -5,8 +5,10 @@ n-grams of all of them and the length of the closest, as sacrebleu does.
 """
 
 from collections.abc import Sequence
+from functools import cache
 from importlib.metadata import version
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,11 +25,8 @@ def rouge(outputs: Sequence[str], references: Sequence[Sequence[str]]) -> list[M
 
     Source: rouge-score of Google Research; LeoYML/BioMamba@e61db22 calls it the same way.
     """
-    from rouge_score.rouge_scorer import RougeScorer  # imports nltk, which takes seconds
-
-    scorer = RougeScorer(list(_ROUGE), use_stemmer=True)
     scores = [
-        scorer.score_multi(list(texts), output)
+        _rouge_scorer().score_multi(list(texts), output)
         for output, texts in zip(outputs, references, strict=True)
     ]
     return [
@@ -61,6 +60,15 @@ def signatures(references: Sequence[Sequence[str]]) -> dict[str, str]:
     return {"bleu": f"nrefs:{num_references}|{settings}"} | dict.fromkeys(
         _ROUGE.values(), rouge_version
     )
+
+
+@cache
+def _rouge_scorer() -> Any:
+    """Return the scorer; without a tokenizer of its own it would log a line whenever it is made."""
+    from rouge_score import rouge_scorer, tokenizers  # imports nltk, which takes seconds
+
+    tokenizer = tokenizers.DefaultTokenizer(use_stemmer=True)
+    return rouge_scorer.RougeScorer(list(_ROUGE), tokenizer=tokenizer)
 
 
 def _corpus_bleu(sums: NDArray[np.float64]) -> NDArray[np.float64]:

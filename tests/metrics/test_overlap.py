@@ -90,3 +90,11 @@ def test_signatures_are_those_of_the_libraries() -> None:
     assert found["bleu"] == str(metric.get_signature())
     assert found["rouge1_f"].startswith("rouge-score 0.")
     assert signatures([["a"], ["b", "c"]])["bleu"].startswith("nrefs:var|")
+
+
+def test_rouge_logs_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("DEBUG"):
+        for _ in range(3):
+            rouge(["fever"], [["fever"]])
+
+    assert not caplog.records
