@@ -17,7 +17,7 @@ from biomamba.evaluation.document_scores import DOCUMENT_SCORES, read_document_s
 from biomamba.evaluation.records import ResultRecord, read_records
 from biomamba.evaluation.scored import Scored, scored_documents
 from biomamba.evaluation.task_records import CHANGE, TaskRecord, read_task_records
-from biomamba.metrics.measure import Measure
+from biomamba.metrics.measure import Measure, ratio_of_sums
 from biomamba.runtime.errors import DataError
 from biomamba.tasks.task import Task
 
@@ -116,14 +116,9 @@ def _answers(folder: Path, records: Sequence[TaskRecord], tasks: Mapping[str, Ta
         raise DataError(f"{path}: answers of another checkpoint than the results; {_AGAIN}")
     if first.task not in tasks:
         raise DataError(f"{folder}: its settings do not hold task {first.task}; {_AGAIN}")
-    values = {record.metric: record.value for record in records}
-    measures = []
     # What a figure makes of the sums of its columns depends on no item.
-    for measure in tasks[first.task].measures([], []):
-        if measure.name in values:
-            columns = np.array([line["columns"][measure.name] for line in lines], dtype=np.float64)
-            measures.append(replace(measure, columns=columns))
-            _check_value(path, measures[-1], values[measure.name])
+    known = {measure.name: measure for measure in tasks[first.task].measures([], [])}
+    measures = [_measure(path, known.get(record.metric), record, lines) for record in records]
     return Scored(
         subject=first.task,
         protocol={
@@ -142,14 +137,27 @@ def _answers(folder: Path, records: Sequence[TaskRecord], tasks: Mapping[str, Ta
     )
 
 
+def _measure(
+    path: Path, known: Measure | None, record: TaskRecord, lines: Sequence[Mapping[str, Any]]
+) -> Measure:
+    """Return a figure with the columns that were kept of each item."""
+    columns = np.array([line["columns"][record.metric] for line in lines], dtype=np.float64)
+    # A figure of some items only, which an empty task does not know: a ratio, or the value differs.
+    better = record.higher_is_better
+    measure = known or Measure(record.metric, columns, ratio_of_sums, higher_is_better=better)
+    measure = replace(measure, columns=columns)
+    _check_value(path, measure, record.value)
+    return measure
+
+
 def _read_lines(path: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Return header and lines of a file of predictions; messages do not quote it."""
     try:
         first, *rest = path.read_text(encoding="utf-8").splitlines()
         header = json.loads(first)["header"]
         lines = [json.loads(line) for line in rest]
-        for line in lines:
-            _ = line["key"], line["unit"], line["columns"].items()
+        if not all({"key", "unit", "columns"} <= line.keys() for line in lines):
+            raise KeyError
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         raise DataError(
             f"{path}: missing, damaged or not finished; start the evaluation again to finish it"

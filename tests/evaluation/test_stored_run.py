@@ -1,6 +1,7 @@
 """Evaluations read back from their folders."""
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from biomamba.evaluation.answer_options import AnswerOptions
 from biomamba.evaluation.document_scores import (
     DOCUMENT_SCORES,
     ScoreOrigin,
@@ -18,11 +20,15 @@ from biomamba.evaluation.perplexity import DocumentScores, perplexity_records
 from biomamba.evaluation.records import RecordContext, format_records
 from biomamba.evaluation.stored_run import PREDICTIONS, StoredModel, read_evaluation
 from biomamba.evaluation.task_records import TaskRecord, format_task_records
+from biomamba.evaluation.task_runner import TaskEvaluation
 from biomamba.metrics.classification import label_measures
+from biomamba.metrics.grouped import interval_of
 from biomamba.metrics.interval import Bootstrap
 from biomamba.metrics.measure import Measure
 from biomamba.runtime.errors import DataError
+from biomamba.tasks.task import Answer, ChooseLabel, WriteText
 
+Build = Callable[..., Any]
 LABELS = ["yes", "no", "maybe"]
 BOOTSTRAP = Bootstrap(num_resamples=20)
 
@@ -137,6 +143,34 @@ def test_answers_come_back_as_the_figures_that_they_were(tmp_path: Path) -> None
     assert scored.tokenizer is None
     assert scored.protocol["answer"]["by"] == "likelihood"
     assert "num_cut_prompts" not in scored.protocol["answer"]
+
+
+@pytest.mark.parametrize("access", ["open", "restricted"])
+@pytest.mark.parametrize("kind", [ChooseLabel(("yes", "no", "maybe")), WriteText(4)])
+def test_what_an_evaluation_of_tasks_writes_comes_back(
+    kind: Answer, access: str, toy_task: Build, toy_model: Build, tmp_path: Path
+) -> None:
+    task = toy_task(kind=kind, access=access)
+    models = [toy_model(), toy_model(label="other", seed=1)]
+    evaluation = TaskEvaluation(models, [task], AnswerOptions(), tmp_path / PREDICTIONS)
+    evaluation.answer()
+    records = list(evaluation.records(BOOTSTRAP, {}))
+    (tmp_path / "task_results.jsonl").write_text(format_task_records(records))
+
+    found = read_evaluation(tmp_path, {"toy": task})
+    assert [(m.label, m.checkpoint) for m in found] == [
+        (model.label, model.checkpoint_sha256) for model in models
+    ]
+    for model in found:
+        scored = model.scored["toy"]
+        expected = {r.metric: r for r in records if r.model == model.label and r.against is None}
+        assert [measure.name for measure in scored.measures] == list(expected)
+        for measure in scored.measures:
+            interval, method = interval_of(measure, scored.units, BOOTSTRAP)
+            record = expected[measure.name]
+            assert (measure.value, method) == (pytest.approx(record.value), record.method)
+            assert len(set(scored.units)) == record.n_groups
+            assert interval.value == pytest.approx(record.value)
 
 
 def test_documents_and_answers_of_one_model_are_together(tmp_path: Path) -> None:
