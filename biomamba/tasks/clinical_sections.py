@@ -35,8 +35,11 @@ medications on admission|admission medications
 physical exam|physical examination|admission physical exam|admission physical examination
 pertinent results
 discharge physical exam|discharge exam|discharge physical examination|discharge physical\
-|physical exam on discharge|physical exam at discharge|physical examination on discharge
-discharge labs|labs on discharge|labs at discharge|discharge laboratory data
+|physical exam on discharge|physical exam at discharge|physical examination on discharge\
+|exam on discharge|exam at discharge|discharge vitals|discharge vital signs|vitals on discharge\
+|discharge pe|pe on discharge
+discharge labs|labs on discharge|labs at discharge|discharge laboratory data|discharge results\
+|labs prior to discharge|labs day of discharge
 brief hospital course|hospital course
 discharge medications|discharge medication
 discharge disposition

@@ -100,6 +100,22 @@ def test_the_headings_of_mimic_are_known(heading: str) -> None:
     assert shape(f"the {heading}: x") == [("", f"the {heading}: x")]
 
 
+@pytest.mark.parametrize(
+    ("heading", "name"),
+    [
+        ("DISCHARGE EXAM", "discharge physical exam"),
+        ("Discharge Physical Exam", "discharge physical exam"),
+        ("Vitals on discharge", "discharge physical exam"),
+        ("LABS ON DISCHARGE", "discharge labs"),
+        ("Discharge Labs", "discharge labs"),
+    ],
+)
+def test_what_was_found_at_the_discharge_is_apart(heading: str, name: str) -> None:
+    note = f"Pertinent Results:\nK 3.1\n{heading}:\nK 4.1\nBrief Hospital Course:\nx"
+
+    assert shape(note)[1] == (name, "K 4.1")
+
+
 def test_headings_without_line_breaks_are_in_capitals() -> None:
     note = "FINAL DIAGNOSES,1.  Gout. ,HOSPITAL COURSE: , Went well.,PLAN:, Rest, no PLAN here."
 

@@ -23,6 +23,7 @@ def task(
     max_prefix: int | None = None,
     max_target: int | None = None,
     min_chars: int = 50,
+    file: Path = FIXTURES / "discharge.csv",
 ) -> NoteCompletion:
     return NoteCompletion(
         name="note_completion",
@@ -30,9 +31,7 @@ def task(
         prompt=PROMPT,
         access="restricted",
         max_new_tokens=9,
-        notes=MimicNotes(
-            rows=LocalRows(files=[str(FIXTURES / "discharge.csv")]), licence="invented"
-        ),
+        notes=MimicNotes(rows=LocalRows(files=[str(file)]), licence="invented"),
         split=SplitRule(val_permille=300, test_permille=100),
         prefix_ratio=ratio,
         max_prefix_chars=max_prefix,
@@ -112,3 +111,18 @@ def test_settings_are_checked() -> None:
         task(ratio=1)
     with pytest.raises(ConfigError, match="use 1 up"):
         task(min_chars=0)
+
+
+def test_real_reports_in_the_layout_of_mimic_become_items(real_data: Path) -> None:
+    file = real_data / "mimic-iv-note-format" / "radiology.csv.gz"
+    if not file.is_file():
+        pytest.skip(f"no {file}")
+    notes = task(file=file)
+
+    found = {"train": notes.items("train"), "val": notes.items("val"), "test": notes.held_out()}
+
+    patients = [{item.unit for item in each.items} for each in found.values()]
+    assert len(set().union(*patients)) == sum(map(len, patients))
+    short = ("shorter", "prefix", "rest")
+    assert all(r.startswith(short) for each in found.values() for r in each.rejects)
+    assert sum(len(each.items) for each in found.values()) > 40
