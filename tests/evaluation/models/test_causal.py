@@ -4,6 +4,7 @@ import json
 import shutil
 from collections.abc import Sequence
 from functools import cache
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -250,3 +251,50 @@ def test_our_reading_of_the_same_checkpoint_gives_the_same_scores(save_model: An
         assert found == pytest.approx(expected, rel=1e-4)
     for options in (WriteText(6), WriteText(4, num_candidates=3)):
         assert model.write(prompts, options) == ours.write(prompts, options)
+
+
+def test_a_beam_is_ranked_by_log_probability_per_id_with_the_end_counted(save_model: Any) -> None:
+    model = load(save_model("gpt2"))
+    letters = model.tokenizer.encode_batch(["b", "d", "j"])
+    assert [len(ids) for ids in letters] == [1, 1, 1]
+    few = [ids[0] for ids in letters]
+    only = torch.full((model._model.config.vocab_size,), -1e9)
+    only[[model.eos_id, *few]] = 0
+    prompt = model.tokenizer.encode_batch(PROMPTS[:1])[0]
+
+    hook = model._model.lm_head.register_forward_hook(lambda _, __, logits: logits + only)
+    found = model.write([prompt], WriteText(3, num_candidates=15))[0].candidates
+    ended = [[*ids, model.eos_id] for n in range(3) for ids in product(few, repeat=n)]
+    every = [*ended, *(list(ids) for ids in product(few, repeat=3))]
+    totals = model.score([ScoreRequest(prompt, every)])[0]
+    hook.remove()
+
+    def ranked(scores: Sequence[float]) -> list[str]:
+        best = sorted(range(len(every)), key=lambda n: -scores[n])
+        return ["".join("bdj"[few.index(i)] for i in every[n] if i in few) for n in best]
+
+    expected = ranked([total / len(ids) for total, ids in zip(totals, every, strict=True)])
+    assert list(found[:8]) == expected[:8]
+    assert expected[:8] != ranked(totals)[:8]  # else the length made no difference
+
+
+@pytest.mark.parametrize("num_candidates", [1, 3])
+def test_a_model_without_an_end_of_text_writes_to_a_stop_text_or_the_length(
+    num_candidates: int, save_model: Any, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(save_model("gpt_neox"), tmp_path / "model")
+    for name in ("config.json", "tokenizer_config.json", "generation_config.json"):
+        found = json.loads((folder / name).read_text())
+        gone = {key: None for key in found if key.startswith("eos_token")}
+        (folder / name).write_text(json.dumps(found | gone))
+    model = load(folder)
+    prompts = model.tokenizer.encode_batch(PROMPTS)
+    stop = model.write(prompts[:1], WriteText(8))[0].candidates[0][3:5]
+    options = WriteText(8, stop=[stop], num_candidates=num_candidates)
+
+    written = model.write(prompts, options)
+
+    assert model.eos_id is None
+    assert written == [model.write([prompt], options)[0] for prompt in prompts]
+    assert {found.stop_reason for found in written} <= {"stop", "length"}
+    assert not any(stop in text for found in written for text in found.candidates)
