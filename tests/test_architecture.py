@@ -22,6 +22,7 @@ PROGRAMS = (
     "compare",
     "audit",
     "plan",
+    "doctor",
 )
 # Lowest first. Packages on one line may not import each other.
 LAYERS: list[set[str]] = [
@@ -31,7 +32,7 @@ LAYERS: list[set[str]] = [
     {"tasks"},
     {"training", "inference"},
     {"evaluation", "planning"},
-    {"reporting"},
+    {"reporting", "diagnosis"},
     set(PROGRAMS),
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}

@@ -19,6 +19,7 @@ PRIMARIES = (
     "compare",
     "audit",
     "plan",
+    "doctor",
     "generate",
     "export",
     "prepare",

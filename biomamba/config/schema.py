@@ -184,10 +184,20 @@ class PlanSchema(TrainSchema):
     output: str | None = MISSING
 
 
+@dataclass
+class DoctorSchema:
+    """Top-level keys of `biomamba.doctor`."""
+
+    paths: Paths = field(default_factory=Paths)
+    precision: str | None = None
+    output: str | None = None
+
+
 SCHEMAS = {
     "audit_schema": AuditSchema,
     "train_schema": TrainSchema,
     "plan_schema": PlanSchema,
+    "doctor_schema": DoctorSchema,
     "ledger_schema": LedgerSchema,
     "evaluate_schema": EvaluateSchema,
     "compare_schema": CompareSchema,

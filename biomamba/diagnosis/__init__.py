@@ -1,0 +1,1 @@
+"""What a machine has, and whether runs on it can be trusted."""

@@ -1,0 +1,98 @@
+"""Whether a folder can hold a run: room, speed, and files that are whole or not there."""
+
+import secrets
+import shutil
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from biomamba.diagnosis.finding import Finding, ok, problem, warning
+from biomamba.runtime.atomic import write_bytes
+
+_MB, _GB = 10**6, 10**9
+_PROBE_BYTES = 64 * _MB
+_MIN_FREE_GB, _USUAL_FREE_GB = 1, 20
+_SLOW_MB_PER_SECOND = 50
+_REPLACEMENTS = 40
+
+
+def check_run_folder(folder: Path, size_bytes: int = _PROBE_BYTES) -> Iterator[Finding]:
+    """Check the file system that a run folder would lie on; nothing stays there."""
+    topic, place = "run folder", existing_parent(folder)
+    yield _room(place)
+    try:
+        with tempfile.TemporaryDirectory(dir=place, prefix=".doctor-") as temporary:
+            yield _speed(Path(temporary), place, size_bytes)
+            yield _atomicity(Path(temporary), place)
+    except OSError as error:
+        yield problem(
+            topic,
+            f"{place} cannot be written: {error.strerror or error}",
+            "set paths.run_dir=<folder that you may write>",
+        )
+
+
+def existing_parent(folder: Path) -> Path:
+    """Return the folder, or the nearest one above it that is there."""
+    absolute = folder.absolute()
+    return next(path for path in (absolute, *absolute.parents) if path.is_dir())
+
+
+def _room(place: Path) -> Finding:
+    free = shutil.disk_usage(place).free / _GB
+    text = f"{free:,.1f} GB free at {place}"
+    remedy = "make room, or set paths.run_dir; biomamba.plan says what a run needs"
+    if free < _MIN_FREE_GB:
+        return problem("disk", text, remedy)
+    if free < _USUAL_FREE_GB:
+        return warning("disk", f"{text}: enough for small models only", remedy)
+    return ok("disk", text)
+
+
+def _speed(temporary: Path, place: Path, size_bytes: int) -> Finding:
+    content = secrets.token_bytes(min(size_bytes, _MB)) * max(1, size_bytes // _MB)
+    begin = time.perf_counter()
+    write_bytes(temporary / "speed", content)
+    rate = len(content) / _MB / (time.perf_counter() - begin)
+    text = f"{rate:,.0f} MB/s written and synced at {place}"
+    if rate < _SLOW_MB_PER_SECOND:
+        remedy = "set callbacks.checkpoint.in_background=true, or another paths.run_dir"
+        return warning(
+            "write speed", f"{text}: a checkpoint of 1 GB takes {1e3 / rate:.0f} s", remedy
+        )
+    return ok("write speed", text)
+
+
+def _atomicity(temporary: Path, place: Path) -> Finding:
+    """Replace a file again and again while another thread reads it."""
+    path, faults, stop = temporary / "atomic", list[str](), threading.Event()
+    contents = [bytes([number]) * 4_096 for number in range(2)]
+    write_bytes(path, contents[0])
+
+    def read() -> None:
+        while not stop.is_set():
+            try:
+                found = path.read_bytes()
+            except OSError as error:
+                faults.append(f"it was gone for a moment ({error.strerror})")
+            else:
+                if found not in contents:
+                    faults.append(f"half a file was seen ({len(found)} bytes)")
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    try:
+        for number in range(_REPLACEMENTS):
+            write_bytes(path, contents[number % 2])
+    finally:
+        stop.set()
+        reader.join()
+    if faults:
+        return problem(
+            "atomic rename",
+            f"at {place} a file that was replaced could be read in between: {faults[0]}",
+            "set paths.run_dir to a file system with atomic rename (local disk, NFS, Lustre)",
+        )
+    return ok("atomic rename", f"{_REPLACEMENTS} replacements at {place}, always a whole file seen")
