@@ -1,7 +1,7 @@
 """Tasks whose answer is a clinical text, and the figures that all of them have."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from biomamba.metrics import clinical_text, overlap
 from biomamba.metrics.measure import Measure
@@ -88,15 +88,27 @@ def references_of(item: Item) -> list[str]:
 def writing_measures(
     outputs: Sequence[str], references: Sequence[Sequence[str]], sources: Sequence[str]
 ) -> list[Measure]:
-    """Return the figures of any written text."""
+    """Return the figures of any written text.
+
+    What the sources do not support is told of the first references too: nobody can be expected to
+    do better than they do.
+    """
+    support = _support_measures([texts[0] for texts in references], sources)
     return [
         *overlap.rouge(outputs, references),
         overlap.bleu(outputs, references),
+        *_support_measures(outputs, sources),
+        *clinical_text.copying(outputs, sources),
+        *clinical_text.lengths(outputs, references),
+        *(replace(m, name=f"reference_{m.name}", higher_is_better=None) for m in support),
+    ]
+
+
+def _support_measures(outputs: Sequence[str], sources: Sequence[str]) -> list[Measure]:
+    return [
         clinical_text.unsupported_numbers(outputs, sources),
         clinical_text.unsupported_doses(outputs, sources),
         clinical_text.negation_flips(outputs, sources),
-        *clinical_text.copying(outputs, sources),
-        *clinical_text.lengths(outputs, references),
     ]
 
 

@@ -61,7 +61,7 @@ def test_empty_answers_score_zero_and_are_counted() -> None:
     found = figures(["", ""])
 
     assert found.pop("empty_output_ratio") == 1
-    assert set(found.values()) == {0}
+    assert {value for name, value in found.items() if not name.startswith("reference_")} == {0}
 
 
 def test_what_an_empty_status_holds_is_not_scored() -> None:
@@ -77,6 +77,18 @@ def test_constant_and_shuffled_answers() -> None:
     # The second note holds no number: the only number of the second answer has no support.
     assert figures([TARGETS[0]] * 2)["unsupported_number_ratio"] == 1 / 2
     assert figures(TARGETS[::-1])["section_coverage"] == 0
+
+
+def test_what_the_references_hold_without_support_is_told_whatever_is_written() -> None:
+    unsupported = Item(id="c", parts={"note": "Rest."}, target="Rest for 3 days and 4 mg.")
+    given = [Prediction(id="a", text="7"), Prediction(id="c", text="")]
+
+    found = {m.name: m for m in notes().measures([ITEMS[0], unsupported], given)}
+
+    # The references hold 3, 3 and 4; of the second one nothing is in its note.
+    assert found["reference_unsupported_number_ratio"].value == pytest.approx(2 / 3)
+    assert found["reference_unsupported_dose_ratio"].value == 1
+    assert found["reference_unsupported_dose_ratio"].higher_is_better is None
 
 
 def test_support_comes_from_the_parts_of_the_prompt_alone() -> None:
