@@ -38,6 +38,7 @@ from biomamba.training.launch import (
     check_launch,
     check_precision,
     check_run_folder,
+    check_tasks,
     check_trainer_keys,
     product_dtype_of,
     quiet_lightning,
@@ -66,6 +67,7 @@ def main(cfg: DictConfig) -> None:
     check_launch(cfg.trainer.devices, cfg.trainer.num_nodes)
     check_precision(cfg.trainer.precision)
     check_trainer_keys(str(key) for key in cfg.trainer)
+    check_tasks(list(cfg.tasks or ()), list(cfg.data))
     check_run_folder(HydraConfig.get().overrides.task)
     seed_everything(cfg.seed)
     with run_lock(Path(cfg.paths.run_dir)), explained_faults():

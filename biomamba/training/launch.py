@@ -3,7 +3,7 @@
 import logging
 import os
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 import torch
 
@@ -81,6 +81,15 @@ def check_launch(devices: int, num_nodes: int) -> None:
             f"{started} process(es) were started: use "
             f"torchrun --nproc-per-node {devices} -m biomamba.train ..., or srun with "
             f"--ntasks-per-node={devices}"
+        )
+
+
+def check_tasks(tasks: Collection[str], data_keys: Collection[str]) -> None:
+    """Raise ConfigError if tasks were chosen and the data does not learn tasks."""
+    if tasks and "tasks" not in data_keys:
+        raise ConfigError(
+            f"task: {', '.join(sorted(tasks))} chosen, but this data does not learn tasks; add "
+            "data=instruct max_tokens=null data.budget.epochs=3, or leave the tasks out"
         )
 
 

@@ -11,6 +11,7 @@ from biomamba.training.launch import (
     check_launch,
     check_precision,
     check_run_folder,
+    check_tasks,
     check_trainer_keys,
     product_dtype_of,
     quiet_lightning,
@@ -69,6 +70,13 @@ def test_several_processes_need_a_named_run_folder(monkeypatch: pytest.MonkeyPat
     check_run_folder(["run_id=first"])
     monkeypatch.setenv("SLURM_JOB_ID", "17")
     check_run_folder([])
+
+
+def test_tasks_need_data_that_learns_them() -> None:
+    check_tasks([], ["sources"])
+    check_tasks(["pubmedqa"], ["tasks", "budget"])
+    with pytest.raises(ConfigError, match=r"task: pubmedqa chosen, .*add data=instruct"):
+        check_tasks(["pubmedqa"], ["sources", "budget"])
 
 
 def test_only_the_named_hints_are_silenced() -> None:
