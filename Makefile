@@ -3,6 +3,7 @@
 PYTHON ?= python3
 CONSTRAINTS ?= constraints/cpu.txt
 PIP_ARGS ?=
+SLOW_TESTS ?= slow
 SLURM_TESTS ?= slurm
 VENV := .venv
 BIN := $(VENV)/bin
@@ -46,7 +47,8 @@ test: $(INSTALLED) ## run the fast tests (offline, CPU)
 	$(BIN)/python -m pytest -q $(SIDE_BY_SIDE)
 
 test-slow: $(INSTALLED) ## run the tests that take more than 10 s each
-	$(BIN)/python -m pytest -q $(SIDE_BY_SIDE) -m "slow and not gpu and not network"
+	$(BIN)/python -m pytest -q $(SIDE_BY_SIDE) --durations=25 \
+		-m "$(SLOW_TESTS) and not gpu and not network"
 
 test-slurm: $(INSTALLED) ## run jobs on a SLURM of its own (needs slurmctld, slurmd, slurm-client, munge)
 	$(BIN)/python -m pytest -q --numprocesses 3 --dist worksteal -m "$(SLURM_TESTS)" tests/slurm

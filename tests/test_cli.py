@@ -318,6 +318,7 @@ def test_a_model_of_too_small_a_vocabulary_is_refused(workspace: Path) -> None:
     assert "257" in message
 
 
+@pytest.mark.slow_extra
 @pytest.mark.timeout(900)
 def test_the_published_130m_shape_trains_from_a_checkpoint_with_its_tokenizer(
     tmp_path: Path, real_data: Path, compose: Callable[..., DictConfig]
