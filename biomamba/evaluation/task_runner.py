@@ -106,7 +106,7 @@ def header_of(split: TaskSplit, model: AnswerModel, options: AnswerOptions) -> d
         "tokenizer": model.tokenizer.fingerprint,
         "prompt": task.prompt.name,
         "prompt_fingerprint": task.prompt.fingerprint,
-        "files": dict(task.files),
+        "files": dict(split.files),
         "items": sha256(ids.encode()).hexdigest(),
         "options": settings,
     }
@@ -151,7 +151,7 @@ class TaskEvaluation:
             DataError: An answer is missing.
         """
         for split in self._splits:
-            fingerprint = data_fingerprint(split.task.files)
+            fingerprint = data_fingerprint(split.files)
             figures = TaskFigures(split, fingerprint, bootstrap, provenance)
             found = [self._performance(split, model) for model in self._models]
             yield from figures.records(found)

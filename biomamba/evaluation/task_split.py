@@ -55,6 +55,11 @@ class TaskSplit:
         return self._found[1]
 
     @cached_property
+    def files(self) -> Mapping[str, str]:
+        """Return the sha256 of every file of the task, hashed once."""
+        return self.task.files
+
+    @cached_property
     def training_labels(self) -> Sequence[str]:
         """The labels of the training split; empty if the task has none.
 

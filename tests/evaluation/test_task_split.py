@@ -55,3 +55,18 @@ def test_a_split_without_items_or_with_repeated_ids_is_refused(toy_task: Build) 
         _ = TaskSplit(toy_task(splits={"val": []}), "val").items
     with pytest.raises(DataError, match="two items of its split test have the same id"):
         _ = TaskSplit(toy_task(splits={"test": [1, 2, 1]}), "test").items
+
+
+def test_files_are_hashed_once(toy_task: Build) -> None:
+    task = toy_task()
+    hashed = []
+
+    class Counting(type(task)):  # type: ignore[misc]
+        @property
+        def files(self) -> Any:
+            hashed.append(1)
+            return super().files
+
+    split = TaskSplit(Counting(), "test")
+    assert split.files == split.files == task.files
+    assert len(hashed) == 1
