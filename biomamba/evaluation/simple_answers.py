@@ -38,10 +38,12 @@ def random_values(
         return {}
     is_label = isinstance(answer, ChooseLabel)
     texts = [answer.labels if isinstance(answer, ChooseLabel) else item.options for item in items]
+    sizes = np.array([len(each) for each in texts])
     rng = np.random.Generator(np.random.Philox([seed, len(items)]))
     values: dict[str, list[float]] = {}
     for _ in range(num_draws):
-        chosen = [each[int(rng.integers(len(each)))] for each in texts]
+        places = (rng.random(len(items)) * sizes).astype(np.int64).tolist()
+        chosen = [each[place] for each, place in zip(texts, places, strict=True)]
         predictions = [
             Prediction(id=item.id, text=text, label=text if is_label else None)
             for item, text in zip(items, chosen, strict=True)
