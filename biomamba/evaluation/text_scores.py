@@ -92,11 +92,16 @@ def score_texts(
 
 
 def check_window(model: TransformersCausal, window_tokens: int) -> None:
-    """Raise ConfigError if a model cannot read so many tokens at once."""
-    if model.max_tokens is not None and window_tokens > model.max_tokens:
+    """Raise ConfigError if a model cannot read such a window behind what stands before it."""
+    if model.max_tokens is None:
+        return
+    before = max(len(model.first_ids), len(model.tokenizer.first_ids) + 1)
+    # The last token of a window is not read.
+    most = model.max_tokens + len(model.first_ids) - before + 1
+    if window_tokens > most:
         raise ConfigError(
-            f"evaluation.seq_len={window_tokens}: {model.label} ({model.checkpoint}) reads at most "
-            f"{model.max_tokens} tokens; lower it, for all models that are compared"
+            f"evaluation.seq_len={window_tokens}: {model.label} ({model.checkpoint}) reads windows "
+            f"of at most {most} tokens; lower it, for all models that are compared"
         )
 
 

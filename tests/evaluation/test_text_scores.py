@@ -241,10 +241,20 @@ def test_a_tokenizer_that_loses_letters_is_refused(store: Path, gpt2: Path, tmp_
 
 
 def test_a_window_that_the_model_cannot_read_is_refused(store: Path, gpt2: Path) -> None:
-    evaluate(store, {"model": load(gpt2)}, seq_len=127, max_documents=1)
+    evaluate(store, {"model": load(gpt2)}, seq_len=POSITIONS, max_documents=1)
 
-    with pytest.raises(ConfigError, match=r"seq_len=128: .* reads at most 127 tokens"):
-        evaluate(store, {"model": load(gpt2)}, seq_len=128)
+    with pytest.raises(ConfigError, match=r"seq_len=129: .* windows of at most 128 tokens"):
+        evaluate(store, {"model": load(gpt2)}, seq_len=POSITIONS + 1)
+
+
+def test_a_mark_before_every_window_takes_a_position() -> None:
+    model = Recording([9], Letters([9]), max_tokens=127)  # of 128
+
+    score_texts(model, Texts(["a" * 400, "b"]), window_tokens=127)  # type: ignore[arg-type]
+
+    assert max(len(row.ids) for row in model.rows) == 128
+    with pytest.raises(ConfigError, match="at most 127 tokens"):
+        score_texts(model, Texts(["a", "b"]), window_tokens=128)  # type: ignore[arg-type]
 
 
 def test_positions_of_other_tokens_are_refused(store: Path, gpt2: Path) -> None:

@@ -107,7 +107,7 @@ def test_one_of_our_models_is_evaluated_beside_another(
 @pytest.mark.parametrize(
     ("kind", "override", "message"),
     [
-        ("gpt2", "evaluation.seq_len=128", "reads at most 127 tokens"),
+        ("gpt2", "evaluation.seq_len=129", "windows of at most 128 tokens"),
         ("gpt2", "evaluation.by_position=true", "has tokens of its own"),
         ("t5", "split=test", "cannot score documents, tasks only; set sources=none"),
     ],
