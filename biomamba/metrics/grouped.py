@@ -70,7 +70,8 @@ def _counts_hits(measure: Measure) -> bool:
         return True
     if measure.statistic is not ratio_of_sums or not np.isin(columns, (0, 1)).all():
         return False
-    return bool(columns[:, 1].any() and (columns[:, 0] <= columns[:, 1]).all())
+    # Without any hit F1 looks so too, and is no share of anything.
+    return bool(columns[:, 0].any() and (columns[:, 0] <= columns[:, 1]).all())
 
 
 def wilson_interval(hits: int, num_items: int, level: float) -> Interval:

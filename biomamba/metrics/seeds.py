@@ -22,6 +22,9 @@ from biomamba.metrics.paired import Difference
 
 SEEDS = "t over seeds and groups"
 
+# Scatter below this share of a figure is none: sums depend on their order.
+_ROUNDING = 1e-12
+
 Values = NDArray[np.float64]
 
 
@@ -96,7 +99,7 @@ def difference_over_seeds(
     value = float(np.mean(values[0]) - np.mean(values[1]))
     resampled = _resampled_means(a, groups, bootstrap) - _resampled_means(b, groups, bootstrap)
     scatter = _Scatter.of(resampled, len(set(groups)), values)
-    if value == 0 and scatter.variance == 0:
+    if scatter.variance == 0 and abs(value) <= _ROUNDING * max(map(abs, values[0])):
         return Difference(0.0, 0.0, 0.0, 1.0, 0.0, SEEDS)
     half = scatter.half_width(bootstrap.level)
     error = math.sqrt(scatter.variance)
@@ -124,8 +127,10 @@ class _Scatter:
             if len(values) > 1
         ]
         variance = sum(part for part, _ in parts)
+        if variance <= (_ROUNDING * max(abs(value) for values in recipes for value in values)) ** 2:
+            return cls(0.0, math.nan)
         weights = sum(part**2 / freedom for part, freedom in parts)
-        return cls(variance, variance**2 / weights if weights > 0 else math.nan)
+        return cls(variance, variance**2 / weights)
 
     def half_width(self, level: float) -> float:
         """Return half of the width of the interval."""

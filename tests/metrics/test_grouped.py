@@ -108,7 +108,7 @@ def test_groups_with_two_items_that_count_are_drawn_and_those_with_one_are_indep
 
 
 def test_what_never_varies_has_no_bounds() -> None:
-    for columns in ((np.zeros(9), np.full(9, 2.0)), (np.zeros(9), np.zeros(9))):
+    for columns in ((np.zeros(9), np.ones(9)), (np.zeros(9), np.zeros(9))):
         interval, method = interval_of(ratio("f1", *columns), names(9), SMALL)
         assert (interval.value, method) == (0.0, NO_SCATTER)
         assert math.isnan(interval.low)

@@ -137,11 +137,20 @@ def test_recipes_that_agree_and_one_group() -> None:
     same = difference_over_seeds(seeds, seeds, names(5), SMALL)
     assert (same.value, same.low, same.high, same.p_value) == (0.0, 0.0, 0.0, 1.0)
     more = make_seeds(np.ones(2), np.arange(5.0))
-    for other, groups in ((more, ["a"] * 5), (more, names(5))):
-        found = difference_over_seeds(other, seeds, groups, SMALL)
+    for groups in (["a"] * 5, names(5)):  # one group; five that all differ by 1
+        found = difference_over_seeds(more, seeds, groups, SMALL)
         assert found.value == 1.0
-        if groups[0] == "a":
-            assert all(math.isnan(x) for x in (found.low, found.high, found.p_value))
+        assert all(math.isnan(x) for x in (found.low, found.high, found.p_value))
+
+
+def test_rounding_is_no_scatter() -> None:
+    third = mean("x", np.full(7, 1 / 3))  # three of them have a mean that is rounded
+    hits = mean("x", np.arange(120) % 8 < 3)
+    for one, groups in ((third, names(7)), (hits, names(120))):
+        found = difference_over_seeds([one] * 3, [one], groups, SMALL)
+        assert (found.value, found.low, found.high, found.p_value) == (0.0, 0.0, 0.0, 1.0)
+        assert found.standard_error == 0.0
+    assert math.isnan(interval_over_seeds([third] * 3, names(7), SMALL).low)
 
 
 def test_seeds_of_other_items_and_none_are_refused() -> None:
