@@ -67,7 +67,8 @@ class Throughput(lightning.Callback):
         """Count the step and log when a window is full."""
         self._idle_since = time.perf_counter()
         self._step_seconds += self._idle_since - self._started_at
-        self._tokens += sum(micro_batch.num_target_tokens for micro_batch in batch)
+        # Also those that are read and not scored, as the prompts of tasks; padding never.
+        self._tokens += sum(int(micro_batch.pieces["tokens"].sum()) for micro_batch in batch)
         self._num_steps += 1
         if self._num_steps < self.every_n_steps:
             return

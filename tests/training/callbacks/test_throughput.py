@@ -4,6 +4,7 @@ from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from biomamba.training.callbacks import throughput
@@ -40,7 +41,7 @@ def _run(callback: Throughput, clock: Clock, steps: list[tuple[float, float, int
     module: Any = SimpleNamespace(log=partial(_log, logged), log_dict=partial(_log_dict, logged))
     callback.on_train_start(trainer, module)
     for index, (wait, work, tokens) in enumerate(steps):
-        batch: Any = [SimpleNamespace(num_target_tokens=tokens)]
+        batch: Any = [SimpleNamespace(pieces={"tokens": np.array([tokens - 4, 4])})]
         clock.seconds += wait
         callback.on_train_batch_start(trainer, module, batch, index)
         clock.seconds += work
