@@ -119,7 +119,7 @@ def test_a_run_stands_beside_its_plan(
     assert found["steps"] == 4
     ratios = {row["name"]: row["ratio"] for row in found["run"]}
     assert (ratios["parameters"], ratios["ranks"], ratios["hours"]) == (1, 1, None)
-    assert "not recorded" in text
+    assert "not known" in text
 
 
 @pytest.mark.parametrize("content", [None, "a: [", "{}", "[]"])

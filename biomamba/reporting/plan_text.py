@@ -42,16 +42,19 @@ def _head(plan: Plan) -> str:
 
 def _memory(plan: Plan) -> str:
     memory = plan.memory
-    rows = [[name, f"{size / GIB:.2f}"] for name, size in memory.components.items()]
+    rows = [[name, _gib(size)] for name, size in memory.components.items()]
     ratio = plan.allowance.memory_margin_ratio
-    rows.append(["sum: peak of the allocator", f"{memory.peak / GIB:.2f}"])
-    rows.append([f"margin for fragmentation ({ratio:.0%}, assumed)", f"{memory.margin / GIB:.2f}"])
-    rows.append(["context and libraries (assumed)", f"{memory.reserved / GIB:.2f}"])
-    rows.append(["needed", f"{memory.needed / GIB:.2f}"])
-    rows.append(["there", f"{memory.available / GIB:.2f}"])
+    rows.append(["sum: peak of the allocator", _gib(memory.peak)])
+    rows.append([f"margin for fragmentation ({ratio:.0%}, assumed)", _gib(memory.margin)])
+    rows.append(["context and libraries (assumed)", _gib(memory.reserved)])
+    rows.append(["needed", _gib(memory.needed)])
+    rows.append(["there", _gib(memory.available)])
     verdict = "fits" if memory.fits else "DOES NOT FIT"
     table = markdown_table(["memory of one rank", "GiB"], rows)
-    return f"{table}\n\n{verdict}; largest micro_batch_size that does: {plan.rows or 'none'}"
+    note = ""
+    if plan.run.backend == "fused":
+        note = "\nWhat the fused kernels keep is read from their code, not measured."
+    return f"{table}\n\n{verdict}; largest micro_batch_size that does: {plan.rows or 'none'}{note}"
 
 
 def _options(plan: Plan) -> str:
@@ -62,7 +65,7 @@ def _options(plan: Plan) -> str:
 def _option(option: Option) -> list[str]:
     rows = "none fits" if option.rows is None else str(option.rows)
     asked = "yes" if option.is_configured else ""
-    return [option.layout.text, rows, f"{option.needed_bytes / GIB:.1f}", asked]
+    return [option.layout.text, rows, _gib(option.needed_bytes), asked]
 
 
 def _advice(plan: Plan) -> str:
@@ -100,16 +103,29 @@ def _disk(plan: Plan) -> str:
         "" if disk.stores_are_measured else " (not there: for the tokens of the run, seen once)"
     )
     return (
-        f"disk: {disk.run_bytes / 1e9:.1f} GB in the run folder "
-        f"({disk.num_checkpoints} checkpoints of {disk.checkpoint_bytes / 1e9:.1f} GB while one is "
-        f"written, models {disk.model_bytes / 1e9:.1f} GB); token stores "
-        f"{disk.stores_bytes / 1e9:.1f} GB{stores}"
+        f"disk: {_gb(disk.run_bytes)} GB in the run folder "
+        f"({disk.num_checkpoints} checkpoints of {_gb(disk.checkpoint_bytes)} GB while one is "
+        f"written, models {_gb(disk.model_bytes)} GB); token stores "
+        f"{_gb(disk.stores_bytes)} GB{stores}"
     )
+
+
+def _gib(size: int) -> str:
+    return _short(size / GIB)
+
+
+def _gb(size: int) -> str:
+    return _short(size / 1e9)
+
+
+def _short(value: float) -> str:
+    """Return two decimals, or two digits of what is smaller."""
+    return f"{value:.2f}" if value >= 0.1 or not value else f"{value:.2g}"
 
 
 def _number(value: float | None) -> str:
     if value is None:
-        return "not recorded"
+        return "not known"
     return (
         f"{value:,}"
         if isinstance(value, int)

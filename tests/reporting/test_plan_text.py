@@ -68,4 +68,4 @@ def test_a_comparison_tells_what_is_not_recorded() -> None:
     lines = comparison_text(rows).splitlines()
 
     assert [cell.strip() for cell in lines[2].strip("|").split("|")] == ["steps", "4", "4", "1.00"]
-    assert "not recorded" in lines[3]
+    assert "not known" in lines[3]
