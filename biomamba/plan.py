@@ -57,7 +57,7 @@ def main(cfg: DictConfig) -> int | None:
         run,
         hardware,
         build(cfg.allowance),
-        overrides=submitted(HydraConfig.get().overrides.task if HydraConfig.initialized() else []),
+        overrides=submitted(overrides_of(cfg.run)),
         measured=rate,
         stores_bytes=stores_bytes(settings),
     )
@@ -146,6 +146,14 @@ def stores_bytes(cfg: DictConfig) -> int | None:
     if not folders or not all(folder.is_dir() for folder in folders):
         return None
     return sum(file.stat().st_size for folder in folders for file in folder.iterdir())
+
+
+def overrides_of(run_dir: str | None) -> list[str]:
+    """Return the overrides of a run that was made, or else of this command line."""
+    if run_dir is None:
+        return list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else []
+    path = Path(run_dir) / ".hydra" / "overrides.yaml"
+    return [str(text) for text in OmegaConf.load(path)] if path.is_file() else []
 
 
 def submitted(overrides: Iterable[str]) -> list[str]:

@@ -110,6 +110,7 @@ def test_a_run_stands_beside_its_plan(
     run = tmp_path / "run"
     (run / ".hydra").mkdir(parents=True)
     (run / ".hydra" / "config.yaml").write_text(OmegaConf.to_yaml(compose("train", *TINY)))
+    (run / ".hydra" / "overrides.yaml").write_text("- seed=3\n- run_id=a\n")
     record = {"parameters": {"total": 473_056, "trained": 473_056}, "starts": [{"world_size": 1}]}
     (run / "run.json").write_text(json.dumps(record))
 
@@ -120,6 +121,7 @@ def test_a_run_stands_beside_its_plan(
     ratios = {row["name"]: row["ratio"] for row in found["run"]}
     assert (ratios["parameters"], ratios["ranks"], ratios["hours"]) == (1, 1, None)
     assert "not known" in text
+    assert found["slurm"]["command"].endswith("train.sbatch seed=3")
 
 
 @pytest.mark.parametrize("content", [None, "a: [", "{}", "[]"])
