@@ -233,11 +233,9 @@ def lay_out(
     inputs[np.cumsum(lengths) - lengths] = contents.previous
     seq_idx = np.repeat(num_pieces[:, None], seq_len, axis=1).astype(np.int32)
     seq_idx[is_filled] = np.repeat(number, lengths)
-    weights = None
-    if contents.supervision is not None:
-        token_weights = contents.supervision.token_weights(lengths)
-        targets = np.where(token_weights > 0, targets, IGNORED_TARGET)
-        weights = spread(token_weights, 0, np.float32)
+    weights = contents.supervision.token_weights(lengths) if contents.supervision else None
+    if weights is not None:
+        targets = np.where(weights > 0, targets, IGNORED_TARGET)
     return Batch(
         input_ids=spread(inputs, eod_id),
         targets=spread(targets, IGNORED_TARGET),
@@ -246,7 +244,7 @@ def lay_out(
         num_bytes=torch.from_numpy(_sum_by_row(row, contents.num_bytes, len(source))),
         row_ids=torch.from_numpy(row_ids),
         document=spread(np.repeat(contents.document, lengths), -1) if with_documents else None,
-        weights=weights,
+        weights=None if weights is None else spread(weights, 0, np.float32),
         pieces=contents.pieces,
     )
 
