@@ -1,6 +1,7 @@
 """One figure of one model on one task with everything needed to trust it, kept as JSON lines."""
 
 import json
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 from biomamba.metrics.interval import Interval
 from biomamba.runtime.errors import DataError
 
+_ALWAYS_NUMBERS = ("value", "low", "high")
 CHANGE = "_change"  # ends the name of a metric that compares a model with another one
 
 
@@ -18,7 +20,7 @@ class TaskRecord:
 
     Attributes:
         metric: Name of the measure; with `_change` behind it the difference to the model `against`.
-        low, high: Bounds of the interval of `level`, made by `method`.
+        low, high: Bounds of the interval of `level`, made by `method`; nan where there is none.
         n: Items.
         n_groups: Groups of items that are not independent, as the notes of one patient.
         model: Label of the model, or `majority` or `random`, which have no checkpoint.
@@ -62,8 +64,12 @@ class TaskRecord:
 
 
 def format_task_records(records: Iterable[TaskRecord]) -> str:
-    """Return the records as JSON lines."""
-    return "".join(json.dumps(asdict(record), sort_keys=True) + "\n" for record in records)
+    """Return the records as JSON lines; a number that is not defined is null there."""
+    lines = [
+        {name: None if _is_undefined(value) else value for name, value in asdict(record).items()}
+        for record in records
+    ]
+    return "".join(json.dumps(line, sort_keys=True, allow_nan=False) + "\n" for line in lines)
 
 
 def read_task_records(path: Path) -> list[TaskRecord]:
@@ -84,5 +90,10 @@ def read_task_records(path: Path) -> list[TaskRecord]:
         if not isinstance(values, dict) or set(values) != allowed:
             odd = sorted(set(values) ^ allowed) if isinstance(values, dict) else "not an object"
             raise DataError(f"{path}, line {number}: fields missing or not known: {odd}")
-        records.append(TaskRecord(**values))
+        undefined = {name: math.nan for name in _ALWAYS_NUMBERS if values[name] is None}
+        records.append(TaskRecord(**{**values, **undefined}))
     return records
+
+
+def _is_undefined(value: object) -> bool:
+    return isinstance(value, float) and math.isnan(value)

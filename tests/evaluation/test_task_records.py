@@ -1,6 +1,7 @@
 """Task records as JSON lines."""
 
 import json
+import math
 from dataclasses import asdict
 from pathlib import Path
 
@@ -50,6 +51,17 @@ def test_records_come_back_as_they_were(tmp_path: Path) -> None:
 
     assert read_task_records(path) == records
     assert records[0].interval.low == 0.55
+
+
+def test_what_is_not_defined_is_null_in_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "task_results.jsonl"
+    path.write_text(format_task_records([make_record(low=math.nan, high=math.nan)]))
+
+    line = json.loads(path.read_text(), parse_constant=pytest.fail)
+    assert (line["value"], line["low"], line["high"]) == (0.6, None, None)
+    (record,) = read_task_records(path)
+    assert math.isnan(record.low)
+    assert math.isnan(record.high)
 
 
 @pytest.mark.parametrize("line", ["{", "[]", "{}", json.dumps(asdict(make_record()) | {"odd": 1})])
