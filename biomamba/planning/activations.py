@@ -179,7 +179,7 @@ def _chunked_mixer(config: Mamba2Config, batch: MicroBatch) -> int:
 def _fused_mixer(config: Mamba2Config, batch: MicroBatch) -> int:
     """Count what a Mamba2 mixer keeps with backend=fused: zxBCdt, the output and the normed one.
 
-    Source: mamba-ssm 2.3.2.post1, MambaSplitConv1dScanCombinedFn.forward, as its code reads.
+    Source: mamba-ssm 2.3.2.post1, MambaSplitConv1dScanCombinedFn.forward; not measured.
     """
     size, inner = batch.dtype.itemsize, config.d_inner
     projected = sum(config.in_proj_sizes) * size

@@ -89,12 +89,16 @@ def _time(plan: Plan) -> str:
             f"rate: {rate.tokens_per_second:,.0f} tokens/s{spread}",
             f"  {rate.kind}: {rate.source}",
             f"time: {duration.hours:.2f} h = {plan.gpu_hours:.1f} device hours ({validation})",
-            f"request: --time={slurm.time}, back in the queue {slurm.num_requeues} times at a "
+            f"request: --time={slurm.time}, {_times(slurm.num_requeues)} back in the queue at a "
             f"limit of {plan.allowance.limit_hours:g} h "
             f"(margin {plan.allowance.time_margin_ratio:.0%}, "
             f"{plan.allowance.start_minutes:g} minutes per start: both assumed)",
         ]
     )
+
+
+def _times(number: int) -> str:
+    return {0: "never", 1: "once"}.get(number, f"{number} times")
 
 
 def _disk(plan: Plan) -> str:
