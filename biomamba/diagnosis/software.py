@@ -120,7 +120,7 @@ def _why(precision: str) -> str:
     if precision != usual_precision():
         return "asked for by precision="
     return {
-        "32-true": "what the shipped CPU runs use; bf16-mixed is faster on CPUs that multiply bf16",
+        "32-true": "exact; bf16-mixed is faster on CPUs that multiply bf16",
         "bf16-mixed": "this GPU has bf16, which needs no loss scaler",
         "16-mixed": "this GPU has no bf16; fp16 with a loss scaler",
     }[precision]

@@ -97,8 +97,8 @@ def _time(plan: Plan) -> str:
     )
 
 
-def _times(number: int) -> str:
-    return {0: "never", 1: "once"}.get(number, f"{number} times")
+def _times(number: int | None) -> str:
+    return {None: "not known how often", 0: "never", 1: "once"}.get(number, f"{number} times")
 
 
 def _disk(plan: Plan) -> str:
