@@ -10,12 +10,10 @@ files that biomamba.evaluate wrote, no test set and no model. docs/statistics.md
 figure.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
@@ -23,10 +21,10 @@ from yaml import YAMLError
 from biomamba.config.build import build
 from biomamba.config.check import check_config
 from biomamba.config.cli import run_cli
-from biomamba.evaluation.comparison import ComparisonSettings, Models, aligned, compare
+from biomamba.evaluation.comparison import ComparisonSettings, Models, compare
 from biomamba.evaluation.comparison_records import comparison_csv, format_comparison
+from biomamba.evaluation.document_changes import document_changes
 from biomamba.evaluation.gathering import gather, gather_named
-from biomamba.evaluation.scored import bits_per_byte
 from biomamba.evaluation.stored_run import StoredModel, read_evaluation
 from biomamba.reporting.comparison_plots import changes_plot, intervals_plot
 from biomamba.reporting.comparison_tables import comparison_report
@@ -101,31 +99,6 @@ def tasks_of(folder: Path) -> Mapping[str, Task]:
     except (OmegaConfBaseException, YAMLError, ConfigError) as error:
         raise DataError(f"{path}: its tasks cannot be built ({error})") from error
     return tasks
-
-
-def document_changes(models: Models, reference: str) -> dict[str, dict[str, NDArray[np.float64]]]:
-    """Return, for every source, how bits per byte of each document differ from the reference.
-
-    Of several seeds the mean is taken.
-    """
-    every = [trained.scored for seeds in models.values() for trained in seeds]
-    changes = {}
-    for subject, scored in every[0].items():
-        is_source = any(measure.name == "bits_per_byte" for measure in scored.measures)
-        if is_source and all(subject in other for other in every):
-            found = aligned(subject, models)
-            means = {name: _mean(seeds) for name, seeds in found.items()}
-            changes[subject] = {
-                name: values - means[reference]
-                for name, values in means.items()
-                if name != reference
-            }
-    return changes
-
-
-def _mean(seeds: Sequence[Any]) -> NDArray[np.float64]:
-    mean: NDArray[np.float64] = np.mean([bits_per_byte(scored) for scored in seeds], axis=0)
-    return mean
 
 
 if __name__ == "__main__":

@@ -12,12 +12,13 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from biomamba.compare import document_changes, main, models_of, tasks_of
+from biomamba.compare import main, models_of, tasks_of
 from biomamba.config.compose import compose_config
 from biomamba.data.corpora.embedded import EmbeddedCorpus
 from biomamba.data.preparation import prepare
 from biomamba.data.store import StorePolicy
 from biomamba.data.tokenizer_source import ByteLevel
+from biomamba.evaluation.document_changes import document_changes
 from biomamba.evaluation.document_scores import (
     DOCUMENT_SCORES,
     read_document_scores,

@@ -17,6 +17,7 @@ PRIMARIES = (
     "ledger",
     "evaluate",
     "compare",
+    "report",
     "audit",
     "plan",
     "doctor",

@@ -38,6 +38,33 @@ def recipe_of(checkpoint: Path) -> Recipe | None:
         DataError: The file of settings of the run is not one.
     """
     run = checkpoint.absolute().parent
+    settings = settings_of(run)
+    if settings is None:
+        return None
+    if not isinstance(settings.get("seed"), int):
+        path = run / ".hydra" / "config.yaml"
+        raise DataError(f"{path}: not the settings of a training run: it has no seed")
+    return Recipe(_fingerprint(checkpoint, settings, _NOT_RECIPE), settings["seed"], run)
+
+
+def recipe_but_tokens(checkpoint: Path) -> str | None:
+    """Return a sha256 that models share if their runs differ in the number of tokens only.
+
+    Raises:
+        DataError: As recipe_of.
+    """
+    settings = settings_of(checkpoint.absolute().parent)
+    if settings is None:
+        return None
+    return _fingerprint(checkpoint, settings, _NOT_RECIPE - {"seed"} | {"max_tokens"})
+
+
+def settings_of(run: Path) -> dict[str, Any] | None:
+    """Return the settings of a run as they were written, references as such; None without any.
+
+    Raises:
+        DataError: The file of settings is not one.
+    """
     path = run / ".hydra" / "config.yaml"
     if not path.is_file():
         return None
@@ -46,10 +73,14 @@ def recipe_of(checkpoint: Path) -> Recipe | None:
     except (OmegaConfBaseException, YAMLError, ValueError) as error:
         raise DataError(f"{path}: not the settings of a run ({error})") from error
     settings: Any = OmegaConf.to_container(config, resolve=False)
-    if not isinstance(settings, dict) or not isinstance(settings.get("seed"), int):
-        raise DataError(f"{path}: not the settings of a training run: it has no seed")
+    if not isinstance(settings, dict):
+        raise DataError(f"{path}: not the settings of a run: it has no keys")
+    return settings
+
+
+def _fingerprint(checkpoint: Path, settings: dict[str, Any], left_out: frozenset[str]) -> str:
     # As written, with references such as ${seed}: their values would tell the seeds apart.
-    told = {key: value for key, value in settings.items() if key not in _NOT_RECIPE}
+    told = {key: value for key, value in settings.items() if key not in left_out}
     # The averaged weights of a run, in a folder of another name, are another model.
     text = json.dumps([checkpoint.name, told], sort_keys=True)
-    return Recipe(sha256(text.encode()).hexdigest(), settings["seed"], run)
+    return sha256(text.encode()).hexdigest()

@@ -133,6 +133,18 @@ class CompareSchema:
 
 
 @dataclass
+class ReportSchema:
+    """Top-level keys of `biomamba.report`."""
+
+    run_id: str = MISSING
+    seed: int = MISSING
+    title: str = MISSING
+    runs: Any = MISSING
+    report: Any = MISSING
+    output: str = MISSING
+
+
+@dataclass
 class AuditSchema:
     """Top-level keys of `biomamba.audit`."""
 
@@ -201,6 +213,7 @@ SCHEMAS = {
     "ledger_schema": LedgerSchema,
     "evaluate_schema": EvaluateSchema,
     "compare_schema": CompareSchema,
+    "report_schema": ReportSchema,
     "generate_schema": GenerateSchema,
     "export_schema": ExportSchema,
     "prepare_schema": PrepareSchema,

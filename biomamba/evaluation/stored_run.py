@@ -51,9 +51,7 @@ def read_evaluation(folder: Path, tasks: Mapping[str, Task]) -> list[StoredModel
             f"biomamba.evaluate wrote"
         )
     if results.is_file():
-        for record in _whole(read_records(results)):
-            model = _model(models, record.model, record.provenance)
-            model.scored[record.source] = _documents(folder, record)
+        models = {model.label: model for model in read_sources(folder)}
     if task_results.is_file():
         for records in _by_task_and_model(read_task_records(task_results)):
             first = records[0]
@@ -62,6 +60,19 @@ def read_evaluation(folder: Path, tasks: Mapping[str, Task]) -> list[StoredModel
             name = f"{first.task} (task)" if first.task in model.scored else first.task
             scored = _answers(folder, records, tasks)
             model.scored[name] = replace(scored, subject=name)
+    return list(models.values())
+
+
+def read_sources(folder: Path) -> list[StoredModel]:
+    """Return the models of an evaluation with their scores on sources, without those on tasks.
+
+    Raises:
+        DataError: As read_evaluation.
+    """
+    models: dict[str, StoredModel] = {}
+    for record in _whole(read_records(folder / "results.jsonl")):
+        model = _model(models, record.model, record.provenance)
+        model.scored[record.source] = _documents(folder, record)
     return list(models.values())
 
 

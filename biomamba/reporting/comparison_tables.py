@@ -24,31 +24,41 @@ NONE = "-"
 
 def comparison_table(records: Sequence[ComparisonRecord]) -> str:
     """Return one line per figure and model; columns that say nothing are left out."""
+    return markdown_table(*comparison_cells(records))
+
+
+def comparison_cells(records: Sequence[ComparisonRecord]) -> tuple[list[str], list[list[str]]]:
+    """Return header and lines of comparison_table."""
     lines = [_cells(record) for record in records]
     used = [index for index in range(len(_HEADER)) if any(line[index] != NONE for line in lines)]
     header = [_HEADER[index] for index in used]
-    return markdown_table(header, [[line[index] for index in used] for line in lines])
+    return header, [[line[index] for index in used] for line in lines]
 
 
 def comparison_report(comparison: Comparison) -> str:
     """Return the table, how to read it, and what was left out."""
-    first = comparison.records[0]
-    level, power = f"{first.level:.0%}", next((r.power for r in comparison.records if r.power), 0.8)
-    against = next((r.against for r in comparison.records if r.against), first.model)
-    num_tests = sum(record.p_value is not None for record in comparison.records)
+    lines = [comparison_table(comparison.records), "", comparison_explanation(comparison.records)]
+    lines += ["", *(f"- {note}" for note in comparison.notes)] if comparison.notes else []
+    return "\n".join(lines)
+
+
+def comparison_explanation(records: Sequence[ComparisonRecord]) -> str:
+    """Say how to read the table."""
+    first = records[0]
+    level, power = f"{first.level:.0%}", next((r.power for r in records if r.power), 0.8)
+    against = next((r.against for r in records if r.against), first.model)
+    num_tests = sum(record.p_value is not None for record in records)
     explanation = (
         f"Value and difference with their {level} intervals; differences are model minus "
         f"{against}, on the same items. p is two-sided; p (Holm) is corrected for the {num_tests} "
         f"tests of this table. Detectable: the smallest true difference that these items show with "
         f"probability {power:.0%}; smaller ones may exist and not be seen."
     )
-    if any(record.model_only is not None for record in comparison.records):
+    if any(record.model_only is not None for record in records):
         explanation += (
             f" Only one right: items that only the model, and only {against}, gets right."
         )
-    lines = [comparison_table(comparison.records), "", explanation]
-    lines += ["", *(f"- {note}" for note in comparison.notes)] if comparison.notes else []
-    return "\n".join(lines)
+    return explanation
 
 
 def _cells(record: ComparisonRecord) -> list[str]:

@@ -12,6 +12,11 @@ _NOTHING = "-"
 
 def task_table(records: Sequence[TaskRecord]) -> str:
     """Return one line per task and metric: simple answers, the models, then their changes."""
+    return markdown_table(*task_cells(records))
+
+
+def task_cells(records: Sequence[TaskRecord]) -> tuple[list[str], list[list[str]]]:
+    """Return header and lines of task_table."""
     figures = [record for record in records if record.against is None]
     found = {(r.task, r.metric, r.model): r for r in records}
     simple = [name for name in (MAJORITY, RANDOM) if any(r.model == name for r in figures)]
@@ -32,7 +37,7 @@ def task_table(records: Sequence[TaskRecord]) -> str:
         for model in changed:
             row += _change(found.get((task, f"{metric}{CHANGE}", model)))
         rows.append(row)
-    return markdown_table(header, rows)
+    return header, rows
 
 
 def _size(record: TaskRecord) -> str:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from biomamba.config.recipe import recipe_of
+from biomamba.config.recipe import recipe_but_tokens, recipe_of, settings_of
 from biomamba.runtime.errors import DataError
 
 SETTINGS = """\
@@ -66,3 +66,21 @@ def test_what_is_no_settings_of_a_run_is_named(tmp_path: Path, text: str) -> Non
     model = write_run(tmp_path / "a", text)
     with pytest.raises(DataError, match=r"config\.yaml: not the settings of a"):
         recipe_of(model)
+
+
+def test_runs_of_a_ladder_differ_in_tokens_only(tmp_path: Path) -> None:
+    settings = SETTINGS + "max_tokens: 1_000\nschedule: {total_tokens: '${max_tokens}'}\n"
+    one = recipe_but_tokens(write_run(tmp_path / "a", settings))
+    assert one is not None
+    assert recipe_but_tokens(write_run(tmp_path / "b", settings.replace("1_000", "2_000"))) == one
+    for name, old, new in (("c", "seed: 1", "seed: 2"), ("d", "0.001", "0.002")):
+        changed = settings.replace(old, new)
+        assert recipe_but_tokens(write_run(tmp_path / name, changed)) != one
+    assert recipe_but_tokens(tmp_path / "none" / "model") is None
+
+
+def test_settings_are_as_written(tmp_path: Path) -> None:
+    found = settings_of(write_run(tmp_path / "a").parent)
+    assert found is not None
+    assert found["data"] == {"seed": "${seed}"}
+    assert settings_of(tmp_path) is None

@@ -1,0 +1,50 @@
+"""Report on training runs and evaluations: one HTML file, Markdown, CSV tables.
+
+    python -m biomamba.report runs=[runs/pretrain,runs/adapt,runs/evaluate/a] output=runs/report
+
+Writes report.html (one file that needs no other), report.md, and every table (.csv) and picture
+(.png). Reads the files that biomamba.train and biomamba.evaluate wrote, no test set and no model.
+docs/reporting.md explains every section.
+"""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from biomamba.config.build import build
+from biomamba.config.cli import run_cli
+from biomamba.reporting.report import ReportSettings, report_sections, write_report
+from biomamba.reporting.report_inputs import read_inputs
+from biomamba.runtime.errors import ConfigError
+from biomamba.runtime.provenance import provenance
+
+
+def main(cfg: DictConfig) -> None:
+    """Read the folders and write the report."""
+    settings: ReportSettings = build(cfg.report)
+    config: Any = OmegaConf.to_container(cfg, resolve=True)
+    inputs = read_inputs(folders_of(config["runs"]))
+    sections = report_sections(inputs, settings, provenance(config, sys.argv[1:]))
+    count = f"{len(inputs.runs)} training runs, {len(inputs.evaluations)} evaluations"
+    write_report(Path(cfg.output), cfg.title, count, sections)
+    print(f"{count}\nreport: {Path(cfg.output) / 'report.html'}")
+
+
+def folders_of(runs: Any) -> list[Path]:
+    """Return the folders that `runs` names.
+
+    Raises:
+        ConfigError: It is no list of folders.
+    """
+    if not isinstance(runs, list) or not all(isinstance(found, str) for found in runs):
+        raise ConfigError(
+            f"runs must list folders of training runs and evaluations, found {runs!r}; as in "
+            "runs=[runs/adapt,runs/evaluate/a]"
+        )
+    return [Path(found) for found in runs]
+
+
+if __name__ == "__main__":
+    run_cli("report", main)

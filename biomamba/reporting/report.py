@@ -1,0 +1,78 @@
+"""A report of training runs and evaluations: its sections, and its files."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from biomamba.evaluation.comparison import ComparisonSettings
+from biomamba.reporting.origin_section import origin_section
+from biomamba.reporting.report_html import report_html
+from biomamba.reporting.report_inputs import ReportInputs
+from biomamba.reporting.report_markdown import report_markdown
+from biomamba.reporting.report_scores import report_scores
+from biomamba.reporting.run_sections import curves_section, summary_section
+from biomamba.reporting.score_sections import forgetting_section, perplexity_section
+from biomamba.reporting.section import Picture, Section, Table
+from biomamba.reporting.task_sections import tasks_section
+from biomamba.reporting.tradeoff_sections import frontier_section, scaling_section
+from biomamba.runtime.atomic import write_bytes, write_text
+from biomamba.runtime.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class ReportSettings:
+    """What a report shows.
+
+    domain is the source that models were adapted to; num_listed documents of each source are
+    listed as the worst and as the best; num_refits is how often a scaling fit is repeated on
+    resampled documents.
+    """
+
+    domain: str = "pubmed"
+    num_listed: int = 5
+    num_refits: int = 200
+    comparison: ComparisonSettings = field(default_factory=ComparisonSettings)
+
+    def __post_init__(self) -> None:
+        for name, least in (("num_listed", 1), ("num_refits", 20)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
+
+
+def report_sections(
+    inputs: ReportInputs, settings: ReportSettings, own: Mapping[str, Any]
+) -> list[Section]:
+    """Return all sections; `own` is the provenance of the report itself.
+
+    Raises:
+        ConfigError: The reference is none of the models.
+        DataError: A checkpoint was scored twice on a source with different figures.
+    """
+    scores, comparison = report_scores(inputs.evaluations), settings.comparison
+    if comparison.reference is not None and comparison.reference not in scores.models:
+        known = ", ".join(scores.models) or "none with scores of documents"
+        raise ConfigError(f"reference is {comparison.reference!r}; the models are {known}")
+    bootstrap = replace(comparison.bootstrap, num_resamples=settings.num_refits)
+    sections = [
+        summary_section(inputs.runs),
+        curves_section(inputs.runs),
+        perplexity_section(scores, comparison),
+        forgetting_section(scores, comparison, settings.num_listed),
+        tasks_section(inputs.evaluations),
+        frontier_section(scores, settings.domain),
+        scaling_section(scores, inputs.runs, bootstrap),
+    ]
+    return [*sections, origin_section(inputs, sections, own)]
+
+
+def write_report(folder: Path, title: str, subtitle: str, sections: Sequence[Section]) -> None:
+    """Write report.html, report.md, and every table and picture as a file of its name."""
+    for section in sections:
+        for part in section.parts:
+            if isinstance(part, Table):
+                write_text(folder / f"{part.name}.csv", part.csv())
+            elif isinstance(part, Picture):
+                write_bytes(folder / f"{part.name}.png", part.png)
+    write_text(folder / "report.md", report_markdown(title, subtitle, sections))
+    write_text(folder / "report.html", report_html(title, subtitle, sections))

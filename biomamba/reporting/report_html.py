@@ -1,0 +1,116 @@
+"""A report as one HTML file that needs nothing else: no server, no script, no other file."""
+
+import base64
+from collections.abc import Sequence
+from html import escape
+
+from biomamba.reporting.section import Part, Picture, Section, Table, labels_of
+
+_STYLE = """
+:root { color-scheme: light dark; --text: #1c1e21; --soft: #5c6470; --line: #d9dde3;
+  --page: #ffffff; --band: #f5f7f9; --link: #0060a8; }
+@media (prefers-color-scheme: dark) { :root { --text: #e4e7eb; --soft: #9aa4b2; --line: #3a414b;
+  --page: #15181c; --band: #1e2328; --link: #7cc0ff; } }
+* { box-sizing: border-box; }
+html { -webkit-text-size-adjust: 100%; }
+body { margin: 0 auto; padding: 1.5rem 1.1rem 4rem; max-width: 62rem; background: var(--page);
+  color: var(--text); font: 1rem/1.55 system-ui, -apple-system, "Segoe UI", Roboto, sans-serif; }
+h1 { font-size: 1.9rem; line-height: 1.2; margin: .5rem 0 .2rem; }
+h2 { font-size: 1.3rem; margin: 2.8rem 0 .6rem; padding-top: .9rem;
+  border-top: 1px solid var(--line); }
+p { max-width: 44rem; margin: .6rem 0; overflow-wrap: break-word; }
+a { color: var(--link); }
+nav ol { padding-left: 1.4rem; line-height: 1.8; margin: .8rem 0; }
+.soft, figcaption { color: var(--soft); }
+figure { margin: 1.4rem 0; }
+figcaption { font-size: .9rem; max-width: 48rem; margin-bottom: .5rem; }
+figcaption b { color: var(--text); }
+.scroll { overflow-x: auto; }
+img { display: block; max-width: 100%; height: auto; background: #fff; border-radius: .4rem; }
+table { border-collapse: collapse; font-size: .86rem; font-variant-numeric: tabular-nums; }
+th, td { padding: .35rem .7rem; text-align: right; vertical-align: top; min-width: 3.2rem;
+  max-width: 24rem; overflow-wrap: break-word; }
+th { border-bottom: 2px solid var(--line); font-weight: 600; vertical-align: bottom;
+  white-space: normal; }
+td { border-bottom: 1px solid var(--line); }
+.words { text-align: left; }
+.number { white-space: nowrap; }
+tbody tr:nth-child(even) { background: var(--band); }
+@media (max-width: 40rem) { table { font-size: .8rem; } th, td { padding: .3rem .5rem; }
+  img { max-width: none; width: 40rem; } }
+@media print { body { max-width: none; } .scroll { overflow: visible; } }
+"""
+
+
+def report_html(title: str, subtitle: str, sections: Sequence[Section]) -> str:
+    """Return the file; every text in it is escaped."""
+    labels = labels_of(sections)
+    links = [f'<li><a href="#{s.anchor}">{escape(s.title)}</a></li>' for s in sections]
+    bodies = [_section(section, labels) for section in sections]
+    return "\n".join(
+        [
+            '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">',
+            '<meta name="viewport" content="width=device-width, initial-scale=1">',
+            '<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; '
+            "img-src data:; style-src 'unsafe-inline'\">",
+            f"<title>{escape(title)}</title>\n<style>{_STYLE}</style>\n</head>\n<body>",
+            f'<h1>{escape(title)}</h1>\n<p class="soft">{escape(subtitle)}</p>',
+            '<nav aria-label="Contents"><ol>',
+            *links,
+            "</ol></nav>\n<main>",
+            *bodies,
+            "</main>\n</body>\n</html>\n",
+        ]
+    )
+
+
+def _section(section: Section, labels: dict[str, str]) -> str:
+    parts = [_part(part, labels) for part in section.parts]
+    head = f'<section id="{section.anchor}">\n<h2>{escape(section.title)}</h2>'
+    return "\n".join([head, *parts, "</section>"])
+
+
+def _part(part: Part, labels: dict[str, str]) -> str:
+    if isinstance(part, str):
+        return f"<p>{escape(part)}</p>"
+    caption = f"<figcaption><b>{labels[part.name]}.</b> {escape(part.caption)}</figcaption>"
+    shown = _picture(part) if isinstance(part, Picture) else _table(part)
+    return f'<figure>{caption}\n<div class="scroll" tabindex="0">{shown}</div></figure>'
+
+
+def _picture(picture: Picture) -> str:
+    data = base64.b64encode(picture.png).decode("ascii")
+    return f'<img alt="{escape(picture.caption)}" src="data:image/png;base64,{data}">'
+
+
+def _table(table: Table) -> str:
+    kinds = ["words" if index == 0 else _kind(cells) for index, cells in enumerate(_columns(table))]
+    header = _cells("th scope=col", kinds, table.header)
+    rows = "\n".join(f"<tr>{_cells('td', kinds, row)}</tr>" for row in table.rows)
+    return f"<table><thead><tr>{header}</tr></thead>\n<tbody>\n{rows}\n</tbody></table>"
+
+
+def _cells(tag: str, kinds: Sequence[str], texts: Sequence[str]) -> str:
+    name = tag.split(" ")[0]
+    return "".join(
+        f'<{tag} class="{kind}">{escape(text)}</{name}>'
+        for kind, text in zip(kinds, texts, strict=True)
+    )
+
+
+def _columns(table: Table) -> list[list[str]]:
+    return [[row[index] for row in table.rows] for index in range(len(table.header))]
+
+
+def _kind(cells: Sequence[str]) -> str:
+    """Say how to set a column: numbers, or words."""
+    told = [cell for cell in cells if cell != "-"]
+    return "number" if all(map(_is_number, told)) else "words"
+
+
+def _is_number(cell: str) -> bool:
+    try:
+        float(cell.split(" ")[0].lstrip("<").replace(",", "").rstrip("%"))
+    except ValueError:
+        return False
+    return True

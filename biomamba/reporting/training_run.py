@@ -1,0 +1,120 @@
+"""A training run as its folder tells it: record, settings and curves."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from biomamba.config.recipe import settings_of
+from biomamba.planning.comparison import Actual, read_actual
+from biomamba.runtime.errors import DataError
+
+RUN_RECORD = "run.json"
+_EVENTS = "events.out.tfevents.*"
+_FIRST_EVENT = b"brain.Event:"  # the first record of an event file names the format
+_OBJECTS = ("provenance", "before", "after", "parameters", "selection")
+_OBJECTS_OF_OBJECTS = ("realised", "sources")
+_ORIGINS = ("git", "machine")
+
+Curve = dict[int, float]  # values by step
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingRun:
+    """A run: its name in the report, its folder, run.json, settings as written, and curves."""
+
+    name: str
+    folder: Path
+    record: Mapping[str, Any]
+    settings: Mapping[str, Any]
+    curves: Mapping[str, Curve]
+    actual: Actual
+
+    @property
+    def tokens_by_step(self) -> Curve:
+        """Tokens trained on, which start at 0 at step 0; empty where they were not logged."""
+        found = self.curves.get("data/tokens", {})
+        return {0: 0.0, **found} if found else {}
+
+    @property
+    def num_tokens(self) -> float | None:
+        """Tokens that the run has trained on."""
+        realised = [found.get("tokens", 0) for found in self.record.get("realised", {}).values()]
+        return float(sum(realised)) if realised else None
+
+    def validation(self, figure: str) -> dict[str, tuple[float | None, float | None]]:
+        """Return a figure of every source before and after the run."""
+        stages = [self.record.get(stage, {}) for stage in ("before", "after")]
+        ends = {key for stage in stages for key in stage if key.endswith(f"/{figure}")}
+        names = {key: key.removeprefix("val/").removesuffix(f"/{figure}") for key in sorted(ends)}
+        return {
+            name: (_number(stages[0].get(key)), _number(stages[1].get(key)))
+            for key, name in names.items()
+        }
+
+
+def read_training_run(name: str, folder: Path) -> TrainingRun:
+    """Read a run from its folder.
+
+    Raises:
+        DataError: A file is damaged, or not one of a run.
+    """
+    path = folder / RUN_RECORD
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: cannot be read as JSON ({error})") from error
+    _check_record(path, record)
+    curves = _read_curves(folder)
+    return TrainingRun(
+        name=name,
+        folder=folder,
+        record=record,
+        settings=settings_of(folder) or {},
+        curves=curves,
+        actual=read_actual(folder),
+    )
+
+
+def _check_record(path: Path, record: Any) -> None:
+    if not isinstance(record, dict) or not isinstance(record.get("provenance"), dict):
+        raise DataError(f"{path}: no record of a training run, which biomamba.train writes")
+    objects = {key: [record.get(key, {})] for key in _OBJECTS}
+    objects |= {f"provenance.{key}": [record["provenance"].get(key) or {}] for key in _ORIGINS}
+    for key in _OBJECTS_OF_OBJECTS:
+        found = record.get(key, {})
+        objects[key] = [found, *(found.values() if isinstance(found, dict) else ())]
+    starts = record.get("starts", [])
+    objects["starts"] = starts if isinstance(starts, list) else [starts, None]
+    for key, found in objects.items():
+        if not all(isinstance(each, dict) for each in found):
+            raise DataError(f"{path}: damaged, or of another program: {key} is not what it holds")
+
+
+def _read_curves(folder: Path) -> dict[str, Curve]:
+    """Return every scalar; a resumed start takes back the points that it makes again."""
+    paths = sorted(folder.rglob(_EVENTS))
+    for path in paths:
+        with path.open("rb") as file:
+            head = file.read(128)
+        if head and _FIRST_EVENT not in head:
+            raise DataError(f"{path}: not a file of TensorBoard events, or damaged; take it away")
+    curves: dict[str, Curve] = {}
+    for parent in dict.fromkeys(path.parent for path in paths):
+        events = EventAccumulator(str(parent), {"scalars": 0})
+        events.Reload()
+        for tag in events.Tags()["scalars"]:
+            points = {point.step: float(point.value) for point in events.Scalars(tag)}
+            curves.setdefault(tag, {}).update(points)
+    return {tag: dict(sorted(curve.items())) for tag, curve in curves.items()}
+
+
+def _number(value: object) -> float | None:
+    """Return a figure of run.json, where those that are not finite are words."""
+    try:
+        return None if value is None else float(str(value))
+    except ValueError:
+        return None
