@@ -42,7 +42,7 @@ def _origins(inputs: ReportInputs) -> list[tuple[str, str, Mapping[str, Any]]]:
     for run in inputs.runs:
         origin = dict(run.record["provenance"])
         origin["data_fingerprint"] = run.record.get("data_fingerprint")
-        resumes = [each for each in origin.get("resumes", []) if isinstance(each, dict)]
+        resumes = [each for each in origin.get("resumes") or [] if isinstance(each, dict)]
         file = str(run.folder / RUN_RECORD)
         found.append((f"train {run.name}", file, origin))
         for each in resumes:

@@ -6,6 +6,7 @@ from html import escape
 
 from biomamba.reporting.section import Part, Picture, Section, Table, labels_of
 
+_PNG_WIDTH = slice(16, 20)  # bytes of a PNG that hold its width
 _STYLE = """
 :root { color-scheme: light dark; --text: #1c1e21; --soft: #5c6470; --line: #d9dde3;
   --page: #ffffff; --band: #f5f7f9; --link: #0060a8; }
@@ -13,7 +14,7 @@ _STYLE = """
   --page: #15181c; --band: #1e2328; --link: #7cc0ff; } }
 * { box-sizing: border-box; }
 html { -webkit-text-size-adjust: 100%; }
-body { margin: 0 auto; padding: 1.5rem 1.1rem 4rem; max-width: 62rem; background: var(--page);
+body { margin: 0 auto; padding: 1.5rem 1.1rem 4rem; max-width: 72rem; background: var(--page);
   color: var(--text); font: 1rem/1.55 system-ui, -apple-system, "Segoe UI", Roboto, sans-serif; }
 h1 { font-size: 1.9rem; line-height: 1.2; margin: .5rem 0 .2rem; }
 h2 { font-size: 1.3rem; margin: 2.8rem 0 .6rem; padding-top: .9rem;
@@ -27,17 +28,20 @@ figcaption { font-size: .9rem; max-width: 48rem; margin-bottom: .5rem; }
 figcaption b { color: var(--text); }
 .scroll { overflow-x: auto; }
 img { display: block; max-width: 100%; height: auto; background: #fff; border-radius: .4rem; }
-table { border-collapse: collapse; font-size: .86rem; font-variant-numeric: tabular-nums; }
-th, td { padding: .35rem .7rem; text-align: right; vertical-align: top; min-width: 3.2rem;
+table { border-collapse: collapse; font-size: .82rem; font-variant-numeric: tabular-nums; }
+th, td { padding: .32rem .6rem; text-align: right; vertical-align: top; min-width: 3.2rem;
   max-width: 24rem; overflow-wrap: break-word; }
 th { border-bottom: 2px solid var(--line); font-weight: 600; vertical-align: bottom;
   white-space: normal; }
 td { border-bottom: 1px solid var(--line); }
 .words { text-align: left; }
 .number { white-space: nowrap; }
+tr { background: var(--page); }
 tbody tr:nth-child(even) { background: var(--band); }
+th:first-child, td:first-child { position: sticky; left: 0; background: inherit; }
 @media (max-width: 40rem) { table { font-size: .8rem; } th, td { padding: .3rem .5rem; }
-  img { max-width: none; width: 40rem; } }
+  th:first-child, td:first-child { max-width: 8rem; }
+  img { max-width: none; width: 38rem; } }
 @media print { body { max-width: none; } .scroll { overflow: visible; } }
 """
 
@@ -80,7 +84,10 @@ def _part(part: Part, labels: dict[str, str]) -> str:
 
 def _picture(picture: Picture) -> str:
     data = base64.b64encode(picture.png).decode("ascii")
-    return f'<img alt="{escape(picture.caption)}" src="data:image/png;base64,{data}">'
+    # Two thirds of its pixels, so that it is sharp on fine screens too.
+    width = int.from_bytes(picture.png[_PNG_WIDTH]) * 2 // 3
+    alt = escape(picture.caption)
+    return f'<img alt="{alt}" width="{width}" src="data:image/png;base64,{data}">'
 
 
 def _table(table: Table) -> str:

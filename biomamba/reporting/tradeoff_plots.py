@@ -36,7 +36,13 @@ def frontier_plot(places: Sequence[Place], domain: str, general: str) -> bytes:
     line = sorted(best, key=lambda place: (place.domain, -place.general))
     colour = _COLOURS[0]
     panel.step([p.domain for p in line], [p.general for p in line], where="post", color=colour)
-    panel.plot([p.domain for p in line], [p.general for p in line], "o", color=colour, label="best")
+    panel.plot(
+        [p.domain for p in line],
+        [p.general for p in line],
+        "o",
+        color=colour,
+        label="not dominated",
+    )
     if others:
         x, y = [p.domain for p in others], [p.general for p in others]
         panel.plot(x, y, "o", color="0.4", markerfacecolor="white", label="dominated")

@@ -42,7 +42,8 @@ class TrainingRun:
     @property
     def num_tokens(self) -> float | None:
         """Tokens that the run has trained on."""
-        realised = [found.get("tokens", 0) for found in self.record.get("realised", {}).values()]
+        told = [found.get("tokens") for found in self.record.get("realised", {}).values()]
+        realised = [tokens for tokens in told if isinstance(tokens, int | float)]
         return float(sum(realised)) if realised else None
 
     def validation(self, figure: str) -> dict[str, tuple[float | None, float | None]]:

@@ -8,7 +8,7 @@ from biomamba.reporting.report_html import report_html
 from biomamba.reporting.section import Picture, Section, Table
 
 EVIL = '<script>alert("x")</script>&"'
-PNG = b"\x89PNG picture"
+PNG = b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR" + (900).to_bytes(4) + b"rest"
 
 
 class Tags(HTMLParser):
@@ -56,6 +56,10 @@ def test_nothing_is_loaded_from_elsewhere() -> None:
     assert links == ["#plain", "#last", f"data:image/png;base64,{encoded}"]
     assert not re.search(r"url\(|@import|https?:", html)
     assert "default-src 'none'" in html
+
+
+def test_a_picture_is_as_wide_as_its_pixels_allow() -> None:
+    assert [found["width"] for tag, found in parse(make("plain")) if tag == "img"] == ["600"]
 
 
 def test_contents_lead_to_the_sections() -> None:
