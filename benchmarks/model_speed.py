@@ -49,7 +49,11 @@ def main() -> None:
 def one_size(name: str, length: int, repeats: int, seconds: Clock) -> dict[str, Any]:
     """Measure ours and transformers in both dtypes, and both peaks, in turn."""
     size = SIZES[name]
-    trainings = {"ours": ours(size, length), "transformers": others(size, length)}
+    trainings = {
+        "ours": ours(size, length),
+        "ours, compiled norms,": ours(size, length, compile_norms=True),
+        "transformers": others(size, length),
+    }
     steps = {
         f"{who} {dtype}": partial(training.step, DTYPES[dtype])
         for who, training in trainings.items()

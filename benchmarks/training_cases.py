@@ -76,10 +76,12 @@ def autocast(dtype: torch.dtype) -> AbstractContextManager[object]:
     return nullcontext() if dtype == torch.float32 else torch.autocast("cpu", dtype)
 
 
-def ours(size: Size, length: int) -> Training:
+def ours(size: Size, length: int, *, compile_norms: bool = False) -> Training:
     """Return our model in training, as the trainer of this package does it."""
     torch.manual_seed(0)
     model = MambaLM(size.config(), ChunkedScan())
+    if compile_norms:
+        model.compile_norms()
     ids, targets = _row(size, length)
 
     def loss() -> Tensor:

@@ -4,7 +4,8 @@ r"""Write a model in the layout of another library, or make one of a training ch
     python -m biomamba.export checkpoint=state-spaces/mamba2-130m format=transformers \
         tokenizer_file=EleutherAI/gpt-neox-20b dtype=bfloat16 output=mamba2-130m-hf
 
-The folder is complete or not there; export.json in it says where the weights come from.
+The folder is complete or not there; export.json in it says where the weights come from, and for
+transformers README.md is a model card of what the records of the runs and evaluations say.
 """
 
 from pathlib import Path
@@ -14,10 +15,13 @@ from omegaconf import DictConfig, OmegaConf
 
 from biomamba.config.cli import run_cli
 from biomamba.data.tokenizer import Tokenizer
-from biomamba.runtime.errors import DataError
+from biomamba.reporting.card_results import read_results
+from biomamba.reporting.model_card import README, CardFacts, CardTerms, model_card
+from biomamba.runtime.errors import ConfigError, DataError
 from biomamba.runtime.provenance import provenance
 from biomamba.training.export_folder import ExportFormat, check_output, export
 from biomamba.training.export_source import ExportSource, find_source
+from biomamba.training.lineage import Lineage, find_lineage
 
 
 def main(cfg: DictConfig) -> None:
@@ -33,7 +37,16 @@ def main(cfg: DictConfig) -> None:
     source = find_source(cfg.checkpoint, cfg.weights)
     tokenizer = find_tokenizer(cfg.tokenizer_file, source)
     config: Any = OmegaConf.to_container(cfg, resolve=True)
-    record = export(source, form, output, tokenizer, provenance(config))
+    lineage = find_lineage(cfg.checkpoint)
+    held_back = reasons_to_hold_back(lineage)
+    if held_back and not cfg.card.allow_restricted:
+        raise ConfigError(
+            f"{cfg.checkpoint} is not written: {'; '.join(held_back)}. If you may hold these "
+            "weights where output lies, add card.allow_restricted=true"
+        )
+    origin = provenance(config) | {"restricted": held_back}
+    texts = write_card(config["card"], source, form, lineage, output, tokenizer)
+    record = export(source, form, output, tokenizer, origin, texts)
     print(f"exported: {source.origin['path']} as {form.name} ({form.dtype})")
     for name in record["files"]:
         print(f"  {output / name}  {(output / name).stat().st_size:,} bytes")
@@ -42,6 +55,52 @@ def main(cfg: DictConfig) -> None:
         print(f"rounded: {len(record['rounded'])} tensors, by up to {largest:.1e} of a number")
     if not (output / "tokenizer.json").is_file():
         print("no tokenizer lies beside the weights: add tokenizer_file=<tokenizer.json or hub id>")
+
+
+def reasons_to_hold_back(lineage: Lineage) -> list[str]:
+    """Say why the weights may not be shared, or why that is not known."""
+    unknown = [f"{what}: whether it may be shared is not known" for what in lineage.unknown()]
+    return [*lineage.restrictions(), *unknown]
+
+
+def write_card(
+    keys: dict[str, Any],
+    source: ExportSource,
+    form: ExportFormat,
+    lineage: Lineage,
+    output: Path,
+    tokenizer: Tokenizer | None,
+) -> dict[str, str]:
+    """Return the model card by the name of its file; other formats than transformers have none.
+
+    Raises:
+        ConfigError: A key has no meaning for the format, or a value is not of its form.
+        DataError: An evaluation is missing, or of other weights.
+    """
+    terms = CardTerms(license=keys["license"], language=keys["language"])
+    if form.name != "transformers":
+        if keys["results"] or keys["license"] or keys["language"]:
+            raise ConfigError(
+                f"card: format={form.name} has no model card; leave card.license, card.language "
+                "and card.results out, or write format=transformers"
+            )
+        return {}
+    results = [read_results(Path(folder), source.origin["sha256"]) for folder in keys["results"]]
+    for found in results:
+        if found.left_out:
+            print(f"card: {found.name}: left out, not these weights: {', '.join(found.left_out)}")
+    beside = source.stored is not None and (source.stored.folder / "tokenizer.json").is_file()
+    facts = CardFacts(
+        name=output.name,
+        config=source.config,
+        origin=source.origin,
+        dtype=form.dtype,
+        lineage=lineage,
+        results=results,
+        terms=terms,
+        has_tokenizer=tokenizer is not None or beside,
+    )
+    return {README: model_card(facts)}
 
 
 def find_tokenizer(named: str | None, source: ExportSource) -> Tokenizer | None:

@@ -21,8 +21,9 @@ from biomamba.data.cleaning.contamination import findings
 from biomamba.data.cleaning.firewall import Firewall
 from biomamba.data.cleaning.policy import Cleaning
 from biomamba.data.parts import Part
-from biomamba.data.preparation import CONTAMINATION_NAME, Job, prepare, summary
+from biomamba.data.preparation import Job, prepare, summary
 from biomamba.data.sealed import read_sealed
+from biomamba.data.store_facts import CONTAMINATION_NAME
 
 
 def main(cfg: DictConfig) -> None:

@@ -165,6 +165,22 @@ def test_labels_can_be_written(run_program: Evaluate, tmp_path: Path) -> None:
     assert ratio.value > 0.5  # a random model writes no label
 
 
+def test_labels_can_be_chosen_by_a_head(run_program: Evaluate, tmp_path: Path) -> None:
+    said = run_program("answers=head", "answers.head.pooling=mean")
+    records = read_task_records(tmp_path / "run" / "task_results.jsonl")
+    answers = {r.model: r.answer for r in records if r.model in ("base", "adapted")}
+
+    assert "adapted" in said
+    assert {answer["by"] for answer in answers.values()} == {"head"}
+    heads = [answer["head"] for answer in answers.values()]
+    assert [head["pooling"] for head in heads] == ["mean"] * 2
+    assert heads[0]["sha256"] != heads[1]["sha256"]
+    assert heads[0]["num_train"] > heads[0]["num_val"] > 0
+
+    with pytest.raises(ConfigError, match="head_sha256, options differ"):
+        run_program("answers=head", "answers.head.pooling=max")
+
+
 def test_a_killed_run_goes_on_on_any_number_of_ranks(
     run_program: Evaluate, place: Path, tmp_path: Path, fork_ranks: Any
 ) -> None:

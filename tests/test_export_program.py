@@ -7,20 +7,31 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from omegaconf import DictConfig
 from torch import Tensor
 from torch.nn import functional as F
 
 from biomamba import prepare, train
+from biomamba.config.build import build
 from biomamba.config.compose import compose_config
 from biomamba.data.tokenizer import Tokenizer
+from biomamba.evaluation.records import ResultRecord, format_records
 from biomamba.export import main
+from biomamba.inference.checkpoint_tokenizer import find_tokenizer
+from biomamba.inference.text_generator import TextGenerator
 from biomamba.model.backends.chunked import ChunkedScan
-from biomamba.model.checkpoint import build_model, load_pretrained, open_checkpoint, save_pretrained
+from biomamba.model.checkpoint import (
+    build_model,
+    load_pretrained,
+    open_checkpoint,
+    save_pretrained,
+    weights_digest,
+)
 from biomamba.model.config import Mamba2Config
 from biomamba.model.cross_entropy import linear_cross_entropy
 from biomamba.model.language_model import MambaLM
-from biomamba.runtime.errors import BioMambaError, CheckpointError, ConfigError
+from biomamba.runtime.errors import BioMambaError, CheckpointError, ConfigError, DataError
 
 Export = Callable[..., str]
 
@@ -109,6 +120,123 @@ def test_a_mistake_is_named_before_anything_is_written(
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
 
+def write_run(model: Path, data: dict[str, Any]) -> Path:
+    """Make the folder of a model that of a run which learned from this data."""
+    (model.parent / "run.json").write_text(json.dumps({"data": data}))
+    return model
+
+
+def write_evaluation(folder: Path, sha256: str) -> Path:
+    records = [
+        ResultRecord(
+            model="model",
+            source="pubmed",
+            split="test",
+            metric="bits_per_byte",
+            unit="",
+            value=1.25,
+            low=1.125,
+            high=1.375,
+            level=0.95,
+            num_documents=2,
+            num_tokens=20,
+            num_bytes=60,
+            provenance={"checkpoints": {"model": {"sha256": sha256}}},
+        )
+    ]
+    folder.mkdir()
+    (folder / "results.jsonl").write_text(format_records(records))
+    return folder
+
+
+def test_transformers_loads_the_folder_and_writes_the_same_text(
+    run_export: Export, tmp_path: Path, compose: Callable[..., DictConfig]
+) -> None:
+    transformers = pytest.importorskip("transformers")
+    ours = Tokenizer.train_bpe(["the patient had fever and fatigue, fever"] * 3, 275)
+    config = Mamba2Config(d_model=16, n_layer=1, vocab_size=ours.vocab_size, d_state=8, headdim=8)
+    model = MambaLM(config, ChunkedScan(8))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    save_pretrained(model, tmp_path / "model")
+    ours.save(tmp_path / "model" / "tokenizer.json")
+    out = tmp_path / "out"
+    run_export(f"checkpoint={tmp_path}/model", "format=transformers", f"output={out}")
+
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(out).eval()
+    tokenizer = transformers.AutoTokenizer.from_pretrained(out)
+    options = build(compose("generate", f"checkpoint={out}").text)
+    run = TextGenerator(model.eval(), find_tokenizer(str(out), None), options).start(
+        ["the patient"], [1]
+    )
+    list(run)
+    expected = run.completions[0]
+    inputs = tokenizer(tokenizer.bos_token + "the patient", return_tensors="pt")
+    found = theirs.generate(**inputs)[0, inputs["input_ids"].shape[1] :]
+    assert expected.num_new_tokens > 3
+    assert tokenizer.decode(found, skip_special_tokens=True) == expected.text
+    assert len(found) == expected.num_new_tokens
+
+
+def test_a_card_without_records_says_that_nothing_is_known(
+    run_export: Export, model_folder: Path, tmp_path: Path
+) -> None:
+    run_export(f"checkpoint={model_folder}", "format=transformers", f"output={tmp_path}/out")
+    card = (tmp_path / "out" / "README.md").read_text()
+    front = yaml.safe_load(card.split("---\n")[1])
+
+    assert (front["license"], front["pipeline_tag"]) == ("other", "text-generation")
+    assert "No results were given" in card
+    assert "Training data, licences and mixture: not known" in card
+    assert "No tokenizer is in this folder" in card
+    assert "README.md" in json.loads((tmp_path / "out" / "export.json").read_text())["files"]
+
+
+def test_a_card_has_the_results_of_its_weights_and_no_others(
+    run_export: Export, model_folder: Path, tmp_path: Path
+) -> None:
+    own = write_evaluation(tmp_path / "own", weights_digest(model_folder))
+    other = write_evaluation(tmp_path / "other", "b" * 64)
+    given = [f"checkpoint={model_folder}", "format=transformers", f"output={tmp_path}/out"]
+    with pytest.raises(DataError, match=r"`model` \(sha256 bbbbbbbbbbbb\)"):
+        run_export(*given, f"card.results=[{own},{other}]")
+    assert not (tmp_path / "out").exists()
+    run_export(*given, f"card.results=[{own}]", "card.license=mit", "card.language=[en]")
+    card = (tmp_path / "out" / "README.md").read_text()
+
+    assert "1.250 [1.125, 1.375]" in card
+    assert yaml.safe_load(card.split("---\n")[1])["license"] == "mit"
+
+
+@pytest.mark.parametrize("layout", ["transformers", "state_spaces"])
+@pytest.mark.parametrize(
+    "data", [{"tasks": {"notes": {"access": "restricted"}}}, {}], ids=["restricted", "unknown"]
+)
+def test_weights_of_restricted_data_are_written_with_the_key_only(
+    run_export: Export, model_folder: Path, tmp_path: Path, data: dict[str, Any], layout: str
+) -> None:
+    write_run(model_folder, data)
+    given = [f"checkpoint={model_folder}", f"format={layout}", f"output={tmp_path}/out"]
+    with pytest.raises(ConfigError, match=r"add card\.allow_restricted=true"):
+        run_export(*given)
+    assert not (tmp_path / "out").exists()
+    run_export(*given, "card.allow_restricted=true")
+    if layout == "transformers":
+        assert "\n> **" in (tmp_path / "out" / "README.md").read_text()
+    again = [f"checkpoint={tmp_path}/out", f"format={layout}", f"output={tmp_path}/again/out"]
+    with pytest.raises(ConfigError, match=r"add card\.allow_restricted=true"):
+        run_export(*again)
+
+
+def test_keys_of_a_card_are_refused_where_there_is_none(
+    run_export: Export, model_folder: Path, tmp_path: Path
+) -> None:
+    given = [f"checkpoint={model_folder}", "format=state_spaces", f"output={tmp_path}/out"]
+    with pytest.raises(ConfigError, match="has no model card"):
+        run_export(*given, "card.license=mit")
+
+
 RUN = (
     "max_tokens=1_024",
     "tokens_per_step=256",
@@ -152,6 +280,7 @@ def test_a_run_is_exported_from_its_folder_and_from_its_checkpoints(
             record = json.loads((output / "export.json").read_text())
             assert record["source"]["weights"] == weights
             assert "tokenizer.json" in record["files"]
+            assert "no rights of others" in (output / "README.md").read_text()
             if number > 0:
                 assert record["source"]["step"] == 4
     first, second = tensors_of(tmp_path / "model-1"), tensors_of(tmp_path / "ema-1")

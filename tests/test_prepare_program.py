@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from biomamba.config.compose import compose_config
-from biomamba.data.preparation import CONTAMINATION_NAME
 from biomamba.data.sealed import read_sealed
+from biomamba.data.store_facts import CONTAMINATION_NAME
 from biomamba.data.store_reader import open_stores
 from biomamba.data.token_split import TokenSplit
 from biomamba.prepare import main

@@ -159,6 +159,16 @@ class AuditSchema:
 
 
 @dataclass
+class CardSchema:
+    """Keys under `card` of `biomamba.export`."""
+
+    license: str | None = None
+    language: list[str] = MISSING
+    results: list[str] = MISSING
+    allow_restricted: bool = False
+
+
+@dataclass
 class ExportSchema:
     """Top-level keys of `biomamba.export`."""
 
@@ -171,6 +181,7 @@ class ExportSchema:
     tokenizer_file: str | None = None
     output: str = MISSING
     overwrite: bool = False
+    card: CardSchema = field(default_factory=CardSchema)
 
 
 @dataclass

@@ -2,12 +2,14 @@
 
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from biomamba.data.budget import TokenBudget
 from biomamba.data.evaluation_rows import EvaluationRows
 from biomamba.data.mixture import Mixture
 from biomamba.data.packing import Packing
 from biomamba.data.planned_data import PlannedData
+from biomamba.data.store_facts import StoreFacts
 from biomamba.data.store_reader import (
     VERIFY_MODES,
     OpenStore,
@@ -108,6 +110,15 @@ class PretrainDataModule(PlannedData):
     def store_folders(self) -> dict[str, list[str]]:
         """The token stores of each source."""
         return self._folders
+
+    @property
+    def description(self) -> dict[str, Any]:
+        """Return the corpora with their terms of use: the stores may be gone one day."""
+        found = {
+            name: [StoreFacts.of(store.manifest, store.folder).as_record() for store in pool]
+            for name, pool in self.stores.items()
+        }
+        return {"stores": found}
 
     def prepare_data(self) -> None:
         """Verify the stores once; Lightning calls this on one process of each node."""

@@ -28,13 +28,13 @@ from biomamba.data.sealed import write_sealed
 from biomamba.data.staged_shard import STAGING_NAME
 from biomamba.data.staging import Stager
 from biomamba.data.store import Store, StorePolicy
+from biomamba.data.store_facts import CONTAMINATION_NAME
 from biomamba.data.tokenizer import Tokenizer
 from biomamba.data.tokenizer_folder import obtain_tokenizer
 from biomamba.data.tokenizer_source import TokenizerSource
 from biomamba.data.worker_pool import work_on
 from biomamba.runtime.errors import ConfigError, DataError
 
-CONTAMINATION_NAME = "contamination.json"
 Shards = Mapping[str, Sequence[RawShard]]
 
 

@@ -9,6 +9,7 @@ from biomamba.runtime.atomic import write_json
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
 GENERATION_CONFIG = "generation_config.json"
+_MAX_NEW_TOKENS = 256  # of conf/generate.yaml
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ def write_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
     """Write what AutoTokenizer reads.
 
     Deviation: there the text `<|endoftext|>` is the end of a document, as with the published
-    tokenizer; here it is always plain text.
+    tokenizer; here it is always plain text, as there with `split_special_tokens=True`.
     """
     tokenizer.save(folder / "tokenizer.json")
     settings = {
@@ -51,9 +52,10 @@ def write_generation_config(
 ) -> None:
     """Write what `generate` of transformers needs to give the text that ours gives.
 
-    Ids from `vocab_size` on have rows in the model but no text: they are never chosen.
+    Greedy, and as long as biomamba.generate writes. Ids from `vocab_size` on have rows in the model
+    but no text: they are never chosen.
     """
-    settings = ids.as_config()
+    settings = ids.as_config() | {"do_sample": False, "max_new_tokens": _MAX_NEW_TOKENS}
     if vocab_size < padded_vocab_size:
         settings["suppress_tokens"] = list(range(vocab_size, padded_vocab_size))
     write_json(folder / GENERATION_CONFIG, settings)

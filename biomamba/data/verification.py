@@ -6,9 +6,9 @@ from pathlib import Path
 
 from biomamba.data.folder_lock import LOCK_NAME
 from biomamba.data.manifest import MANIFEST_NAME, FileRecord, Manifest, ShardRecord, file_problems
-from biomamba.data.preparation import CONTAMINATION_NAME
 from biomamba.data.sealed import read_sealed
 from biomamba.data.staged_shard import STAGING_NAME, StagedRecord, StagedShard
+from biomamba.data.store_facts import CONTAMINATION_NAME
 from biomamba.data.tokenizer_folder import TOKENIZER_FILES, load_tokenizer
 from biomamba.runtime.errors import DataError
 

@@ -8,8 +8,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
+import numpy as np
+from numpy.typing import NDArray
+
 from biomamba.tasks.prompt import EncodedPrompt, PromptTokenizer
 from biomamba.tasks.task import WriteText
+
+POOLINGS = ("last", "mean", "max")
 
 
 @dataclass(frozen=True)
@@ -90,6 +95,14 @@ class AnswerModel(Protocol):
 
     def write(self, prompts: Sequence[Sequence[int]], options: WriteText) -> list[Written]:
         """Return what follows each prompt."""
+
+
+@runtime_checkable
+class FeatureModel(Protocol):
+    """An answer model that shows its hidden states behind a prompt."""
+
+    def features(self, prompts: Sequence[Sequence[int]], pooling: str) -> NDArray[np.float64]:
+        """Return one vector per prompt (prompts, width), pooled over its positions."""
 
 
 @dataclass(frozen=True)

@@ -2,9 +2,10 @@
 
 from dataclasses import dataclass
 
+from biomamba.evaluation.label_head import HeadOptions
 from biomamba.runtime.errors import ConfigError
 
-LABEL_BY = ("likelihood", "generation")
+LABEL_BY = ("likelihood", "generation", "head")
 DECISIONS = ("argmax", "thresholds")
 SPLITS = ("test", "val")
 
@@ -16,7 +17,9 @@ class AnswerOptions:
     Attributes:
         split: Items of the test split, or of val, to choose settings with.
         label_by: `likelihood` scores every label whole; `generation` lets the model write and reads
-            a label strictly (biomamba/tasks/answer_parser.py).
+            a label strictly (biomamba/tasks/answer_parser.py); `head` asks a linear head that was
+            fitted on training and validation items (biomamba/evaluation/label_head.py).
+        head: How the head is fitted; None with the other ways.
         prior_correction: Divide the probability of an answer by the one it has behind the prompt
             with every part empty. Source: Zhao et al., arXiv 2102.09690; Holtzman et al.,
             arXiv 2104.08315.
@@ -35,6 +38,7 @@ class AnswerOptions:
 
     split: str = "test"
     label_by: str = "likelihood"
+    head: HeadOptions | None = None
     prior_correction: bool = False
     decision: str = "argmax"
     max_prompt_tokens: int = 992
@@ -55,6 +59,7 @@ class AnswerOptions:
                 raise ConfigError(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.max_items is not None and self.max_items < 1:
             raise ConfigError(f"max_items must be at least 1 or null, got {self.max_items}")
+        self._check_head()
         if self.label_by == "generation" and (self.prior_correction or self.fits_thresholds):
             raise ConfigError(
                 "prior_correction and decision=thresholds work on likelihoods; set "
@@ -64,6 +69,24 @@ class AnswerOptions:
             raise ConfigError(
                 "decision=thresholds fits on the validation split, so figures of split=val would "
                 "be those of the items it was fitted on; set split=test or decision=argmax"
+            )
+
+    def _check_head(self) -> None:
+        if (self.label_by == "head") != (self.head is not None):
+            raise ConfigError(
+                f"label_by is {self.label_by!r} and head {self.head}; label_by=head needs the node "
+                "head and the other ways have none: choose with answers=..."
+            )
+        if self.head is not None and self.prior_correction:
+            raise ConfigError(
+                "prior_correction works on likelihoods, and a head gives none; leave it off, or "
+                "set answers=likelihood"
+            )
+        if self.head is not None and self.split == "val":
+            raise ConfigError(
+                "answers=head chooses its l2 on the validation split, so figures of split=val "
+                "would be those of the items it was chosen on; set split=test, and compare the "
+                "val_nll in the records to choose between heads"
             )
 
     @property

@@ -4,9 +4,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
 
+import numpy as np
+from numpy.typing import NDArray
+
 from biomamba.data.document import document_key
 from biomamba.evaluation.answer_model import (
     AnswerModel,
+    FeatureModel,
     Passage,
     PassageReader,
     ScoreRequest,
@@ -14,6 +18,7 @@ from biomamba.evaluation.answer_model import (
     score_request,
 )
 from biomamba.evaluation.answer_options import AnswerOptions
+from biomamba.evaluation.label_head import LabelHead
 from biomamba.evaluation.raw_answer import Hidden, RawAnswer, key_of
 from biomamba.runtime.errors import ConfigError
 from biomamba.tasks.answer_parser import parse_label
@@ -43,11 +48,35 @@ def written_prediction(item: Item, raw: RawAnswer) -> Prediction:
     )
 
 
-class Questions:
-    """A task, a model, and how the one is put to the other."""
+def require_features(model: AnswerModel) -> FeatureModel:
+    """Return a model as one that shows its hidden states.
 
-    def __init__(self, task: Task, model: AnswerModel, options: AnswerOptions) -> None:
-        self.task, self.model, self.options = task, model, options
+    Raises:
+        ConfigError: It does not.
+    """
+    if isinstance(model, FeatureModel):
+        return model
+    raise ConfigError(
+        f"answers=head reads the hidden states of our own models; {model.label} "
+        f"({model.checkpoint}) gives none: ask it with answers=likelihood or answers=generation"
+    )
+
+
+class Questions:
+    """A task, a model, and how the one is put to the other.
+
+    Args:
+        head: What chooses the labels with label_by=head, once it is fitted.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        model: AnswerModel,
+        options: AnswerOptions,
+        head: LabelHead | None = None,
+    ) -> None:
+        self.task, self.model, self.options, self._head = task, model, options, head
 
     def batches(self, items: Sequence[Item]) -> list[list[Item]]:
         """Return the items in batches of similar length, the longest first.
@@ -89,6 +118,8 @@ class Questions:
             )
         if isinstance(answer, ChooseLabel) and self.options.label_by == "generation":
             return self._write_labels(items, answer)
+        if isinstance(answer, ChooseLabel) and self.options.label_by == "head":
+            return self._ask_head(items)
         return self._score(items, answer)
 
     def _score(
@@ -109,6 +140,25 @@ class Questions:
                 num_tokens=[len(ids) for request in each for ids in request.answers],
                 num_cut_tokens=max(prompt.num_cut_tokens for prompt in found),
             )
+
+    def features(self, items: Sequence[Item]) -> tuple[NDArray[np.float64], list[int]]:
+        """Return the hidden states behind the prompts, pooled, and how much was cut of each.
+
+        Raises:
+            ConfigError: The model has no hidden states to give.
+        """
+        model, head = require_features(self.model), self.options.head
+        assert head is not None
+        prompts = [self._encode(item, 0) for item in items]
+        found = model.features([prompt.ids for prompt in prompts], head.pooling)
+        return found, [prompt.num_cut_tokens for prompt in prompts]
+
+    def _ask_head(self, items: Sequence[Item]) -> Iterator[RawAnswer]:
+        assert self._head is not None
+        features, cut = self.features(items)
+        scores = self._head.log_probabilities(features).tolist()
+        for found, num_cut in zip(scores, cut, strict=True):
+            yield RawAnswer(key="", log_probabilities=found, num_cut_tokens=num_cut)
 
     def _prompts(self, item: Item, texts: Sequence[str]) -> list[EncodedPrompt]:
         """Return the prompt of an item, or one for each option that stands in it."""

@@ -8,11 +8,14 @@ greedily; several are the hypotheses of a beam search of that width, equal texts
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from biomamba.data.tokenizer import Tokenizer
 from biomamba.evaluation.answer_model import ScoreRequest, Written
+from biomamba.evaluation.prompt_features import pooled_hidden
 from biomamba.inference.beam_search import BeamOptions, Hypothesis, beam_search
 from biomamba.inference.text_generator import TextRun
 from biomamba.inference.text_stream import TextStream
@@ -101,6 +104,14 @@ class MambaAnswers:
         hidden, _ = self._model.hidden(inputs, None, states, keeps_states=False)
         nll = token_nll(hidden.flatten(0, 1), self._model.head_weight, targets[:, 1:].flatten())
         return scores - nll.double().view(len(answers), -1).sum(1)
+
+    @torch.inference_mode()
+    def features(self, prompts: Sequence[Sequence[int]], pooling: str) -> NDArray[np.float64]:
+        """Return the pooled hidden states (prompts, d_model) behind each prompt."""
+        documents = self._documents(prompts)
+        pooled = pooled_hidden(self._model, documents, pooling, self._prefill_tokens)
+        found: NDArray[np.float64] = pooled.cpu().numpy()
+        return found
 
     def write(self, prompts: Sequence[Sequence[int]], options: WriteText) -> list[Written]:
         """Return what follows each prompt."""

@@ -18,6 +18,8 @@ from biomamba.evaluation.answer_options import AnswerOptions
 from biomamba.evaluation.answer_progress import AnswerProgress
 from biomamba.evaluation.asking import Questions, is_restricted
 from biomamba.evaluation.decisions import Decision, fit_decision, predict
+from biomamba.evaluation.head_fitting import Heads
+from biomamba.evaluation.label_head import LabelHead
 from biomamba.evaluation.raw_answer import RawAnswer, key_of
 from biomamba.evaluation.task_figures import Performance, TaskFigures
 from biomamba.evaluation.task_records import TaskRecord
@@ -41,24 +43,31 @@ class Session:
         model: Who answers.
         options: How.
         log: Where the answers are kept.
+        head: What chooses the labels, if a head does.
     """
 
     split: TaskSplit
     model: AnswerModel
     options: AnswerOptions
     log: AnswerLog
+    head: LabelHead | None = None
 
     @classmethod
     def of(
-        cls, split: TaskSplit, model: AnswerModel, options: AnswerOptions, folder: Path
+        cls,
+        split: TaskSplit,
+        model: AnswerModel,
+        options: AnswerOptions,
+        folder: Path,
+        head: LabelHead | None = None,
     ) -> "Session":
         """Return the session whose answers lie in a folder."""
         task = split.task
         suffix = "" if split.split == TEST else f".{split.split}"
-        header = header_of(split, model, options)
+        header = header_of(split, model, options, head)
         name = f"{task.name}.{model.label}{suffix}"
         log = AnswerLog(folder, name, header, is_restricted(task))
-        return cls(split, model, options, log)
+        return cls(split, model, options, log, head)
 
     @property
     def keys(self) -> list[str]:
@@ -69,7 +78,7 @@ class Session:
 
     def answer(self, progress: AnswerProgress) -> None:
         """Ask for what this rank has to answer and nobody has answered yet."""
-        questions = Questions(self.split.task, self.model, self.options)
+        questions = Questions(self.split.task, self.model, self.options, self.head)
         keys = {i.id: key for i, key in zip(self.split.items, self.keys, strict=True)}
         mine = questions.batches(self.split.items)[rank() :: world_size()]
         done = self.log.read().keys()
@@ -83,7 +92,9 @@ class Session:
                     line.advance(len(missing))
 
 
-def header_of(split: TaskSplit, model: AnswerModel, options: AnswerOptions) -> dict[str, Any]:
+def header_of(
+    split: TaskSplit, model: AnswerModel, options: AnswerOptions, head: LabelHead | None = None
+) -> dict[str, Any]:
     """Return the fingerprints of all that decides what a model answers."""
     task, answer = split.task, split.task.answer
     written = isinstance(answer, WriteText) or options.label_by == "generation"
@@ -94,6 +105,8 @@ def header_of(split: TaskSplit, model: AnswerModel, options: AnswerOptions) -> d
         settings |= asdict(answer)
     elif written and isinstance(answer, ChooseLabel):
         settings["max_label_tokens"] = options.max_label_tokens
+    elif head is not None:
+        settings |= asdict(head.options)
     else:
         settings["prior_correction"] = options.prior_correction
     ids = "\n".join(item.id for item in split.items)
@@ -109,6 +122,7 @@ def header_of(split: TaskSplit, model: AnswerModel, options: AnswerOptions) -> d
         "files": dict(split.files),
         "items": sha256(ids.encode()).hexdigest(),
         "options": settings,
+        **({} if head is None else {"head_sha256": head.sha256}),
     }
 
 
@@ -130,6 +144,7 @@ class TaskEvaluation:
         folder: Path,
     ) -> None:
         self._models, self._options, self._folder = models, options, folder
+        self._heads = Heads(models, tasks, options)
         self._splits = [TaskSplit(task, options.split, options.max_items) for task in tasks]
         self._fitting = {
             task.name: TaskSplit(task, VAL)
@@ -142,6 +157,7 @@ class TaskEvaluation:
         with AnswerProgress() as progress:
             for split in (*self._splits, *self._fitting.values()):
                 for model in self._models:
+                    self._heads.of(split.task, model, progress)
                     self._session(split, model).answer(progress)
 
     def records(self, bootstrap: Bootstrap, provenance: Mapping[str, Any]) -> Iterator[TaskRecord]:
@@ -158,7 +174,8 @@ class TaskEvaluation:
             yield from figures.simple_records(self._options.num_random_draws)
 
     def _session(self, split: TaskSplit, model: AnswerModel) -> Session:
-        return Session.of(split, model, self._options, self._folder)
+        head = self._heads.of(split.task, model)
+        return Session.of(split, model, self._options, self._folder, head)
 
     def _performance(self, split: TaskSplit, model: AnswerModel) -> Performance:
         """Decide, measure and publish what a model answered."""
@@ -175,7 +192,7 @@ class TaskEvaluation:
                 items, raws, predictions, rows_of(measures), strict=True
             )
         )
-        answer = described(task, self._options, raws) | decision.described()
+        answer = described(task, self._options, raws, session.head) | decision.described()
         return Performance(model.label, measures, answer, model.checkpoint_sha256)
 
     def _decision(self, task: Task, model: AnswerModel) -> Decision:
@@ -232,12 +249,16 @@ def published(
     return line | answer | {"label": prediction.label, "target": item.label or item.target}
 
 
-def described(task: Task, options: AnswerOptions, raws: Sequence[RawAnswer]) -> dict[str, Any]:
+def described(
+    task: Task, options: AnswerOptions, raws: Sequence[RawAnswer], head: LabelHead | None = None
+) -> dict[str, Any]:
     """Return how the answers came about, and how many prompts were cut."""
     answer = task.answer
     cut = {"num_cut_prompts": sum(raw.num_cut_tokens > 0 for raw in raws)}
     if isinstance(answer, WriteText):
         return {"by": "generation", **cut}
+    if head is not None:
+        return {"by": "head", **cut, "head": head.described()}
     by = options.label_by if isinstance(answer, ChooseLabel) else "likelihood"
     return {"by": by, "prior_correction": options.prior_correction, **cut}
 

@@ -44,13 +44,15 @@ def build_model(
     checkpoint: str | None = None,
     *,
     activation_checkpointing: bool = False,
+    compile_norms: bool = False,
     adaptation: Adaptation | None = None,
 ) -> MambaLM:
     """Build a model, freshly initialised or (checkpoint: folder or hub id) with loaded weights.
 
     Raises:
         CheckpointError: The checkpoint cannot be read or its architecture is not `config`'s.
-        ConfigError: The adaptation names what the model does not have.
+        ConfigError: The adaptation names what the model does not have, or there is no compiler for
+            compile_norms.
     """
     if checkpoint is None:
         model = MambaLM(config, backend)
@@ -58,6 +60,8 @@ def build_model(
         model = _load_described(config, backend, checkpoint)
     if activation_checkpointing:
         model.checkpoint_activations()
+    if compile_norms:
+        model.compile_norms()
     if adaptation is not None:
         adaptation.apply(model)
     return model

@@ -14,12 +14,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+from biomamba.model.compiled_norms import check_compiler
 from biomamba.model.config import Mamba1Config, Mamba2Config, MambaConfig
 from biomamba.model.cross_entropy import check_ids
 from biomamba.model.mamba1 import Mamba1Mixer
 from biomamba.model.mamba2 import Mamba2Mixer
 from biomamba.model.mixer import LayerState
-from biomamba.model.norm import RMSNorm
+from biomamba.model.norm import GatedRMSNorm, RMSNorm
 from biomamba.model.ssd import ScanBackend, document_numbers, state_dtype
 
 
@@ -176,6 +177,17 @@ class MambaLM(nn.Module):
         """Let every block forget its activations until the backward pass; see MambaBlock."""
         for block in self.backbone.blocks():
             block.activation_checkpointing = True
+
+    def compile_norms(self) -> None:
+        """Let torch.compile fuse the norms.
+
+        Raises:
+            ConfigError: There is no compiler.
+        """
+        check_compiler()
+        for module in self.modules():
+            if isinstance(module, RMSNorm | GatedRMSNorm):
+                module.is_compiled = True
 
     def initial_states(self, batch_size: int) -> list[LayerState]:
         """Return the empty states before the first position."""

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from biomamba.model.compiled_norms import compiled, gated_rms_norm, rms_norm
 from biomamba.model.ssd import state_dtype
 
 # Elements of one tile on a CPU: 512 KiB in float32; the few arrays in use then fit the L2 cache.
@@ -35,10 +36,13 @@ class RMSNorm(nn.Module):
     def __init__(self, size: int, eps: float) -> None:
         super().__init__()
         self.eps = eps
+        self.is_compiled = False
         self.weight = nn.Parameter(torch.ones(size))
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise x (..., size)."""
+        if self.is_compiled:
+            return compiled(rms_norm)(x, self.weight, self.eps, product_dtype(self.weight))
         normed: Tensor = _Norm.apply(  # type: ignore[no-untyped-call]
             x, self.weight, self.eps, product_dtype(self.weight)
         )
@@ -56,6 +60,7 @@ class GatedRMSNorm(nn.Module):
         super().__init__()
         self.eps = eps
         self.ngroups = ngroups
+        self.is_compiled = False
         self.weight = nn.Parameter(torch.ones(size))
 
     def forward(self, y: Tensor, z: Tensor, skip: tuple[Tensor, Tensor] | None = None) -> Tensor:
@@ -63,9 +68,12 @@ class GatedRMSNorm(nn.Module):
 
         `skip` = x (..., size) and D (size,): y + D x takes the place of y.
         """
+        settings = self.eps, self.ngroups, product_dtype(self.weight)
+        if self.is_compiled:
+            return compiled(gated_rms_norm)((y, z), skip, self.weight, settings)
         x, D = (None, None) if skip is None else skip
         normed: Tensor = _GatedNorm.apply(  # type: ignore[no-untyped-call]
-            y, z, x, D, self.weight, (self.eps, self.ngroups, product_dtype(self.weight))
+            y, z, x, D, self.weight, settings
         )
         return normed
 

@@ -31,7 +31,7 @@ def tasks_section(evaluations: Sequence[Evaluation]) -> Section:
         "Values with their intervals. majority: always the most frequent answer of the training "
         "split; random: an answer by lot. Detectable: the smallest difference that so many items "
         "can be expected to show; smaller ones may exist and not be seen. A change is on the same "
-        "items, minus the baseline of the evaluation. How each interval was made is in the CSV files."
+        "items, minus the baseline of the evaluation. How each interval was made: see the CSV."
     )
     return Section(title, [explanation, *parts])
 

@@ -21,7 +21,7 @@ from biomamba.data.tokenizer_export import (
 from biomamba.model.checkpoint import open_checkpoint
 from biomamba.model.formats.detection import LAYOUTS, layout_for
 from biomamba.model.formats.tensor_writer import Container, WeightsFormat, write_weights
-from biomamba.runtime.atomic import sync_folder, write_json
+from biomamba.runtime.atomic import sync_folder, write_json, write_text
 from biomamba.runtime.errors import CheckpointError, ConfigError
 from biomamba.training.export_source import ExportSource
 
@@ -92,11 +92,12 @@ def export(
     output: Path,
     tokenizer: Tokenizer | None,
     record: Mapping[str, Any],
+    texts: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """Write a source into a folder, read it back, and give the folder its name.
 
-    An earlier export there is replaced; see `check_output`. Without a tokenizer the files of one
-    that stand beside the source are copied.
+    An earlier export there is replaced. Without a tokenizer the files of one that stand beside the
+    source are copied. `texts` are further files by name.
 
     Returns:
         The record that was written: origin, format, rounded tensors and the hash of every file.
@@ -109,7 +110,7 @@ def export(
     raw = weights_form.layout.render(source.config)
     temporary = output.with_name(f".{output.name}.{secrets.token_hex(4)}.tmp")
     try:
-        temporary.mkdir(parents=True)
+        _begin(temporary, texts or {})
         rounded = write_weights(source.weights, source.config, temporary, weights_form)
         if form.name == "transformers":
             raw |= _write_companions(source, tokenizer, temporary).as_config()
@@ -135,6 +136,12 @@ def export(
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return written
+
+
+def _begin(folder: Path, texts: Mapping[str, str]) -> None:
+    folder.mkdir(parents=True)
+    for name, text in texts.items():
+        write_text(folder / name, text)
 
 
 def check_tokenizer(source: ExportSource, tokenizer: Tokenizer | None) -> None:

@@ -20,7 +20,7 @@ _LAST_NAME = "last.ckpt"  # no file: the newest good checkpoint beside this name
 # Parts of the configuration that change what a step computes. Of the data only the fingerprint
 # decides; its configuration is kept to say what has changed.
 _TOP_KEYS = ("seed", "max_tokens", "tokens_per_step", "objective", "optimizer", "schedule")
-_UNDECIDED_MODEL_KEYS = frozenset({"backend", "activation_checkpointing"})
+_UNDECIDED_MODEL_KEYS = frozenset({"backend", "activation_checkpointing", "compile_norms"})
 _UNDECIDED_DATA_KEYS = frozenset(
     {"sources", "num_workers", "verify", "max_val_documents", "max_repetition"}
 )

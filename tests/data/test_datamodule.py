@@ -1,5 +1,6 @@
 """The datamodule: mixture over stores, resume, refusals."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -350,3 +351,13 @@ def test_lightnings_own_sampler_is_refused(make: Make) -> None:
         module.train_dataloader()
     Connector.use_distributed_sampler = False
     assert len(module.train_dataloader()) == 64
+
+
+def test_the_record_of_a_run_names_corpora_and_terms_of_use(make: Make) -> None:
+    datamodule = make()
+    told = json.loads(json.dumps(datamodule.description))["stores"]
+
+    assert {name: len(pool) for name, pool in told.items()} == {"short": 1, "long": 1, "mixed": 2}
+    manifest = datamodule.stores["long"][0].manifest
+    assert told["long"][0]["licence"] == manifest.licence
+    assert told["long"][0]["tokens"] == manifest.totals["train"].tokens

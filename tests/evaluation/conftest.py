@@ -6,6 +6,7 @@ from hashlib import sha256
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from biomamba.data.tokenizer import Tokenizer
 from biomamba.evaluation.answer_model import ScoreRequest, Written
@@ -125,3 +126,22 @@ def toy_task() -> Callable[..., Task]:
 def toy_model() -> Callable[..., ToyModel]:
     """Return a function that builds the model."""
     return ToyModel
+
+
+@dataclass
+class FeatureToyModel(ToyModel):
+    """Shows hidden states too: hashes of the prompt and the pooling."""
+
+    def features(self, prompts: Sequence[Sequence[int]], pooling: str) -> NDArray[np.float64]:
+        texts = [self.tokenizer.decode(prompt) for prompt in prompts]
+        self.asked += texts
+        rows = [
+            [digest(self.seed, text, pooling, n) % 1000 / 100 for n in range(4)] for text in texts
+        ]
+        return np.array(rows)
+
+
+@pytest.fixture
+def feature_model() -> Callable[..., FeatureToyModel]:
+    """Return a function that builds the model that shows its hidden states."""
+    return FeatureToyModel

@@ -9,6 +9,8 @@ import pytest
 from biomamba.evaluation.answer_model import Passage, ScoreRequest, Written
 from biomamba.evaluation.answer_options import AnswerOptions
 from biomamba.evaluation.asking import Questions
+from biomamba.evaluation.head_fitting import fit_head
+from biomamba.evaluation.label_head import HeadOptions
 from biomamba.evaluation.raw_answer import Hidden
 from biomamba.runtime.errors import ConfigError, DataError
 from biomamba.tasks.task import ChooseOption, Task, WriteText
@@ -122,6 +124,28 @@ def test_batches_hold_every_item_once_and_do_not_depend_on_the_order(
     assert batches == questions.batches(items[::-1])
     lengths = [len(item.parts["context"]) for batch in batches for item in batch]
     assert lengths == sorted(lengths, reverse=True)
+
+
+@pytest.mark.parametrize("access", ["open", "restricted"])
+def test_a_head_gives_the_log_probabilities_of_the_labels(
+    access: str, toy_task: Build, feature_model: Build
+) -> None:
+    task, model = toy_task(access=access), feature_model()
+    options = replace(
+        OPTIONS, label_by="head", head=HeadOptions(pooling="max"), max_prompt_tokens=60
+    )
+    head = fit_head(task, model, options)
+    items = task.held_out().items[3:6]
+    model.asked.clear()
+    found = Questions(task, model, options, head).ask(items)
+
+    prompts = [task.prompt.encode(item, model.tokenizer, 60) for item in items]
+    assert model.asked == [prompt.text for prompt in prompts]
+    features = model.features([prompt.ids for prompt in prompts], "max")
+    assert [raw.log_probabilities for raw in found] == head.log_probabilities(features).tolist()
+    assert [raw.num_cut_tokens for raw in found] == [prompt.num_cut_tokens for prompt in prompts]
+    assert any(raw.num_cut_tokens for raw in found)
+    assert not any(raw.candidates for raw in found)
 
 
 @pytest.mark.parametrize("label_by", ["likelihood", "generation"])

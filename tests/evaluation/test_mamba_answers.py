@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+import numpy as np
 import pytest
 import torch
 
@@ -73,6 +74,26 @@ def test_the_answers_to_a_prompt_of_one_id_add_up_to_one(model: MambaLM) -> None
     (scores,) = answers_of(model).score([request])
 
     assert torch.tensor(scores, dtype=torch.float64).exp().sum() == pytest.approx(1, abs=1e-9)
+
+
+@pytest.mark.parametrize("pooling", ["last", "mean", "max"])
+def test_features_together_equal_one_by_one(pooling: str, model: MambaLM) -> None:
+    answers = answers_of(model)
+    together = answers.features(ids_of(PROMPTS), pooling)
+
+    assert together.shape == (4, model.config.d_model)
+    assert together.dtype == np.float64
+    for prompt, found in zip(ids_of(PROMPTS), together, strict=True):
+        assert answers.features([prompt], pooling)[0] == pytest.approx(found, abs=1e-11)
+
+
+def test_the_last_features_are_what_the_logits_are_made_of(model: MambaLM) -> None:
+    (prompt,) = ids_of(PROMPTS[1:2])
+    with torch.no_grad():
+        logits = model(torch.tensor([[TOKENIZER.eod_id, *prompt]]))[0, -1]
+        found = torch.from_numpy(answers_of(model).features([prompt], "last"))
+
+        torch.testing.assert_close(model.logits(found)[0], logits, rtol=0, atol=1e-10)
 
 
 def test_texts_together_equal_one_by_one(model: MambaLM) -> None:

@@ -14,6 +14,7 @@ from biomamba.data.tokenizer import Tokenizer
 from biomamba.evaluation.answer_log import read_published
 from biomamba.evaluation.answer_model import AnswerModel
 from biomamba.evaluation.answer_options import AnswerOptions
+from biomamba.evaluation.label_head import HeadOptions
 from biomamba.evaluation.mamba_answers import MambaAnswers
 from biomamba.evaluation.task_records import TaskRecord
 from biomamba.evaluation.task_runner import TaskEvaluation, header_of
@@ -23,12 +24,14 @@ from biomamba.model.backends.chunked import ChunkedScan
 from biomamba.model.config import Mamba2Config
 from biomamba.model.language_model import MambaLM
 from biomamba.runtime.errors import ConfigError, DataError
+from biomamba.tasks.item import Items
 from biomamba.tasks.prompt import Prompt
 from biomamba.tasks.task import ChooseOption, Task, WriteText
 
 Build = Callable[..., Any]
 OPTIONS = AnswerOptions(batch_size=4, num_random_draws=5)
 BOOTSTRAP = Bootstrap(num_resamples=50)
+HEAD: dict[str, Any] = {"label_by": "head", "head": HeadOptions()}
 
 
 def evaluation(
@@ -96,7 +99,9 @@ def test_a_killed_run_repeats_nothing_and_ends_as_if_it_had_not_been(
     assert len(model.asked) == 23
 
 
-@pytest.mark.parametrize("changes", [{}, {"label_by": "generation"}, {"prior_correction": True}])
+@pytest.mark.parametrize(
+    "changes", [{}, {"label_by": "generation"}, {"prior_correction": True}, HEAD]
+)
 def test_ranks_and_kills_leave_no_trace_in_the_answers_of_our_models(
     changes: dict[str, Any], toy_task: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -156,6 +161,50 @@ def test_answers_of_another_checkpoint_or_way_of_asking_are_refused(
     for changes in ({"max_prompt_tokens": 99}, {"prior_correction": True}, {"max_items": 9}):
         with pytest.raises(ConfigError, match=r"(options|items) differ"):
             evaluation(tmp_path, [toy_task()], [toy_model()], **changes).answer()
+
+
+def test_a_head_stands_in_records_and_another_one_is_refused(
+    toy_task: Build, feature_model: Build, tmp_path: Path
+) -> None:
+    found = evaluation(tmp_path, [toy_task()], [feature_model()], **HEAD)
+    found.answer()
+    record = figures_of(found)[0]
+    header = read_published(tmp_path / "predictions" / "toy.model.jsonl").header
+
+    assert record.answer["by"] == "head"
+    assert record.answer["decision"] == "argmax"
+    assert record.answer["head"]["sha256"] == header["head_sha256"]
+    assert record.answer["head"]["num_train"] == 30
+    assert {"pooling": "last", "class_weighted": True}.items() <= header["options"].items()
+    assert "prior_correction" not in header["options"]
+    splits = {"train": range(100, 129), "val": range(200, 220), "test": range(23)}
+    with pytest.raises(ConfigError, match="something else: head_sha256 differ"):
+        evaluation(tmp_path, [toy_task(splits=splits)], [feature_model()], **HEAD).answer()
+    other = HEAD | {"head": HeadOptions(pooling="mean")}
+    with pytest.raises(ConfigError, match="head_sha256, options differ"):
+        evaluation(tmp_path, [toy_task()], [feature_model()], **other).answer()
+    with pytest.raises(ConfigError, match="head_sha256, options differ"):
+        evaluation(tmp_path, [toy_task()], [feature_model()]).answer()
+
+
+def test_a_head_and_its_answers_do_not_depend_on_the_test_labels(
+    toy_task: Build, feature_model: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task, lines = toy_task(), {}
+    known = type(task).held_out
+    for name in ("right", "wrong"):
+        found = evaluation(
+            tmp_path / name, [task], [feature_model()], decision="thresholds", **HEAD
+        )
+        found.answer()
+        answer = figures_of(found)[0].answer
+        rows = read_published(tmp_path / name / "predictions" / "toy.model.jsonl").rows
+        lines[name] = answer, [(row["log_probabilities"], row["chosen"]) for row in rows]
+        poison = [replace(item, label="yes", target="yes") for item in known(task).items]
+        monkeypatch.setattr(type(task), "held_out", lambda _, items=poison: Items(items))
+
+    assert lines["right"] == lines["wrong"]
+    assert any(lines["right"][0]["offsets"].values())
 
 
 def test_a_decision_asks_nobody_again(toy_task: Build, toy_model: Build, tmp_path: Path) -> None:

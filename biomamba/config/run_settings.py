@@ -1,0 +1,47 @@
+"""The settings that a training run keeps in its folder, as plain values."""
+
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+from biomamba.runtime.errors import DataError
+
+_TOLD = (
+    "data",
+    "tasks",
+    "corpora",
+    "model",
+    "optimizer",
+    "schedule",
+    "max_tokens",
+    "tokens_per_step",
+    "trainer",
+    "seed",
+)
+
+
+def run_settings_in(run: Path) -> dict[str, Any]:
+    """Return what a run folder keeps of the settings that decide about its model; empty if nothing.
+
+    Raises:
+        DataError: The file is not one of settings.
+    """
+    path = run / ".hydra" / "config.yaml"
+    if not path.is_file():
+        return {}
+    try:
+        config = OmegaConf.load(path)
+        if not isinstance(config, DictConfig):
+            raise DataError(f"{path}: not the settings of a run; restore it")
+        # The name of a run may refer to the time or a job, which are not those of today.
+        return {name: _plain(config, name) for name in _TOLD if name in config}
+    except (OmegaConfBaseException, YAMLError, ValueError) as error:
+        raise DataError(f"{path}: not the settings of a run ({error}); restore it") from error
+
+
+def _plain(config: DictConfig, name: str) -> Any:
+    value = config[name]
+    return OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value

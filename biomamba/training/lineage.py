@@ -1,0 +1,206 @@
+"""The runs that made a model: its own, the one of the checkpoint it began with, and so on."""
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from biomamba.config.run_settings import run_settings_in
+from biomamba.data.store_facts import StoreFacts
+from biomamba.runtime.errors import DataError
+
+RUN_RECORD = "run.json"
+EXPORT_RECORD = "export.json"
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+(@[0-9a-f]{40})?")
+_CREDENTIALED = "physionet"
+
+
+@dataclass(frozen=True)
+class TrainedRun:
+    """One training run.
+
+    Attributes:
+        name: Of its folder.
+        record: Its run.json.
+        settings: What it was told; empty if its folder does not keep that.
+        stores: Facts of the corpora of each source; empty if it read none, or if none is known.
+        unknown: Training data about which nothing could be read, in words.
+    """
+
+    name: str
+    record: Mapping[str, Any]
+    settings: Mapping[str, Any]
+    stores: Mapping[str, list[StoreFacts]]
+    unknown: tuple[str, ...]
+
+    @property
+    def tasks(self) -> Mapping[str, Mapping[str, Any]]:
+        """What it learned of each task, if it was fine-tuned."""
+        found: Mapping[str, Mapping[str, Any]] = self.record.get("data", {}).get("tasks", {})
+        return found
+
+    def restrictions(self) -> Iterator[str]:
+        """Say which of its data may not be shared, and why."""
+        for name, task in self.tasks.items():
+            if task.get("access") == "restricted":
+                yield f"task {name} has access: restricted"
+        for facts in (facts for pool in self.stores.values() for facts in pool):
+            if _CREDENTIALED in facts.licence.lower():
+                yield f"corpus {facts.corpus} is under {facts.licence!r}"
+        for key in ("data", "tasks", "corpora"):
+            yield from _restricted_nodes(self.settings.get(key), key)
+
+
+@dataclass(frozen=True)
+class Lineage:
+    """How a model came about.
+
+    Attributes:
+        runs: The last one first.
+        base_model: Hub id that the first run began with, or that the weights are; None if none.
+        origin: What stands before the first run, in words.
+        inherited: Restrictions that an earlier export has recorded.
+    """
+
+    runs: tuple[TrainedRun, ...]
+    base_model: str | None
+    origin: str
+    inherited: tuple[str, ...] = ()
+
+    def restrictions(self) -> list[str]:
+        """Say which data of any of the runs may not be shared, each once."""
+        found = [f"{why} (run {run.name})" for run in self.runs for why in run.restrictions()]
+        return list(dict.fromkeys([*self.inherited, *found]))
+
+    def unknown(self) -> list[str]:
+        """Say of which training data it is not known whether it may be shared."""
+        return [f"{what} (run {run.name})" for run in self.runs for what in run.unknown]
+
+
+def find_lineage(checkpoint: str) -> Lineage:
+    """Find the runs behind a model folder, a run folder, a checkpoint of a run or a hub id.
+
+    Raises:
+        DataError: A record or the settings of a run cannot be read.
+    """
+    runs: list[TrainedRun] = []
+    inherited: list[str] = []
+    seen: set[Path] = set()
+    while True:
+        path = Path(checkpoint).expanduser()
+        inherited += _recorded(path)
+        folder = _run_folder(path)
+        if folder is None:
+            base, origin = _beginning(checkpoint, path, is_first=not runs)
+            return Lineage(tuple(runs), base, origin, tuple(inherited))
+        if folder in seen:
+            raise DataError(f"{folder}: by its settings the run began with its own model")
+        seen.add(folder)
+        settings = run_settings_in(folder)
+        runs.append(_read_run(folder, settings))
+        if "model" not in settings:
+            origin = f"what run {folder.name} began with is not known: it keeps no settings"
+            return Lineage(tuple(runs), None, origin, tuple(inherited))
+        named = settings["model"].get("checkpoint")
+        if named is None:
+            return Lineage(tuple(runs), None, "random weights", tuple(inherited))
+        checkpoint = str(_locate(str(named), folder) or named)
+
+
+def _run_folder(path: Path) -> Path | None:
+    """Return the run that a path is or lies in: <run>, <run>/model, <run>/checkpoints/<file>."""
+    real = path.resolve()
+    for folder in (real, real.parent, real.parent.parent):
+        if path.exists() and (folder / RUN_RECORD).is_file():
+            return folder
+    return None
+
+
+def _beginning(checkpoint: str, path: Path, *, is_first: bool) -> tuple[str | None, str]:
+    if not path.exists() and _HUB_ID.fullmatch(checkpoint):
+        base = checkpoint.partition("@")[0]
+        return base, f"the published weights {checkpoint}"
+    what = "of this model" if is_first else f"of {path.name}, which the first known run began with,"
+    return None, f"the training {what} is not known: no run.json lies beside its weights"
+
+
+def _recorded(path: Path) -> list[str]:
+    """Return the restrictions that an export has written into its record."""
+    record = path / EXPORT_RECORD
+    if not record.is_file():
+        return []
+    return [str(why) for why in _read_json(record).get("restricted", [])]
+
+
+def _read_run(folder: Path, settings: Mapping[str, Any]) -> TrainedRun:
+    record = _read_json(folder / RUN_RECORD)
+    data = record.get("data", {})
+    stores: dict[str, list[StoreFacts]] = {}
+    unknown: list[str] = []
+    if "stores" in data:
+        stores = {
+            source: [StoreFacts(**facts) for facts in pool]
+            for source, pool in data["stores"].items()
+        }
+    elif "tasks" not in data:
+        stores, unknown = _read_stores(folder, settings, record)
+    return TrainedRun(folder.name, record, settings, stores, tuple(unknown))
+
+
+def _read_stores(
+    folder: Path, settings: Mapping[str, Any], record: Mapping[str, Any]
+) -> tuple[dict[str, list[StoreFacts]], list[str]]:
+    """Read the stores that the settings name; those that are missing or others are not known."""
+    sources = settings.get("data", {}).get("sources")
+    if sources is None:
+        return {}, ["the run keeps neither the names of its corpora nor its settings"]
+    if settings["data"].get("corpora"):  # streamed: the settings hold the terms of use
+        return {}, []
+    stores: dict[str, list[StoreFacts]] = {}
+    unknown = []
+    for source, names in sources.items():
+        found = []
+        for name in names:
+            place = _locate(str(name), folder)
+            if place is None:
+                unknown.append(f"token store {name} is not there any more")
+            else:
+                found.append(StoreFacts.read(place))
+        expected = record.get("sources", {}).get(source, {}).get("num_documents")
+        if len(found) < len(names):
+            continue
+        if expected is not None and sum(facts.documents for facts in found) != expected:
+            unknown.append(f"the stores of source {source} are not those of the run any more")
+            continue
+        stores[source] = found
+    return stores, unknown
+
+
+def _locate(name: str, run: Path) -> Path | None:
+    """Find what a run named: from where it was started, which is above its folder, or from here."""
+    own = Path(name).expanduser()
+    places = [*(parent / own for parent in run.parents), own]
+    return next((place for place in places if place.exists()), None)
+
+
+def _restricted_nodes(value: Any, where: str) -> Iterator[str]:
+    """Find nodes of settings that say so."""
+    if isinstance(value, Mapping):
+        if value.get("access") == "restricted":
+            yield f"{where} has access: restricted"
+        if _CREDENTIALED in str(value.get("licence", "")).lower():
+            yield f"{where} is under {value['licence']!r}"
+        for key, child in value.items():
+            yield from _restricted_nodes(child, f"{where}.{key}")
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} cannot be read ({error}); restore it") from error
+    if not isinstance(found, dict):
+        raise DataError(f"{path} holds no object; restore it")
+    return found

@@ -1,0 +1,168 @@
+"""The runs behind a model, and which of their data may not be shared."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from biomamba.data.manifest import FORMAT_VERSION, Manifest, Totals
+from biomamba.data.store_facts import StoreFacts
+from biomamba.runtime.errors import DataError
+from biomamba.training.lineage import find_lineage
+
+PHYSIONET = "PhysioNet Credentialed Health Data License 1.5.0: never upload or share"
+CC0 = "CC0"
+
+
+def facts(licence: str = CC0) -> dict[str, Any]:
+    return StoreFacts(
+        corpus="notes",
+        domain="clinical",
+        licence=licence,
+        documents=3,
+        tokens=30,
+        bytes=90,
+        dataset=None,
+        revision=None,
+        benchmarks=None,
+        rejects={},
+    ).as_record()
+
+
+def write_run(
+    folder: Path, data: dict[str, Any] | None = None, settings: dict[str, Any] | None = None
+) -> Path:
+    (folder / "model").mkdir(parents=True)
+    (folder / "checkpoints").mkdir()
+    record = {} if data is None else {"data": data}
+    (folder / "run.json").write_text(json.dumps(record))
+    if settings is not None:
+        (folder / ".hydra").mkdir()
+        (folder / ".hydra" / "config.yaml").write_text(yaml.safe_dump(settings))
+    return folder
+
+
+def write_store(folder: Path) -> Path:
+    """Write the manifest of a store; its token files are never asked for."""
+    totals = {"train": Totals(3, 30, 90), "val": Totals(), "test": Totals()}
+    folder.mkdir(parents=True)
+    Manifest(
+        format_version=FORMAT_VERSION,
+        corpus="notes",
+        domain="clinical",
+        licence=CC0,
+        tokenizer="",
+        vocab_size=257,
+        eod_id=0,
+        dtype="<u2",
+        split={},
+        settings={},
+        cleaning={},
+        code={},
+        shards=[],
+        totals=totals,
+        rejects={},
+        files={},
+    ).write(folder)
+    return folder
+
+
+def began_with(checkpoint: str | None) -> dict[str, Any]:
+    return {"model": {"checkpoint": checkpoint}}
+
+
+OPEN = {"stores": {"text": [facts()]}}
+
+
+def test_runs_are_followed_to_the_published_weights(tmp_path: Path) -> None:
+    write_run(tmp_path / "runs" / "cpt", OPEN, began_with("state-spaces/mamba2-130m"))
+    sft = write_run(tmp_path / "runs" / "sft", {"tasks": {}}, began_with("runs/cpt/model"))
+    for place in (sft, sft / "model", sft / "checkpoints"):
+        found = find_lineage(str(place))
+
+        assert [run.name for run in found.runs] == ["sft", "cpt"]
+        assert found.base_model == "state-spaces/mamba2-130m"
+        assert found.runs[1].stores == {"text": [StoreFacts(**facts())]}
+        assert found.restrictions() == found.unknown() == []
+
+
+def test_what_a_run_from_nothing_began_with(tmp_path: Path) -> None:
+    found = find_lineage(str(write_run(tmp_path / "x", OPEN, began_with(None))))
+
+    assert (found.base_model, found.origin) == (None, "random weights")
+
+
+def test_a_model_of_the_hub_is_its_own_base() -> None:
+    found = find_lineage(f"owner/name@{'a' * 40}")
+
+    assert (found.runs, found.base_model) == ((), "owner/name")
+
+
+def test_a_folder_without_a_run_has_no_known_past(tmp_path: Path) -> None:
+    found = find_lineage(str(tmp_path))
+
+    assert (found.runs, found.base_model) == ((), None)
+    assert "not known" in found.origin
+
+
+@pytest.mark.parametrize(
+    ("data", "settings"),
+    [
+        ({"tasks": {"notes": {"access": "restricted"}}}, {}),
+        ({"stores": {"text": [facts(PHYSIONET)]}}, {}),
+        ({"tasks": {}}, {"tasks": {"notes": {"access": "restricted"}}}),
+        ({"tasks": {}}, {"data": {"tasks": {"n": {"notes": {"licence": PHYSIONET}}}}}),
+    ],
+)
+def test_restricted_data_of_an_earlier_run_restricts_the_last(
+    tmp_path: Path, data: dict[str, Any], settings: dict[str, Any]
+) -> None:
+    write_run(tmp_path / "runs" / "cpt", data, began_with(None) | settings)
+    sft = write_run(tmp_path / "runs" / "sft", OPEN, began_with("runs/cpt/model"))
+
+    (found,) = find_lineage(str(sft)).restrictions()
+    assert "(run cpt)" in found
+
+
+def test_an_export_keeps_its_restrictions(tmp_path: Path) -> None:
+    (tmp_path / "export.json").write_text(json.dumps({"restricted": ["corpus notes"]}))
+
+    assert find_lineage(str(tmp_path)).restrictions() == ["corpus notes"]
+
+
+def test_stores_of_an_older_record_are_read_from_their_place(
+    tmp_path: Path,
+) -> None:
+    store = write_store(tmp_path / "data" / "a")
+    name = str(store.relative_to(tmp_path))
+    settings = began_with(None) | {"data": {"sources": {"text": [name]}}}
+    run = write_run(tmp_path / "runs" / "x", None, settings)
+
+    found = find_lineage(str(run))
+    assert found.unknown() == []
+    assert found.runs[0].stores == {"text": [StoreFacts.read(store)]}
+
+
+@pytest.mark.parametrize("fault", ["missing", "others", "no settings"])
+def test_terms_that_cannot_be_read_are_said_to_be_unknown(tmp_path: Path, fault: str) -> None:
+    store = write_store(tmp_path / "data" / "a")
+    name = "data/none" if fault == "missing" else str(store)
+    settings = began_with(None) | {"data": {"sources": {"text": [name]}}}
+    run = write_run(tmp_path / "runs" / "x", None, None if fault == "no settings" else settings)
+    if fault == "others":
+        (run / "run.json").write_text(json.dumps({"sources": {"text": {"num_documents": 1}}}))
+
+    found = find_lineage(str(run))
+    assert len(found.unknown()) == 1
+    assert not found.runs[0].stores
+
+
+def test_a_damaged_record_and_a_circle_are_refused(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "runs" / "x", OPEN, began_with("runs/x/model"))
+    with pytest.raises(DataError, match="began with its own model"):
+        find_lineage(str(run))
+    (run / "run.json").write_text("{")
+    with pytest.raises(DataError, match=r"run\.json cannot be read"):
+        find_lineage(str(run))
