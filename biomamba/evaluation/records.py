@@ -1,7 +1,7 @@
 """One measured figure with everything needed to trust it, kept as JSON lines."""
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -90,17 +90,24 @@ def read_records(path: Path) -> list[ResultRecord]:
     Raises:
         DataError: for a missing file, a line that is not JSON, or one with other fields.
     """
+    return [ResultRecord(**values) for values in read_objects(path, ResultRecord)]
+
+
+def read_objects(path: Path, record: type[Any]) -> Iterator[dict[str, Any]]:
+    """Iterate over JSON lines that each hold the fields of a record class.
+
+    Raises:
+        DataError: for a missing file, a line that is not JSON, or one with other fields.
+    """
     if not path.is_file():
         raise DataError(f"{path}: no such results file; biomamba.evaluate writes it")
-    allowed = {field.name for field in fields(ResultRecord)}
-    records = []
+    allowed = {field.name for field in fields(record)}
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
         try:
             values = json.loads(line)
         except json.JSONDecodeError as error:
             raise DataError(f"{path}, line {number}: not JSON ({error})") from error
-        if set(values) != allowed:
-            odd = sorted(set(values) ^ allowed)
+        if not isinstance(values, dict) or set(values) != allowed:
+            odd = sorted(set(values) ^ allowed) if isinstance(values, dict) else "not an object"
             raise DataError(f"{path}, line {number}: fields missing or not known: {odd}")
-        records.append(ResultRecord(**values))
-    return records
+        yield values

@@ -3,12 +3,12 @@
 import json
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from biomamba.evaluation.records import read_objects
 from biomamba.metrics.interval import Interval
-from biomamba.runtime.errors import DataError
 
 _ALWAYS_NUMBERS = ("value", "low", "high")
 CHANGE = "_change"  # ends the name of a metric that compares a model with another one
@@ -78,18 +78,8 @@ def read_task_records(path: Path) -> list[TaskRecord]:
     Raises:
         DataError: For a missing file, a line that is not JSON, or one with other fields.
     """
-    if not path.is_file():
-        raise DataError(f"{path}: no such file of task results; biomamba.evaluate writes it")
-    allowed = {found.name for found in fields(TaskRecord)}
     records = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
-        try:
-            values = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise DataError(f"{path}, line {number}: not JSON ({error})") from error
-        if not isinstance(values, dict) or set(values) != allowed:
-            odd = sorted(set(values) ^ allowed) if isinstance(values, dict) else "not an object"
-            raise DataError(f"{path}, line {number}: fields missing or not known: {odd}")
+    for values in read_objects(path, TaskRecord):
         undefined = {name: math.nan for name in _ALWAYS_NUMBERS if values[name] is None}
         records.append(TaskRecord(**{**values, **undefined}))
     return records

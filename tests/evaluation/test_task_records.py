@@ -74,5 +74,5 @@ def test_a_line_that_is_no_record_is_named(line: str, tmp_path: Path) -> None:
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"no such file of task results; biomamba\.evaluate"):
+    with pytest.raises(DataError, match=r"no such results file; biomamba\.evaluate"):
         read_task_records(tmp_path / "task_results.jsonl")
