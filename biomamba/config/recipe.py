@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
 
+from biomamba.config.run_settings import stored_config
 from biomamba.runtime.errors import DataError
 
 # Where a run lies and how it was started again says nothing about what it does.
@@ -65,17 +64,11 @@ def settings_of(run: Path) -> dict[str, Any] | None:
     Raises:
         DataError: The file of settings is not one.
     """
-    path = run / ".hydra" / "config.yaml"
-    if not path.is_file():
+    config = stored_config(run)
+    if config is None:
         return None
-    try:
-        config = OmegaConf.load(path)
-    except (OmegaConfBaseException, YAMLError, ValueError) as error:
-        raise DataError(f"{path}: not the settings of a run ({error})") from error
     settings: Any = OmegaConf.to_container(config, resolve=False)
-    if not isinstance(settings, dict):
-        raise DataError(f"{path}: not the settings of a run: it has no keys")
-    return settings
+    return {str(key): value for key, value in settings.items()}
 
 
 def _fingerprint(checkpoint: Path, settings: dict[str, Any], left_out: frozenset[str]) -> str:

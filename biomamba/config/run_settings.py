@@ -23,22 +23,38 @@ _TOLD = (
 )
 
 
-def run_settings_in(run: Path) -> dict[str, Any]:
-    """Return what a run folder keeps of the settings that decide about its model; empty if nothing.
+def stored_config(run: Path) -> DictConfig | None:
+    """Return the settings of a run as they were written; None without any.
 
     Raises:
         DataError: The file is not one of settings.
     """
     path = run / ".hydra" / "config.yaml"
     if not path.is_file():
-        return {}
+        return None
     try:
         config = OmegaConf.load(path)
-        if not isinstance(config, DictConfig):
-            raise DataError(f"{path}: not the settings of a run; restore it")
+    except (OmegaConfBaseException, YAMLError, ValueError) as error:
+        raise DataError(f"{path}: not the settings of a run ({error}); restore it") from error
+    if not isinstance(config, DictConfig):
+        raise DataError(f"{path}: not the settings of a run: it has no keys; restore it")
+    return config
+
+
+def run_settings_in(run: Path) -> dict[str, Any]:
+    """Return what a run folder keeps of the settings that decide about its model; empty if nothing.
+
+    Raises:
+        DataError: The file is not one of settings.
+    """
+    config = stored_config(run)
+    if config is None:
+        return {}
+    try:
         # The name of a run may refer to the time or a job, which are not those of today.
         return {name: _plain(config, name) for name in _TOLD if name in config}
-    except (OmegaConfBaseException, YAMLError, ValueError) as error:
+    except OmegaConfBaseException as error:
+        path = run / ".hydra" / "config.yaml"
         raise DataError(f"{path}: not the settings of a run ({error}); restore it") from error
 
 
