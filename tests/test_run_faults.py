@@ -121,17 +121,17 @@ def assert_same_run(found: Path, whole: Path) -> None:
     assert all(records[0][key] == records[1][key] for key in ("before", "after", "realised"))
 
 
-def kill_a_worker() -> None:
-    pid = multiprocessing.active_children()[0].pid
-    assert pid is not None
-    os.kill(pid, signal.SIGKILL)
-    time.sleep(60)  # the signal of its death comes earlier
+def kill_the_workers() -> None:
+    for child in multiprocessing.active_children():
+        child.kill()
+    time.sleep(1)  # the signal of their death comes earlier
 
 
 def test_a_data_worker_that_dies_ends_the_run_with_its_cause(
     start: Start, whole: Path, tmp_path: Path
 ) -> None:
-    end = start(tmp_path / "run", "data.num_workers=2", step=5, act=kill_a_worker)
+    # Two workers load at most six of the ten steps ahead of the fourth: the last is still missing.
+    end = start(tmp_path / "run", "data.num_workers=2", step=3, act=kill_the_workers)
     assert end.code == USER_ERROR_CODE, end.errors
     for part in ("error: a process that loads data died", "the same command goes on"):
         assert part in end.errors
