@@ -15,6 +15,8 @@ from torch.distributed.tensor import DTensor
 SUM_DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
 Reduce = Callable[[Tensor], Tensor]
+# Sums that are sent between ranks together: 128 MB, and as much again for a copy of them.
+_ELEMENTS_AT_ONCE = 2**24
 
 
 class GradientSums:
@@ -50,7 +52,8 @@ class GradientSums:
         `reduce` sums a tensor over the ranks. A parameter that no pass reached, on all ranks
         alike, stays without a gradient.
         """
-        self._flat.copy_(reduce(self._flat))
+        for part in torch.split(self._flat, _ELEMENTS_AT_ONCE):
+            part.copy_(reduce(part))
         found = zip(self._parameters, self._sums, self._has_gradient, strict=True)
         for parameter, total, has_gradient in found:
             if has_gradient:

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from biomamba.training import gradients
 from biomamba.training.gradients import GradientSums, clip, global_norm
 
 PASSES = 8
@@ -63,6 +64,21 @@ def test_a_step_begins_at_zero() -> None:
         assert parameters[1].grad is None  # no pass reached it
 
 
+def test_sums_are_sent_part_by_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gradients, "_ELEMENTS_AT_ONCE", 4)  # of 22, across the two parameters
+    parameters = make_parameters()
+    sums = GradientSums(parameters)
+    for parameter, gradient in zip(parameters, gradients_of(0), strict=True):
+        parameter.grad = gradient
+    sums.take()
+    sent = []
+    sums.give(lambda part: sent.append(part.numel()) or 2 * part)  # type: ignore[func-returns-value]
+    assert sent == [4, 4, 4, 4, 4, 2]
+    for parameter, gradient in zip(parameters, gradients_of(0), strict=True):
+        assert parameter.grad is not None
+        assert torch.equal(parameter.grad, 2 * gradient)
+
+
 def test_frozen_parameters_take_no_memory() -> None:
     parameters = make_parameters()
     parameters[0].requires_grad_(False)
@@ -74,12 +90,12 @@ def test_norm_and_clipping_are_those_of_torch(max_norm: float) -> None:
     parameters, expected = make_parameters(), make_parameters()
     for own, other, gradient in zip(parameters, expected, gradients_of(0), strict=True):
         own.grad, other.grad = gradient.clone(), gradient.clone()
-    gradients = [p.grad for p in parameters if p.grad is not None]
-    norm = global_norm(gradients, lambda value: value)
+    own = [p.grad for p in parameters if p.grad is not None]
+    norm = global_norm(own, lambda value: value)
     wanted = nn.utils.clip_grad_norm_(expected, max_norm)
     torch.testing.assert_close(norm, wanted)
-    clip(gradients, norm, max_norm)
-    for gradient, other in zip(gradients, expected, strict=True):
+    clip(own, norm, max_norm)
+    for gradient, other in zip(own, expected, strict=True):
         torch.testing.assert_close(gradient, other.grad)
 
 
