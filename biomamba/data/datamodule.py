@@ -34,6 +34,9 @@ class PretrainDataModule(PlannedData):
         seed: Selects the order of the rows.
         max_val_documents: Documents per source to validate on, those with the smallest keys; None
             for all.
+        max_train_tokens: Tokens of some sources to train on: whole documents, those with the
+            smallest keys, so that a smaller number gives a subset of what a larger one gives; None
+            for all of every source.
         max_repetition: Refuse a run that passes over a source more often; None for no limit.
         num_workers: Processes that build batches; 0 builds them in the main one.
         verify: `full` compares the hash of every file before the run, `size` only its size.
@@ -48,6 +51,7 @@ class PretrainDataModule(PlannedData):
         budget: TokenBudget,
         seed: int,
         max_val_documents: int | None = None,
+        max_train_tokens: dict[str, int] | None = None,
         max_repetition: float | None = None,
         num_workers: int = 0,
         verify: str = "full",
@@ -67,6 +71,7 @@ class PretrainDataModule(PlannedData):
             raise ConfigError(f"max_val_documents is {max_val_documents}; use 1 or more, or null")
         self._folders = sources
         self._max_val_documents = max_val_documents
+        self._max_train_tokens = _checked_limits(max_train_tokens or {}, sources)
         self._verify = verify
         self._is_verified = False
 
@@ -91,6 +96,7 @@ class PretrainDataModule(PlannedData):
     def fingerprint(self) -> str:
         """Identify the stream of rows: equal fingerprints give equal steps."""
         packing_options = {name: value for name, value in vars(self.packing).items() if value}
+        limits = self._max_train_tokens
         return content_fingerprint(
             {
                 "stores": {
@@ -103,6 +109,7 @@ class PretrainDataModule(PlannedData):
                 "seed": self._seed,
                 "seq_len": self.budget.seq_len,
                 "tokens_per_step": self.budget.tokens_per_step,
+                **({"max_train_tokens": limits} if limits else {}),
             }
         )
 
@@ -127,8 +134,23 @@ class PretrainDataModule(PlannedData):
             self._is_verified = True
 
     def training_split(self, name: str) -> TokenSplit:
-        """Return the training documents of a source."""
-        return TokenSplit.open(self.stores[name], "train")
+        """Return the training documents of a source.
+
+        Raises:
+            ConfigError: `max_train_tokens` asks for more than there is, or for no document.
+        """
+        split = TokenSplit.open(self.stores[name], "train")
+        limit = self._max_train_tokens.get(name)
+        if limit is None:
+            return split
+        available, chosen = int(split.lengths.sum()), split.first_tokens_by_key(limit)
+        if limit > available or not len(chosen):
+            raise ConfigError(
+                f"data.max_train_tokens.{name} is {limit:,}, but the source has {available:,} "
+                f"training tokens in {len(split):,} documents; use a number in between that holds "
+                "at least one document, or null for all"
+            )
+        return chosen
 
     def validation_rows(self, index: int, name: str) -> EvaluationRows:
         """Return the validation documents of the source of this number and name."""
@@ -158,3 +180,18 @@ class PretrainDataModule(PlannedData):
     @property
     def _any_store(self) -> OpenStore:
         return self.stores[self.source_names[0]][0]
+
+
+def _checked_limits(limits: dict[str, int], sources: dict[str, list[str]]) -> dict[str, int]:
+    unknown = sorted(set(limits) - set(sources))
+    if unknown:
+        raise ConfigError(
+            f"data.max_train_tokens names {', '.join(unknown)}; the sources are "
+            f"{', '.join(sources)}"
+        )
+    for name, limit in limits.items():
+        if limit < 1:
+            raise ConfigError(
+                f"data.max_train_tokens.{name} is {limit}; use 1 or more, or leave it out"
+            )
+    return dict(sorted(limits.items()))

@@ -128,6 +128,16 @@ class TokenSplit:
         chosen = np.sort(np.argsort(self.keys, kind="stable")[:max_documents])
         return TokenSplit(self._files, self._dtype, self.eod_id, self.table.select(chosen))
 
+    def first_tokens_by_key(self, max_tokens: int) -> "TokenSplit":
+        """Return the documents with the smallest keys that hold at most so many tokens together.
+
+        Of two numbers the smaller one gives a subset of the documents of the larger one.
+        """
+        order = np.argsort(self.keys, kind="stable")
+        fitting = np.cumsum(self.lengths[order]) <= max_tokens
+        chosen = np.sort(order[: int(np.count_nonzero(fitting))])
+        return TokenSplit(self._files, self._dtype, self.eod_id, self.table.select(chosen))
+
     def of_length(self, min_tokens: int) -> "TokenSplit":
         """Return the documents of at least so many tokens, EOD included."""
         (chosen,) = np.nonzero(self.lengths >= min_tokens)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from biomamba.data.document import SPLITS
 from biomamba.data.evaluation_rows import EvaluationRows, open_evaluation_rows
 from biomamba.evaluation.document_scores import ScoreOrigin, StoredScores
 from biomamba.evaluation.models.causal import TransformersCausal
@@ -28,12 +29,12 @@ from biomamba.runtime.errors import CheckpointError, ConfigError, DataError
 class EvaluationSettings:
     """What is scored and how.
 
-    sources maps a name to its token store folders; split is val or test; max_documents limits
-    each source to its first documents by key hash (None: all) of at least min_document_tokens;
-    seq_len is the window in tokens. With segment_tokens a window of any length takes the memory of
-    so many (segment_state: see Segments). by_position adds the perplexity by the position in the
-    document. A model whose tokenizer cannot give every document back is refused unless
-    allow_lossy_tokenizer.
+    sources maps a name to its token store folders; split is test, val or, to see what was learned
+    by heart, train; max_documents limits each source to its first documents by key hash (None:
+    all) of at least min_document_tokens; seq_len is the window in tokens. With segment_tokens a
+    window of any length takes the memory of so many (segment_state: see Segments). by_position
+    adds the perplexity by the position in the document. A model whose tokenizer cannot give every
+    document back is refused unless allow_lossy_tokenizer.
     """
 
     sources: dict[str, list[str]]
@@ -49,8 +50,8 @@ class EvaluationSettings:
     bootstrap: Bootstrap = field(default_factory=Bootstrap)
 
     def __post_init__(self) -> None:
-        if self.split not in {"val", "test"}:
-            raise ValueError(f"split must be val or test, got {self.split!r}")
+        if self.split not in SPLITS:
+            raise ValueError(f"split must be one of {', '.join(SPLITS)}, got {self.split!r}")
         for name in ("seq_len", "batch_size", "min_document_tokens"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")

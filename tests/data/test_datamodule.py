@@ -361,3 +361,35 @@ def test_the_record_of_a_run_names_corpora_and_terms_of_use(make: Make) -> None:
     manifest = datamodule.stores["long"][0].manifest
     assert told["long"][0]["licence"] == manifest.licence
     assert told["long"][0]["tokens"] == manifest.totals["train"].tokens
+
+
+def test_a_limit_gives_fewer_documents_and_other_steps(make: Make) -> None:
+    whole, half = make(), make(max_train_tokens={"short": 2_000})
+    lengths = half.training_split("short").lengths
+
+    assert lengths.sum() <= 2_000 < whole.training_split("short").lengths.sum()
+    assert len(half.training_split("long")) == len(whole.training_split("long"))
+    assert half.fingerprint != whole.fingerprint
+    assert make(max_train_tokens=None).fingerprint == make(max_train_tokens={}).fingerprint
+
+
+@pytest.mark.parametrize(
+    ("limits", "message"),
+    [
+        ({"shrot": 5}, "max_train_tokens names shrot; the sources are short, long, mixed"),
+        ({"short": 0}, r"max_train_tokens\.short is 0; use 1 or more"),
+    ],
+)
+def test_a_limit_that_no_source_can_have_is_refused(
+    make: Make, limits: dict[str, int], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        make(max_train_tokens=limits)
+
+
+@pytest.mark.parametrize("limit", [1, 10**9])
+def test_a_limit_outside_of_what_there_is_is_refused(make: Make, limit: int) -> None:
+    module = make(max_train_tokens={"long": limit})
+
+    with pytest.raises(ConfigError, match=r"max_train_tokens\.long is .* training tokens in"):
+        module.training_split("long")

@@ -2,6 +2,7 @@
 
 import pickle
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -101,3 +102,23 @@ def test_splits_are_disjoint_and_complete(write_store: Callable[..., Path]) -> N
 def test_an_unknown_split_is_refused() -> None:
     with pytest.raises(ValueError, match="'dev'"):
         TokenSplit.open([], "dev")
+
+
+def test_the_first_tokens_are_whole_documents_in_the_order_of_keys(pooled: TokenSplit) -> None:
+    order = np.argsort(pooled.keys)
+    three = int(pooled.lengths[order[:3]].sum())
+
+    for limit in (three, three + int(pooled.lengths[order[3]]) - 1):
+        chosen = pooled.first_tokens_by_key(limit)
+        assert sorted(chosen.keys.tolist()) == sorted(pooled.keys[order[:3]].tolist())
+        assert int(chosen.lengths.sum()) == three
+    assert len(pooled.first_tokens_by_key(three - 1)) == 2
+
+
+def test_fewer_tokens_are_a_subset_of_more(pooled: TokenSplit) -> None:
+    total = int(pooled.lengths.sum())
+    kept = [set(pooled.first_tokens_by_key(n).keys.tolist()) for n in range(total + 1)]
+
+    assert all(fewer <= more for fewer, more in pairwise(kept))
+    assert kept[0] == set()
+    assert kept[-1] == set(pooled.keys.tolist())

@@ -125,7 +125,7 @@ def test_a_model_of_too_small_a_vocabulary_is_refused(store: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"split": "train"}, "split must be val or test, got 'train'"),
+        ({"split": "dev"}, "split must be one of train, val, test, got 'dev'"),
         ({"seq_len": 0}, "seq_len must be at least 1, got 0"),
         ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
         ({"max_documents": 0}, "max_documents must be at least 1, got 0"),
