@@ -1,6 +1,7 @@
 """Report on training runs and evaluations: one HTML file, Markdown, CSV tables.
 
     python -m biomamba.report runs=[runs/pretrain,runs/adapt,runs/evaluate/a] output=runs/report
+    python -m biomamba.report 'runs=[runs/ablation,runs/eval/*/seed_*]' output=runs/report
 
 Writes report.html (one file that needs no other), report.md, and every table (.csv) and picture
 (.png). Reads the files that biomamba.train and biomamba.evaluate wrote, no test set and no model.
@@ -28,6 +29,9 @@ def main(cfg: DictConfig) -> None:
     inputs = read_inputs(folders_of(config["runs"]))
     sections = report_sections(inputs, settings, provenance(config, sys.argv[1:]))
     count = f"{len(inputs.runs)} training runs, {len(inputs.evaluations)} evaluations"
+    if inputs.unfinished:
+        left_out = ", ".join(map(str, inputs.unfinished))
+        print(f"without a record yet, and left out: {left_out}")
     write_report(Path(cfg.output), cfg.title, count, sections)
     print(f"{count}\nreport: {Path(cfg.output) / 'report.html'}")
 

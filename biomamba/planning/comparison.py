@@ -68,7 +68,7 @@ def read_actual(run_dir: Path) -> Actual:
     curves = _Curves(run_dir)
     rates, peaks = curves.values(_RATE), curves.values(_PEAK)
     starts = record.get("starts") or [{}]
-    parameters = record.get("parameters", {})
+    parameters = record.get("parameters") or {}
     return Actual(
         steps=curves.last_step(),
         total_parameters=parameters.get("total"),

@@ -4,10 +4,10 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from biomamba.reporting.report_inputs import RESULTS, TASK_RESULTS, Evaluation, ReportInputs
+from biomamba.reporting.report_folders import RESULTS, RUN_RECORD, TASK_RESULTS
+from biomamba.reporting.report_inputs import Evaluation, ReportInputs
 from biomamba.reporting.run_sections import NONE, commit
 from biomamba.reporting.section import Picture, Section, Table, labels_of
-from biomamba.reporting.training_run import RUN_RECORD
 
 _SHORT = 16  # digits of a hash as shown; the CSV file has all
 

@@ -3,14 +3,24 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 from biomamba.evaluation.records import ResultRecord, read_records
 from biomamba.evaluation.stored_run import StoredModel, read_sources
 from biomamba.evaluation.task_records import TaskRecord, read_task_records
-from biomamba.reporting.training_run import RUN_RECORD, TrainingRun, read_training_run
-from biomamba.runtime.errors import ConfigError, DataError
+from biomamba.reporting.record_shapes import RESULT, TASK_RESULT
+from biomamba.reporting.report_folders import (
+    RESULTS,
+    RUN_RECORD,
+    TASK_RESULTS,
+    find_folders,
+    records_of,
+)
+from biomamba.reporting.shapes import Shape, check_shape
+from biomamba.reporting.training_run import TrainingRun, read_training_run
+from biomamba.runtime.errors import DataError
 
-RESULTS, TASK_RESULTS = "results.jsonl", "task_results.jsonl"
+Record = TypeVar("Record", ResultRecord, TaskRecord)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,26 +40,21 @@ class ReportInputs:
 
     runs: list[TrainingRun] = field(default_factory=list)
     evaluations: list[Evaluation] = field(default_factory=list)
+    unfinished: list[Path] = field(default_factory=list)
 
 
-def read_inputs(folders: Sequence[Path]) -> ReportInputs:
-    """Read each folder as what it is.
+def read_inputs(named: Sequence[Path]) -> ReportInputs:
+    """Read every folder that is named, matches a pattern, or lies below one, as what it is.
 
     Raises:
-        ConfigError: A folder is named twice, or there is none.
-        DataError: A folder is neither a run nor an evaluation, or a file of it is damaged.
+        ConfigError: Something is named twice, or nothing.
+        DataError: Something holds neither a run nor an evaluation, or a file is damaged.
     """
-    if not folders:
-        raise ConfigError("runs is empty; name folders as in runs=[runs/a,runs/b]")
-    names = short_names(folders)
-    inputs = ReportInputs()
-    for folder in folders:
-        found = {name for name in (RUN_RECORD, RESULTS, TASK_RESULTS) if (folder / name).is_file()}
-        if not found:
-            raise DataError(
-                f"{folder}: {_what_is_there(folder)}; allowed are folders that biomamba.train "
-                f"({RUN_RECORD}) or biomamba.evaluate ({RESULTS}, {TASK_RESULTS}) wrote"
-            )
+    folders = find_folders(named)
+    names = short_names(folders.found)
+    inputs = ReportInputs(unfinished=folders.unfinished)
+    for folder in folders.found:
+        found = records_of(folder)
         if RUN_RECORD in found:
             inputs.runs.append(read_training_run(names[folder], folder))
         if found - {RUN_RECORD}:
@@ -58,14 +63,8 @@ def read_inputs(folders: Sequence[Path]) -> ReportInputs:
 
 
 def short_names(folders: Sequence[Path]) -> dict[Path, str]:
-    """Return the shortest ends of the paths that tell all of them apart.
-
-    Raises:
-        ConfigError: A folder is named twice.
-    """
+    """Return the shortest ends of the paths that tell all of them apart."""
     places = [folder.absolute() for folder in folders]
-    if len({place.resolve() for place in places}) < len(places):
-        raise ConfigError(f"runs names a folder twice: {', '.join(map(str, folders))}")
     names = {}
     for folder, place in zip(folders, places, strict=True):
         others = [other.parts for other in places if other != place]
@@ -82,21 +81,17 @@ def _read_evaluation(name: str, folder: Path) -> Evaluation:
         return Evaluation(
             name=name,
             folder=folder,
-            records=read_records(results) if results.is_file() else [],
-            tasks=read_task_records(tasks) if tasks.is_file() else [],
+            records=_checked(results, RESULT, read_records(results)) if results.is_file() else [],
+            tasks=_checked(tasks, TASK_RESULT, read_task_records(tasks)) if tasks.is_file() else [],
             models=read_sources(folder) if results.is_file() else [],
         )
-    except (UnicodeDecodeError, TypeError, AttributeError) as error:
+    except (UnicodeDecodeError, TypeError, AttributeError, KeyError) as error:
         raise DataError(
             f"{folder}: its results are damaged ({error}); evaluate again into another folder"
         ) from error
 
 
-def _what_is_there(folder: Path) -> str:
-    if not folder.exists():
-        return "no such folder"
-    if not folder.is_dir():
-        return "not a folder"
-    parts = sorted({p.parent.name for p in folder.glob("*/*") if p.name in (RUN_RECORD, RESULTS)})
-    inside = f", but it holds {', '.join(parts[:5])}: name those" if parts else ""
-    return f"no run and no evaluation{inside}"
+def _checked(path: Path, shape: Shape, records: Sequence[Record]) -> Sequence[Record]:
+    for number, record in enumerate(records, start=1):
+        check_shape(f"{path}, line {number}", vars(record), shape)
+    return records

@@ -5,7 +5,8 @@ from dataclasses import dataclass, field
 
 from biomamba.evaluation.comparison import Models, Trained, aligned
 from biomamba.evaluation.gathering import gather
-from biomamba.reporting.report_inputs import RESULTS, Evaluation
+from biomamba.reporting.report_folders import RESULTS
+from biomamba.reporting.report_inputs import Evaluation
 from biomamba.runtime.errors import DataError
 
 

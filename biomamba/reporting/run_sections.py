@@ -5,8 +5,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from biomamba.reporting.curve_plots import loss_plot, validation_plot, validation_sources
+from biomamba.reporting.report_folders import RUN_RECORD
 from biomamba.reporting.section import Part, Picture, Section, Table
-from biomamba.reporting.training_run import RUN_RECORD, TrainingRun
+from biomamba.reporting.training_run import TrainingRun
 
 NONE = "-"
 _NO_RUN = "No training run was given; a folder of biomamba.train in runs fills this section."

@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 
 from biomamba.evaluation.task_records import TaskRecord
-from biomamba.reporting.report_inputs import TASK_RESULTS, Evaluation
+from biomamba.reporting.report_folders import TASK_RESULTS
+from biomamba.reporting.report_inputs import Evaluation
 from biomamba.reporting.section import Part, Section, Table, csv_of
 from biomamba.reporting.task_tables import task_cells
 

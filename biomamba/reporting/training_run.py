@@ -10,14 +10,13 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from biomamba.config.recipe import settings_of
 from biomamba.planning.comparison import Actual, read_actual
+from biomamba.reporting.record_shapes import RUN
+from biomamba.reporting.report_folders import RUN_RECORD
+from biomamba.reporting.shapes import check_shape
 from biomamba.runtime.errors import DataError
 
-RUN_RECORD = "run.json"
 _EVENTS = "events.out.tfevents.*"
 _FIRST_EVENT = b"brain.Event:"  # the first record of an event file names the format
-_OBJECTS = ("provenance", "before", "after", "parameters", "selection")
-_OBJECTS_OF_OBJECTS = ("realised", "sources")
-_ORIGINS = ("git", "machine")
 
 Curve = dict[int, float]  # values by step
 
@@ -65,10 +64,10 @@ def read_training_run(name: str, folder: Path) -> TrainingRun:
     """
     path = folder / RUN_RECORD
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise DataError(f"{path}: cannot be read as JSON ({error})") from error
-    _check_record(path, record)
+    record = _checked(path, content)
     curves = _read_curves(folder)
     return TrainingRun(
         name=name,
@@ -80,19 +79,14 @@ def read_training_run(name: str, folder: Path) -> TrainingRun:
     )
 
 
-def _check_record(path: Path, record: Any) -> None:
+def _checked(path: Path, record: Any) -> dict[str, Any]:
+    """Return the record without what is null: it was not known."""
     if not isinstance(record, dict) or not isinstance(record.get("provenance"), dict):
         raise DataError(f"{path}: no record of a training run, which biomamba.train writes")
-    objects = {key: [record.get(key, {})] for key in _OBJECTS}
-    objects |= {f"provenance.{key}": [record["provenance"].get(key) or {}] for key in _ORIGINS}
-    for key in _OBJECTS_OF_OBJECTS:
-        found = record.get(key, {})
-        objects[key] = [found, *(found.values() if isinstance(found, dict) else ())]
-    starts = record.get("starts", [])
-    objects["starts"] = starts if isinstance(starts, list) else [starts, None]
-    for key, found in objects.items():
-        if not all(isinstance(each, dict) for each in found):
-            raise DataError(f"{path}: damaged, or of another program: {key} is not what it holds")
+    check_shape(path, record, RUN)
+    told = {key: value for key, value in record.items() if value is not None}
+    provenance = {key: value for key, value in told["provenance"].items() if value is not None}
+    return {**told, "provenance": provenance}
 
 
 def _read_curves(folder: Path) -> dict[str, Curve]:

@@ -37,11 +37,11 @@ def test_a_run_without_curves_and_settings(tmp_path: Path) -> None:
     ("changes", "message"),
     [
         ({"provenance": None}, "no record of a training run"),
-        ({"realised": {"web": 3}}, "realised is not what it holds"),
-        ({"realised": [3]}, "realised is not what it holds"),
-        ({"before": [1]}, "before is not what it holds"),
-        ({"starts": {"end": "x"}}, "starts is not what it holds"),
-        ({"provenance": {"git": "main"}}, r"provenance\.git is not what it holds"),
+        ({"realised": {"web": 3}}, "realised.web is a number"),
+        ({"realised": [3]}, "realised is a list"),
+        ({"before": [1]}, "before is a list, not an object"),
+        ({"starts": {"end": "x"}}, "starts is an object, not a list"),
+        ({"provenance": {"git": "main"}}, r"provenance\.git is a text"),
     ],
 )
 def test_a_foreign_record_is_named(
