@@ -7,7 +7,7 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from biomamba.model.config import Mamba2Config
+from biomamba.model.operations import scan_operations
 from biomamba.planning.hardware import Hardware
 from biomamba.planning.settings import RunSettings
 
@@ -38,27 +38,14 @@ def operations_per_token(run: RunSettings) -> int:
     """Count the operations of a training step per position: products with weights, and the scan.
 
     A product with a matrix of n numbers takes 2 n forward and 4 n backward. A head tied to the
-    embedding counts once; looking up an embedding costs nothing. The scan of Mamba2 is counted in
-    the four steps of arXiv 2405.21060, section 6; that of Mamba-1 as 9 operations per state
-    (arXiv 2312.00752, appendix D, which leaves the factor open: three multiplications, an addition,
-    an exponential and the output).
+    embedding counts once; looking up an embedding costs nothing.
     """
     config = run.model
     table = config.padded_vocab_size * config.d_model
     blocks = run.parameters.total_numel - table * (1 if config.tie_embeddings else 2)
-    forward = 2 * blocks + config.n_layer * _scan_operations(run)
+    forward = 2 * blocks + config.n_layer * scan_operations(config, run.micro_batch().chunk)
     again = _AGAIN if run.layout.activation_checkpointing else 0
     return (_TRAINING + again) * forward + _TRAINING * 2 * table
-
-
-def _scan_operations(run: RunSettings) -> int:
-    config, chunk = run.model, run.micro_batch().chunk
-    if not isinstance(config, Mamba2Config):
-        return 9 * config.d_inner * config.d_state
-    scores = 2 * chunk * config.ngroups * config.d_state
-    mixing = 2 * chunk * config.d_inner
-    states = 2 * 2 * config.d_inner * config.d_state  # into the states and out of them
-    return scores + mixing + states
 
 
 def assumed_rate(run: RunSettings, hardware: Hardware) -> Rate:
