@@ -18,7 +18,7 @@ Compose = Callable[..., DictConfig]
 CPT = sorted(
     path.stem
     for path in (conf_dir() / "experiment" / "cpt").glob("*.yaml")
-    if path.stem not in {"_base", "prepare"}
+    if path.stem not in {"_base", "prepare"} and "small" not in path.stem
 )
 TINY = ("max_tokens=4_096", "tokens_per_step=1_024", "data.budget.seq_len=128")
 
