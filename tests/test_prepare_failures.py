@@ -35,7 +35,14 @@ def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("a", "b"):
         for number in range(NUM_FILES // 2):
             chosen = rng.choices(texts, k=ROWS_PER_FILE * (number + 1))
-            rows = [{"text": text, "id": f"{name}{number}-{i}"} for i, text in enumerate(chosen)]
+            rows = [
+                {
+                    "text": text,
+                    "id": f"{name}{number}-{i}",
+                    "year": 1990 + i % 30 if i % 4 else None,
+                }
+                for i, text in enumerate(chosen)
+            ]
             lines = "".join(json.dumps(row) + "\n" for row in rows)
             (folder / f"{name}{number}.jsonl").write_text(lines, encoding="utf-8")
     return folder
@@ -49,6 +56,7 @@ def command(raw: Path, folder: Path, *arguments: str) -> list[str]:
         corpora.append(
             f"{name}: {{_target_: biomamba.data.corpora.columns.ColumnCorpus, domain: {name}, "
             "licence: none, text_columns: [text], id_column: id, "
+            f"year_column: {'year' if name == 'a' else 'null'}, "
             f"rows: {{_target_: biomamba.data.rows.LocalRows, files: [{files}]}}}}"
         )
     return [
@@ -124,6 +132,9 @@ def whole(raw: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str
     assert tree(folder / "again" / "set") == expected
     rejects = expected["b/MANIFEST.json"]["rejects"]
     assert rejects["duplicate text"] > 0
+    stems = {name[: -len(".bin")] for name in expected if name.endswith(".bin")}
+    facts = {name for name in expected if name.endswith(".facts")}
+    assert facts == {f"{stem}.facts" for stem in stems if stem.startswith("a/")}
     return expected, time.monotonic() - begin
 
 
@@ -318,13 +329,16 @@ def test_verification_tells_every_damaged_file(
     content = bytearray(victim.read_bytes())
     content[len(content) // 2] ^= 1
     victim.write_bytes(content)
+    facts = store / "00000.train.facts"
+    facts.write_bytes(facts.read_bytes().replace(b"1991", b"1992", 1))
     (store / "staging" / "00002.bands").unlink()
     (store / "left").write_text("x")
     done = subprocess.run(verify, env=environment(), capture_output=True, text=True, check=False)
     assert done.returncode == 2
-    assert "3 problems" in done.stdout
+    assert "4 problems" in done.stdout
     for part in (
         "00001.train.bin does not match its sha256",
+        "00000.train.facts does not match its sha256",
         "staging/00002.bands is missing",
         "left is unexpected",
     ):

@@ -1,10 +1,10 @@
 """The fields of one PubMed citation, as text without markup."""
 
-import re
 from dataclasses import dataclass
 from xml.etree.ElementTree import Element
 
-_YEAR = re.compile(r"(?<!\d)(?:1[5-9]|2[01])\d\d(?!\d)")
+from biomamba.data.document_facts import MeshTerm, year_of
+
 _NO_LABELS = ("UNLABELLED", "UNLABELED", "UNASSIGNED")
 
 
@@ -30,7 +30,7 @@ class Citation:
         sections: The abstract; none if the record has none.
         year: Of the journal issue; the first one of a range; None if unknown.
         languages: Of the article, not of the abstract, as ISO 639-2 codes.
-        mesh: Names of the MeSH descriptors.
+        mesh: The MeSH descriptors; none as long as the article is not indexed.
         publication_types: For example `Journal Article`, `Retracted Publication`.
         journal: Title of the journal.
         is_retracted: By publication type, or by a link to the retraction notice, which often
@@ -41,7 +41,7 @@ class Citation:
     sections: tuple[Section, ...]
     year: int | None
     languages: tuple[str, ...]
-    mesh: tuple[str, ...]
+    mesh: tuple[MeshTerm, ...]
     publication_types: tuple[str, ...]
     journal: str
     is_retracted: bool
@@ -74,10 +74,7 @@ def read_citation(element: Element) -> Citation:
         sections=_sections(_child(article, "Abstract")),
         year=_year(_child(_child(journal, "JournalIssue"), "PubDate")),
         languages=_texts(article, "Language"),
-        mesh=tuple(
-            _text(_child(heading, "DescriptorName"))
-            for heading in _child(element, "MeshHeadingList")
-        ),
+        mesh=tuple(_mesh_term(heading) for heading in _child(element, "MeshHeadingList")),
         publication_types=types,
         journal=_text(_child(journal, "Title")),
         is_retracted="Retracted Publication" in types or _has_retraction(element),
@@ -111,9 +108,14 @@ def _label(label: str) -> str:
     return "" if label.upper() in _NO_LABELS else label
 
 
+def _mesh_term(heading: Element) -> MeshTerm:
+    descriptor = _child(heading, "DescriptorName")
+    is_major = any(part.get("MajorTopicYN") == "Y" for part in heading)
+    return MeshTerm(descriptor.get("UI", ""), _text(descriptor), is_major)
+
+
 def _year(date: Element) -> int | None:
-    found = _YEAR.search(date.findtext("Year") or date.findtext("MedlineDate") or "")
-    return int(found.group()) if found else None
+    return year_of(date.findtext("Year") or date.findtext("MedlineDate") or "")
 
 
 def _has_retraction(element: Element) -> bool:

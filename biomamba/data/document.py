@@ -10,6 +10,8 @@ from hashlib import blake2b
 import numpy as np
 from numpy.typing import NDArray
 
+from biomamba.data.document_facts import DocumentFacts
+
 SPLITS = ("train", "val", "test")
 _PERMILLE = 1000
 
@@ -24,12 +26,14 @@ class Document:
         domain: Name of the kind of text, for example `pubmed`.
         group: Documents of one group share a split, for example those of one patient; None stands
             for the id: the document is a group of its own.
+        facts: What its public record says about it; None: nothing.
     """
 
     text: str
     id: str
     domain: str
     group: str | None = None
+    facts: DocumentFacts | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,8 @@ A store is a folder of one corpus under one tokenizer:
 
     NNNNN.{train,val,test}.bin   token ids, little endian, every document ends with the EOD id
     NNNNN.{train,val,test}.idx   one INDEX_DTYPE record per document
+    NNNNN.{train,val,test}.facts year and MeSH descriptors of the documents, where something is
+                                 known of one of them, see document_facts.py
     NNNNN.json                   ShardRecord, written last of its shard: the commit point
     MANIFEST.json                Manifest, written last of all
     staging/                     what the decisions about the whole set need, see staged_shard.py

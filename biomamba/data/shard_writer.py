@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from biomamba.data.cleaning.decisions import Decision, Verdict
 from biomamba.data.document import SPLITS
+from biomamba.data.document_facts import FACTS_KIND, Facts, facts_bytes
 from biomamba.data.hashed_file import HashedFile
 from biomamba.data.manifest import INDEX_DTYPE, FileRecord, Totals
 from biomamba.data.staged_shard import StagedShard
@@ -35,7 +36,7 @@ def write_token_shard(
     Raises:
         OSError: If the disk is full or the folder cannot be written; no temporary file stays.
     """
-    index = staged.index()
+    index, facts = staged.index(), staged.facts()
     files: dict[str, FileRecord] = {}
     totals = dict.fromkeys(SPLITS, Totals())
     for place, split in enumerate(SPLITS):
@@ -43,7 +44,9 @@ def write_token_shard(
         if is_chosen.any():
             stem = folder / f"{staged.name}.{split}"
             blocks = _chosen_tokens(staged.path("bin"), index["end"], is_chosen, dtype)
-            files |= _write_pair(stem, blocks, _split_index(index, is_chosen))
+            files |= _write_files(
+                stem, blocks, _split_index(index, is_chosen), _chosen_facts(facts, is_chosen)
+            )
             totals[split] = _totals(index, is_chosen)
     sync_folder(folder)
     return files, totals
@@ -99,16 +102,25 @@ def _totals(index: NDArray[Any], is_chosen: NDArray[np.bool_]) -> Totals:
     )
 
 
-def _write_pair(
-    stem: Path, blocks: Iterator[NDArray[Any]], index: NDArray[Any]
+def _chosen_facts(facts: Facts | None, is_chosen: NDArray[np.bool_]) -> bytes | None:
+    if facts is None:
+        return None
+    return facts_bytes([facts[number] for number in np.flatnonzero(is_chosen).tolist()])
+
+
+def _write_files(
+    stem: Path, blocks: Iterator[NDArray[Any]], index: NDArray[Any], facts: bytes | None
 ) -> dict[str, FileRecord]:
-    paths = [stem.with_name(f"{stem.name}.{kind}") for kind in ("bin", "idx")]
+    kinds = ("bin", "idx") if facts is None else ("bin", "idx", FACTS_KIND)
+    paths = [stem.with_name(f"{stem.name}.{kind}") for kind in kinds]
     files: list[HashedFile] = []
     try:
         files.extend(HashedFile(path) for path in paths)
         for block in blocks:
             files[0].write(block)
         files[1].write(index)
+        if facts is not None:
+            files[2].write(np.frombuffer(facts, dtype=np.uint8))
         return {path.name: file.commit() for path, file in zip(paths, files, strict=True)}
     finally:
         for file in files:

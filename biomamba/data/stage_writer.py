@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from biomamba.data.cleaning.policy import Cleaning
 from biomamba.data.document import Document, Reject, document_key
+from biomamba.data.document_facts import FACTS_KIND, DocumentFacts, facts_bytes
 from biomamba.data.hashed_file import HashedFile
 from biomamba.data.manifest import FileRecord, token_dtype
 from biomamba.data.staged_shard import BAND_DTYPE, KINDS, STAGED_DTYPE, StagedShard
@@ -73,6 +74,8 @@ class StageWriter:
         self._files: dict[str, HashedFile] = {}
         # Kept until the end: a band of all documents lies together in its file.
         self._bands: list[NDArray[Any]] = []
+        # Too: the names of their descriptors stand before them.
+        self._facts: list[DocumentFacts | None] = []
         self._num_tokens = 0
         self.num_documents = 0
         self.counts = RowCounts()
@@ -107,9 +110,19 @@ class StageWriter:
             for band in range(self.num_bands):
                 column = np.concatenate([bands[:, band] for bands in self._bands])
                 self._files["bands"].write(column.astype(BAND_DTYPE, copy=False))
-        records = {self._shard.path(kind).name: self._files[kind].commit() for kind in KINDS}
+        self._write_facts()
+        records = {self._shard.path(kind).name: file.commit() for kind, file in self._files.items()}
         sync_folder(self._shard.folder)
         return records
+
+    def _write_facts(self) -> None:
+        content = facts_bytes(self._facts)
+        path = self._shard.path(FACTS_KIND)
+        if content is None:
+            path.unlink(missing_ok=True)  # of an earlier staging under other settings
+            return
+        self._files[FACTS_KIND] = HashedFile(path)
+        self._files[FACTS_KIND].write(np.frombuffer(content, dtype=np.uint8))
 
     def _write_batch(self, documents: list[Document]) -> None:
         texts = [document.text for document in documents]
@@ -132,6 +145,7 @@ class StageWriter:
         hits["document"] += np.uint32(self.num_documents)
         self._files["hits"].write(hits)
         self._bands.append(marks.bands)
+        self._facts += [document.facts for document in documents]
         self._num_tokens += int(lengths.sum())
         self.num_documents += len(documents)
 

@@ -4,10 +4,11 @@
     staging/NNNNN.idx    one STAGED_DTYPE record per document
     staging/NNNNN.bands  uint64, one band of all documents after the other
     staging/NNNNN.hits   one HIT_DTYPE record per benchmark item found in a document
+    staging/NNNNN.facts  facts of the documents; only if something is known of one of them
     staging/NNNNN.json   StagedRecord, written last: the commit point
 
-The content is a pure function of the raw shard and the settings of its record. The tokens go when
-the store is finished; the rest stays, so that a corpus added later is compared with these
+The content is a pure function of the raw shard and the settings of its record. Tokens and facts go
+when the store is finished; the rest stays, so that a corpus added later is compared with these
 documents too.
 """
 
@@ -20,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from biomamba.data.cleaning.item_index import HIT_DTYPE
+from biomamba.data.document_facts import FACTS_KIND, DocumentFacts, read_facts
 from biomamba.data.manifest import FileRecord, file_problems
 from biomamba.data.sealed import read_sealed, write_sealed
 from biomamba.runtime.errors import DataError
@@ -32,6 +34,7 @@ STAGED_DTYPE = np.dtype(
     [("end", "<u8"), ("num_bytes", "<u4"), ("key", "<u8"), ("group", "<u8"), ("text", "<u8")]
 )
 KINDS = ("bin", "idx", "bands", "hits")
+_PASSING_KINDS = ("bin", FACTS_KIND)
 BAND_DTYPE = np.dtype("<u8")
 
 
@@ -99,23 +102,24 @@ class StagedShard:
         return self.folder / f"{self.name}.json"
 
     def path(self, kind: str) -> Path:
-        """Return the file of one of KINDS."""
+        """Return the file of one of KINDS, or of the facts."""
         return self.folder / f"{self.name}.{kind}"
 
     def paths(self) -> list[Path]:
         """Return all files of this shard, the record among them."""
-        return [self.record_path, *(self.path(kind) for kind in KINDS)]
+        return [self.record_path, *(self.path(kind) for kind in (*KINDS, FACTS_KIND))]
 
     def write_record(self, record: StagedRecord) -> None:
         """Commit the shard."""
         write_sealed(self.record_path, asdict(record))
 
     def files(self, record: StagedRecord, *, needs_tokens: bool) -> dict[str, FileRecord]:
-        """Return the records of the files that must be there; the tokens may be gone."""
-        tokens = self.path("bin")
-        has_tokens = needs_tokens or tokens.is_file()
+        """Return the records of the files that must be there; tokens and facts may be gone."""
+        passing = {self.path(kind).name for kind in _PASSING_KINDS}
         return {
-            name: file for name, file in record.files.items() if has_tokens or name != tokens.name
+            name: file
+            for name, file in record.files.items()
+            if needs_tokens or name not in passing or (self.folder / name).is_file()
         }
 
     def problems(self, record: StagedRecord, *, needs_tokens: bool) -> Iterable[str]:
@@ -131,6 +135,11 @@ class StagedShard:
         """Read the benchmark hits, HIT_DTYPE."""
         return np.fromfile(self.path("hits"), dtype=HIT_DTYPE)
 
+    def facts(self) -> list[DocumentFacts | None] | None:
+        """Read the facts of the documents; None if nothing is known of any."""
+        path = self.path(FACTS_KIND)
+        return read_facts(path) if path.is_file() else None
+
     def band(self, band: int, num_documents: int) -> NDArray[Any]:
         """Read one band of all documents."""
         offset = band * num_documents * BAND_DTYPE.itemsize
@@ -138,5 +147,6 @@ class StagedShard:
         return np.fromfile(path, dtype=BAND_DTYPE, count=num_documents, offset=offset)
 
     def remove_tokens(self) -> None:
-        """Remove what only the finishing of the store needs."""
-        self.path("bin").unlink(missing_ok=True)
+        """Remove tokens and facts: what only the finishing of the store needs."""
+        for kind in _PASSING_KINDS:
+            self.path(kind).unlink(missing_ok=True)

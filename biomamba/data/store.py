@@ -16,6 +16,7 @@ from biomamba.data.cleaning.policy import Cleaning
 from biomamba.data.corpora.corpus import Corpus
 from biomamba.data.decision_tables import StagedSource
 from biomamba.data.document import SPLITS, SplitRule
+from biomamba.data.document_facts import FACTS_KIND
 from biomamba.data.manifest import (
     FORMAT_VERSION,
     MANIFEST_NAME,
@@ -41,6 +42,8 @@ from biomamba.data.staging import (
 from biomamba.data.tokenizer import Tokenizer
 from biomamba.runtime.code_version import code_version
 from biomamba.runtime.errors import ConfigError, DataError
+
+_KINDS = ("bin", "idx", FACTS_KIND)  # what a token shard may have of a split
 
 
 @dataclass(frozen=True)
@@ -150,7 +153,7 @@ class Store:
         """Remove the token shards, and the staging of raw shards that are no longer there."""
         # The manifest goes first: a crash in between must not leave a store that looks complete.
         (self.folder / MANIFEST_NAME).unlink(missing_ok=True)
-        for pattern in ("[0-9]*.json", "[0-9]*.bin", "[0-9]*.idx"):
+        for pattern in ("[0-9]*.json", *(f"[0-9]*.{kind}" for kind in _KINDS)):
             for path in sorted(self.folder.glob(pattern)):
                 path.unlink()
         names = {staged.name for staged in self.staged}
@@ -200,7 +203,7 @@ class Store:
         try:
             (self.folder / MANIFEST_NAME).unlink(missing_ok=True)
             for split in SPLITS:  # left by a crash between the first file and the record
-                for kind in ("bin", "idx"):
+                for kind in _KINDS:
                     (self.folder / f"{staged.name}.{split}.{kind}").unlink(missing_ok=True)
             dtype = token_dtype(self.tokenizer.vocab_size)
             files, totals = write_token_shard(self.folder, staged, decision, dtype)

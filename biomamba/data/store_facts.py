@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from biomamba.data.document_facts import FACTS_KIND, read_years
 from biomamba.data.manifest import Manifest
 from biomamba.data.sealed import read_sealed
 from biomamba.runtime.errors import DataError
@@ -29,6 +30,7 @@ class StoreFacts:
         benchmarks: What was kept out, with the number of items and of those that were found where
             that is known; None if nothing was looked for.
         rejects: Rows that are not in the store, by reason.
+        newest_year: Of the documents of the training split; None if no year is known.
     """
 
     corpus: str
@@ -41,6 +43,7 @@ class StoreFacts:
     revision: str | None
     benchmarks: Mapping[str, Mapping[str, int]] | None
     rejects: Mapping[str, int]
+    newest_year: int | None = None
 
     @classmethod
     def of(cls, manifest: Manifest, folder: Path) -> "StoreFacts":
@@ -58,6 +61,7 @@ class StoreFacts:
             revision=hub["revision"] if hub else None,
             benchmarks=_benchmarks(manifest.cleaning, folder.parent / CONTAMINATION_NAME),
             rejects=manifest.rejects,
+            newest_year=_newest_year(manifest, folder),
         )
 
     @classmethod
@@ -72,6 +76,11 @@ class StoreFacts:
     def as_record(self) -> dict[str, Any]:
         """Return plain values for the record of a run."""
         return asdict(self)
+
+
+def _newest_year(manifest: Manifest, folder: Path) -> int | None:
+    names = [name for name in manifest.files if name.endswith(f".train.{FACTS_KIND}")]
+    return max((year for name in names for year in read_years(folder / name)), default=None)
 
 
 def _benchmarks(cleaning: Mapping[str, Any], report_path: Path) -> dict[str, dict[str, int]] | None:

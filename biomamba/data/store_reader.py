@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 
+from biomamba.data.document_facts import FACTS_KIND
 from biomamba.data.manifest import Manifest, verify_store
 from biomamba.runtime.errors import ConfigError, DataError
 
@@ -31,7 +32,8 @@ class OpenStore:
                 "files": {
                     name: record.sha256
                     for name, record in manifest.files.items()
-                    if not name.endswith(".json")  # records of how they were made
+                    # Records of how they were made, and what is told about the documents.
+                    if not name.endswith((".json", f".{FACTS_KIND}"))
                 },
             }
         )

@@ -132,18 +132,24 @@ def write_corpus() -> Callable[..., Manifest]:
 
 @pytest.fixture
 def file_corpora(tmp_path: Path) -> dict[str, ColumnCorpus]:
-    """Two corpora of four files each, with equal and nearly equal texts within and across."""
+    """Two corpora of four files each, with equal and nearly equal texts within and across.
+
+    Of the first one years are known, but for every fifth document.
+    """
     corpora = {}
     for name, domain in (("a", "pubmed"), ("b", "web")):
         files = []
         for number in range(4):
             rows = [
-                {"id": f"{i}", "text": _text(name, i)} for i in range(number * 40, number * 40 + 44)
+                {"id": f"{i}", "text": _text(name, i), "year": 2000 + i % 9 if i % 5 else None}
+                for i in range(number * 40, number * 40 + 44)
             ]
             path = tmp_path / f"raw-{name}-{number}.jsonl"
             path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
             files.append(str(path))
-        corpora[name] = ColumnCorpus(LocalRows(files), domain, "none", ["text"], "id")
+        year = "year" if name == "a" else None
+        rows_of = LocalRows(files)
+        corpora[name] = ColumnCorpus(rows_of, domain, "none", ["text"], "id", year_column=year)
     return corpora
 
 

@@ -8,6 +8,7 @@ from xml.etree.ElementTree import fromstring
 import pytest
 
 from biomamba.data.citation import Citation, Section, read_citation
+from biomamba.data.document_facts import MeshTerm
 from biomamba.data.pubmed_xml import citation_of, elements, is_record
 
 
@@ -101,12 +102,15 @@ def test_lists_and_journal() -> None:
         "<Journal><Title>Journal of  Examples</Title></Journal>"
         "<Language>eng</Language><Language>fre</Language>"
         "<PublicationTypeList><PublicationType>Review</PublicationType></PublicationTypeList>",
-        "<MeshHeadingList><MeshHeading><DescriptorName>Mice</DescriptorName>"
-        "<QualifierName>blood</QualifierName></MeshHeading></MeshHeadingList>",
+        '<MeshHeadingList><MeshHeading><DescriptorName UI="D051379" MajorTopicYN="N">'
+        'Mice</DescriptorName><QualifierName UI="Q000097" MajorTopicYN="Y">blood</QualifierName>'
+        "</MeshHeading><MeshHeading><DescriptorName>Aged</DescriptorName></MeshHeading>"
+        "</MeshHeadingList>",
     )
     assert citation.languages == ("eng", "fre")
     assert citation.publication_types == ("Review",)
-    assert citation.mesh == ("Mice",)
+    # A descriptor is major with one of its qualifiers; files of long ago have no identifiers.
+    assert citation.mesh == (MeshTerm("D051379", "Mice", is_major=True), MeshTerm("", "Aged"))
     assert citation.journal == "Journal of Examples"
     assert not citation.is_retracted
 

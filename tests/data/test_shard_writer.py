@@ -9,6 +9,7 @@ from biomamba.data import shard_writer as shard_writer_module
 from biomamba.data.cleaning.decisions import Decision, Verdict
 from biomamba.data.cleaning.policy import Cleaning
 from biomamba.data.document import Document, document_key
+from biomamba.data.document_facts import DocumentFacts, MeshTerm, read_facts
 from biomamba.data.manifest import INDEX_DTYPE, FileRecord, Totals, read_index
 from biomamba.data.sealed import sha256_of
 from biomamba.data.shard_writer import (
@@ -25,9 +26,13 @@ TOKENS = np.dtype("<u2")
 
 
 def stage(folder: Path, tokenizer: Tokenizer, texts: list[str]) -> StagedShard:
+    documents = [Document(text, str(i), "x") for i, text in enumerate(texts)]
+    return stage_documents(folder, tokenizer, documents)
+
+
+def stage_documents(folder: Path, tokenizer: Tokenizer, documents: list[Document]) -> StagedShard:
     (folder / "staging").mkdir()
     staged = StagedShard(folder / "staging", 0)
-    documents = [Document(text, str(i), "x") for i, text in enumerate(texts)]
     with StageWriter(staged, tokenizer, Cleaning()) as writer:
         list(writer.write(documents))
         writer.commit()
@@ -105,6 +110,43 @@ def test_every_document_that_stays_is_in_its_split_in_raw_order(
         assert [byte_tokenizer.decode(piece[:-1].tolist()) for piece in pieces] == expected
         num_bytes = sum(map(len, expected))
         assert totals[split] == Totals(len(expected), num_bytes + len(expected), num_bytes)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_every_document_of_a_split_has_its_facts_in_its_place(
+    seed: int, tmp_path: Path, byte_tokenizer: Tokenizer
+) -> None:
+    """Document i tells year 1900 + i and descriptor i; of every third nothing is known."""
+    rng = np.random.default_rng(seed)
+    documents = [
+        Document(f"text {i}", str(i), "x", facts=_facts_of(i) if i % 3 else None) for i in range(50)
+    ]
+    decided = decision(
+        [int(v) for v in rng.choice([0, 0, 1, 3], 50)], [int(s) for s in rng.integers(0, 3, 50)]
+    )
+    staged = stage_documents(tmp_path, byte_tokenizer, documents)
+    records, _ = write_token_shard(tmp_path, staged, decided, TOKENS)
+    number_of = {document_key(str(i)): i for i in range(50)}
+    for split in ("train", "val", "test"):
+        path = tmp_path / f"00000.{split}.facts"
+        numbers = [
+            number_of[key] for key in read_index(tmp_path / f"00000.{split}.idx")["key"].tolist()
+        ]
+        assert read_facts(path) == [_facts_of(i) if i % 3 else None for i in numbers]
+        assert records[path.name] == FileRecord(path.stat().st_size, sha256_of(path))
+
+
+def _facts_of(number: int) -> DocumentFacts:
+    return DocumentFacts(1900 + number, (MeshTerm(f"D{number}", f"Name {number}"),))
+
+
+def test_a_split_of_which_nothing_is_known_has_no_facts(
+    tmp_path: Path, byte_tokenizer: Tokenizer
+) -> None:
+    documents = [Document("a", "0", "x", facts=_facts_of(0)), Document("b", "1", "x")]
+    staged = stage_documents(tmp_path, byte_tokenizer, documents)
+    write_token_shard(tmp_path, staged, decision([0, 0], [0, 2]), TOKENS)
+    assert [path.name for path in tmp_path.glob("*.facts")] == ["00000.train.facts"]
 
 
 def test_what_is_left_out_is_counted_by_reason() -> None:

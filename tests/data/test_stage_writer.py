@@ -10,6 +10,7 @@ from biomamba.data import stage_writer as stage_writer_module
 from biomamba.data.cleaning.near_duplicates import NearDuplicates
 from biomamba.data.cleaning.policy import Cleaning, Marks
 from biomamba.data.document import Document, Reject, document_key
+from biomamba.data.document_facts import FACTS_KIND, DocumentFacts
 from biomamba.data.manifest import FileRecord, record_of
 from biomamba.data.stage_writer import RowCounts, StageWriter
 from biomamba.data.staged_shard import KINDS, StagedShard
@@ -77,11 +78,32 @@ def test_the_files_do_not_depend_on_the_size_of_the_batches(
     batch: int, tmp_path: Path, byte_tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cleaning = Cleaning(near_duplicates=NearDuplicates(num_perm=16))
-    rows: Rows = [*documents(TEXTS * 3), Reject("short", None), *documents(["more"])]
+    dated = Document("dated", "dated", "x", facts=DocumentFacts(2003))
+    rows: Rows = [*documents(TEXTS * 3), Reject("short", None), dated, *documents(["more"])]
     _, _, whole = write(tmp_path / "whole", byte_tokenizer, rows, cleaning)
     monkeypatch.setattr(stage_writer_module, "_ROWS_PER_BATCH", batch)
     _, _, records = write(tmp_path / "batches", byte_tokenizer, rows, cleaning)
     assert records == whole
+
+
+def test_facts_stand_in_the_place_of_their_document(
+    tmp_path: Path, byte_tokenizer: Tokenizer
+) -> None:
+    dated = Document("dated", "dated", "x", facts=DocumentFacts(2003))
+    rows = [*documents(["a"]), Reject("short", None), dated, *documents(["b"])]
+    _, staged, records = write(tmp_path, byte_tokenizer, rows)
+    assert staged.facts() == [None, DocumentFacts(2003), None]
+    path = staged.path(FACTS_KIND)
+    assert records[path.name] == record_of(path)
+
+
+def test_without_facts_none_stay_of_an_earlier_staging(
+    tmp_path: Path, byte_tokenizer: Tokenizer
+) -> None:
+    write(tmp_path, byte_tokenizer, [Document("a", "a", "x", facts=DocumentFacts(2003))])
+    _, staged, records = write(tmp_path, byte_tokenizer, documents(["a"]))
+    assert staged.facts() is None
+    assert sorted(records) == sorted(staged.path(kind).name for kind in KINDS)
 
 
 def test_benchmark_hits_point_into_the_shard(

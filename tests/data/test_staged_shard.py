@@ -8,11 +8,14 @@ import pytest
 from biomamba.data.cleaning.near_duplicates import NearDuplicates
 from biomamba.data.cleaning.policy import Cleaning
 from biomamba.data.document import Document
+from biomamba.data.document_facts import FACTS_KIND, DocumentFacts
 from biomamba.data.sealed import write_sealed
 from biomamba.data.stage_writer import StageWriter
 from biomamba.data.staged_shard import KINDS, STAGED_DTYPE, StagedRecord, StagedShard
 from biomamba.data.tokenizer import Tokenizer
 from biomamba.runtime.errors import DataError
+
+KNOWN = DocumentFacts(2003)
 
 
 @pytest.fixture
@@ -20,7 +23,7 @@ def staged(tmp_path: Path, byte_tokenizer: Tokenizer) -> StagedShard:
     shard = StagedShard(tmp_path, 12)
     cleaning = Cleaning(near_duplicates=NearDuplicates(num_perm=16))
     with StageWriter(shard, byte_tokenizer, cleaning) as writer:
-        list(writer.write([Document(f"text {i}", str(i), "x") for i in range(9)]))
+        list(writer.write([Document(f"text {i}", str(i), "x", facts=KNOWN) for i in range(9)]))
         record = StagedRecord(
             "raw", "sha256:0", {"a": {"b": 1}}, 9, writer.num_bands, 9, {}, 0, writer.commit()
         )
@@ -30,7 +33,7 @@ def staged(tmp_path: Path, byte_tokenizer: Tokenizer) -> StagedShard:
 
 def test_the_names_follow_the_number(staged: StagedShard) -> None:
     assert {path.name for path in staged.folder.iterdir()} == {
-        f"00012.{kind}" for kind in (*KINDS, "json")
+        f"00012.{kind}" for kind in (*KINDS, FACTS_KIND, "json")
     }
     assert set(staged.paths()) == set(staged.folder.iterdir())
     assert STAGED_DTYPE.itemsize == 36
@@ -43,7 +46,7 @@ def test_a_record_comes_back_as_it_was_written(staged: StagedShard) -> None:
     assert StagedRecord.read(staged.record_path) == record
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [*KINDS, FACTS_KIND])
 def test_a_changed_cut_or_missing_file_is_named(kind: str, staged: StagedShard) -> None:
     record = StagedRecord.read(staged.record_path)
     path = staged.path(kind)

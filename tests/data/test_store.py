@@ -14,6 +14,7 @@ import pytest
 from biomamba.data import store as store_module
 from biomamba.data.cleaning.policy import Cleaning
 from biomamba.data.document import Document, Reject
+from biomamba.data.document_facts import DocumentFacts, MeshTerm
 from biomamba.data.manifest import Manifest, ShardRecord, read_index, verify_store
 from biomamba.data.sealed import read_sealed, write_sealed
 from biomamba.data.store import Store, StorePolicy
@@ -21,7 +22,22 @@ from biomamba.data.tokenizer import Tokenizer
 from biomamba.runtime.errors import ConfigError, DataError
 
 POLICY = StorePolicy(val_permille=200, test_permille=200)
-SHARDS = [[f"shard {number} text {i}" for i in range(15)] for number in range(4)]
+ANIMALS = MeshTerm("D000818", "Animals")
+# Of some documents of the first and the third raw shard facts are known, of the others none.
+SHARDS = [
+    [
+        Document(
+            f"shard {number} text {i}",
+            f"{number}-{i}",
+            "test",
+            facts=DocumentFacts(2000 + i, (ANIMALS,) * (i % 2))
+            if number % 2 == 0 and i % 3
+            else None,
+        )
+        for i in range(15)
+    ]
+    for number in range(4)
+]
 Content = Callable[[Path], dict[str, bytes]]
 
 
@@ -115,10 +131,10 @@ def _die_at_replace(calls: int, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    ("num_syncs", "committed"), [(11, "staging/00000.json"), (42, "00000.json")]
+    ("num_syncs", "committed"), [(11, "staging/00000.json"), (46, "00000.json")]
 )
 def test_a_full_disk_keeps_the_committed_shards(
-    num_syncs: int,  # staging a shard takes 7, finishing it 9
+    num_syncs: int,  # staging takes 7, finishing 9; of a shard with facts 8 and 12
     committed: str,
     tmp_path: Path,
     corpus: Any,
@@ -240,7 +256,9 @@ def test_an_extension_that_is_interrupted_while_finishing_leaves_no_manifest(
         Manifest.read(tmp_path / "a")
 
 
-@pytest.mark.parametrize("name", ["00000.val.bin", "00003.test.idx", ".00000.json.1f.tmp"])
+@pytest.mark.parametrize(
+    "name", ["00000.val.bin", "00003.test.idx", "00001.val.facts", ".00000.json.1f.tmp"]
+)
 def test_what_a_crash_left_is_removed(
     name: str, tmp_path: Path, corpus: Any, write: Callable[..., Any], content_of: Content
 ) -> None:

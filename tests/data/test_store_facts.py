@@ -3,12 +3,17 @@
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from biomamba.data.document import Document, document_key
+from biomamba.data.document_facts import DocumentFacts
 from biomamba.data.manifest import Manifest
 from biomamba.data.sealed import write_sealed
+from biomamba.data.store import StorePolicy
 from biomamba.data.store_facts import CONTAMINATION_NAME, StoreFacts
+from biomamba.data.tokenizer import Tokenizer
 from biomamba.runtime.errors import DataError
 
 FIREWALL = {"benchmarks": {"qa": {"layout": "PubMedQA"}, "other": {}}, "min_ngrams": 3}
@@ -57,6 +62,33 @@ def test_counts_of_benchmarks_come_from_the_report_of_the_store_only(
 
     expected = {"items": 7, "items_found": 2} if is_its_own else {}
     assert StoreFacts.of(manifest, store).benchmarks == {"qa": expected, "other": {}}
+
+
+def test_the_newest_year_is_that_of_the_training_split(
+    tmp_path: Path,
+    make_corpus: Callable[..., Any],
+    write_corpus: Callable[..., Manifest],
+    byte_tokenizer: Tokenizer,
+) -> None:
+    policy = StorePolicy(val_permille=0, test_permille=500)
+    documents = [
+        Document(f"text {i}", str(i), "x", facts=DocumentFacts(1990 + i % 30)) for i in range(60)
+    ]
+    training = [i for i in range(60) if policy.rule.split_of(document_key(str(i))) == "train"]
+    documents.append(Document("of later", _id_in("test", policy), "x", facts=DocumentFacts(2100)))
+    folder = tmp_path / "set" / "a"
+    write_corpus(folder, make_corpus([documents[::2], documents[1::2]]), byte_tokenizer, policy)
+    assert StoreFacts.read(folder).newest_year == max(1990 + i % 30 for i in training)
+
+
+def _id_in(split: str, policy: StorePolicy) -> str:
+    return next(
+        str(n) for n in range(100, 200) if policy.rule.split_of(document_key(str(n))) == split
+    )
+
+
+def test_without_years_there_is_no_newest_one(store: Path) -> None:
+    assert StoreFacts.read(store).newest_year is None
 
 
 def test_a_missing_store_is_named(tmp_path: Path) -> None:

@@ -60,6 +60,9 @@ def test_the_fingerprint_is_that_of_the_content_alone(write_store: Callable[...,
     later = replace(manifest, code={"version": "99"}, licence="other", files=files)
     later.write(folder)
     assert open_stores([str(folder)])[0].fingerprint == before
+    told = manifest.files | {"00000.train.facts": FileRecord(1, "of what is told about it")}
+    replace(manifest, files=told).write(folder)
+    assert open_stores([str(folder)])[0].fingerprint == before
     changed = manifest.files | {"00000.train.bin": FileRecord(10, "other tokens")}
     replace(manifest, files=changed).write(folder)
     assert open_stores([str(folder)])[0].fingerprint != before

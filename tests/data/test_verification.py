@@ -1,5 +1,6 @@
 """Every deviation of a set of stores is found and named."""
 
+import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -28,10 +29,12 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("a", "b"):
         files = []
         for number in range(2):
-            path = folder / f"{name}{number}.txt"
-            path.write_text("".join(f"{name} {number} text {i}\n" for i in range(20)))
+            path = folder / f"{name}{number}.jsonl"
+            rows = [{"text": f"{name} {number} text {i}", "year": 2000 + i} for i in range(20)]
+            path.write_text("".join(json.dumps(row) + "\n" for row in rows))
             files.append(str(path))
-        corpora[name] = ColumnCorpus(LocalRows(files), name, "none", ["text"])
+        year = "year" if name == "a" else None
+        corpora[name] = ColumnCorpus(LocalRows(files), name, "none", ["text"], year_column=year)
     cleaning = Cleaning(near_duplicates=NearDuplicates(num_perm=16))
     prepare(folder / "set", corpora, ByteLevel(), StorePolicy(300, 300), cleaning)
     return folder / "set"
@@ -78,7 +81,16 @@ def test_any_changed_cut_or_missing_file_is_named(prepared: Path, stores: Path) 
     rng = np.random.default_rng(0)
     names = list(names_of(prepared))
     kinds = {".".join(Path(name).name.split(".")[1:]) for name in names}
-    assert {"train.bin", "val.idx", "test.bin", "json", "bands", "hits", "idx"} <= kinds
+    assert {
+        "train.bin",
+        "val.idx",
+        "test.bin",
+        "test.facts",
+        "json",
+        "bands",
+        "hits",
+        "idx",
+    } <= kinds
     for name in names:
         path = stores / name
         content = path.read_bytes()
@@ -118,7 +130,9 @@ def test_all_problems_are_named_at_once(stores: Path) -> None:
         "b/staging/00000.idx is missing",
     ):
         assert part in text
-    assert len(problems_of(stores)) == 4 + 2  # the tokens of the staging of the store without end
+    assert (
+        len(problems_of(stores)) == 4 + 2 + 2
+    )  # tokens and facts of the staging of that without end
 
 
 def test_a_store_copied_without_its_staging_is_whole(stores: Path) -> None:

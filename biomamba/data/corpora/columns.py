@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from biomamba.data.document import Document, Reject, text_id
+from biomamba.data.document_facts import DocumentFacts, year_of
 from biomamba.data.rows import RawShard, Row, RowSource
 from biomamba.runtime.errors import ConfigError
 
@@ -28,6 +29,8 @@ class ColumnCorpus:
         optional_columns: Text columns that may be empty; they are then skipped in the join.
         group_column: Column of what must not be divided between splits, for example the patient;
             None lets every document be on its own.
+        year_column: Column of the year of publication, kept beside the tokens: `2003`, or a date;
+            None keeps none.
     """
 
     rows: RowSource
@@ -39,6 +42,7 @@ class ColumnCorpus:
     min_chars: int = 1
     optional_columns: list[str] | None = None
     group_column: str | None = None
+    year_column: str | None = None
 
     def __post_init__(self) -> None:
         if not self.text_columns:
@@ -66,6 +70,8 @@ class ColumnCorpus:
             "separator": self.separator,
             "min_chars": self.min_chars,
             "rows": self.rows.settings(),
+            # Not there without: as in the records of stores that never had years.
+            **({"year_column": self.year_column} if self.year_column is not None else {}),
         }
 
     def documents(self, shard: RawShard) -> Iterator[Document | Reject]:
@@ -94,7 +100,10 @@ class ColumnCorpus:
         text = self._text(row, where)
         if isinstance(text, Reject):
             return text
-        return Document(text, document_id or text_id(text), self.domain, group)
+        if self.year_column is not None and self.year_column not in row:
+            return Reject(f"no column {self.year_column!r}", where, is_damaged=True)
+        facts = _facts(row, self.year_column)
+        return Document(text, document_id or text_id(text), self.domain, group, facts)
 
     def _text(self, row: Row, where: str) -> str | Reject:
         parts = []
@@ -117,6 +126,14 @@ def _name(row: Row, column: str | None) -> str | None:
     value = None if column is None else row.get(column)
     is_name = isinstance(value, str | int) and not isinstance(value, bool)
     return str(value).strip() or None if is_name else None
+
+
+def _facts(row: Row, year_column: str | None) -> DocumentFacts | None:
+    """Return the year of a row; None where no years are asked for."""
+    if year_column is None:
+        return None
+    value = row[year_column]
+    return DocumentFacts(None if value is None else year_of(str(value)))
 
 
 def column_text(row: Row, column: str, where: str) -> str | Reject:

@@ -10,6 +10,7 @@ from typing import Any
 
 from biomamba.data.citation import Citation, read_citation
 from biomamba.data.document import Document, Reject
+from biomamba.data.document_facts import DocumentFacts
 from biomamba.data.pubmed_xml import citation_of, elements, is_record, read_key
 from biomamba.data.revisions import Fate, Fates, decide, read_all_keys
 from biomamba.data.rows import RawShard, Row
@@ -20,6 +21,7 @@ from biomamba.runtime.errors import ConfigError, DataError
 _YEAR = re.compile(r"(?:pubmed|medline)(\d\d)n\d+", re.IGNORECASE)
 # The second name was used until 2024.
 _RETRACTION_NOTICES = {"Retraction Notice", "Retraction of Publication"}
+_FACTS = ["year", "mesh"]
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,8 @@ class MedlineCorpus:
         max_year: Leave out articles of later or unknown years; None keeps all.
         one_baseline: Refuse files of several years, because each year's baseline holds all of
             PubMed anew and what it left out is gone.
+        keep_facts: Keep year and MeSH descriptors of each document beside its tokens; False
+            continues stores that were prepared without them.
         num_workers: Processes of the pass that finds what stands; changes no document.
         cache_dir: Folder that keeps what this pass found in each file, so that the next run does
             not parse unchanged files again; None keeps nothing. Changes no document.
@@ -57,6 +61,7 @@ class MedlineCorpus:
     min_year: int | None = None
     max_year: int | None = None
     one_baseline: bool = True
+    keep_facts: bool = True
     num_workers: int = 1
     cache_dir: str | None = None
 
@@ -98,6 +103,8 @@ class MedlineCorpus:
             "min_year": self.min_year,
             "max_year": self.max_year,
             "source": self.source.settings(),
+            # Not there without facts: as in the records of stores that never had them.
+            **({"facts": _FACTS} if self.keep_facts else {}),
         }
 
     def documents(self, shard: RawShard) -> Iterator[Document | Reject]:
@@ -134,7 +141,10 @@ class MedlineCorpus:
         if not abstract and self.require_abstract:
             return Reject("no abstract", pmid)
         text = "\n\n".join(part for part in (citation.title, abstract) if part)
-        return Document(text, pmid, self.domain) if text else Reject("no text", pmid)
+        if not text:
+            return Reject("no text", pmid)
+        facts = DocumentFacts(citation.year, citation.mesh) if self.keep_facts else None
+        return Document(text, pmid, self.domain, facts=facts)
 
 
 @dataclass(frozen=True, eq=False)

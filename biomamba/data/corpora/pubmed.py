@@ -21,12 +21,13 @@ class PubMedAbstracts(ColumnCorpus):
         id_column: Column of the PMID, `123` or `PMID:123`; None names by the hash of the text.
         min_chars: Shorter texts are left out.
         domain: Name of the kind of text.
+        year_column: Column of the year of publication, kept beside the tokens; None keeps none.
 
     Source: LeoYML/BioMamba@e61db22, title and content joined by a blank line, empty content
     dropped.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913, PLR0917 - the options of a corpus, by name
         self,
         rows: RowSource,
         licence: str,
@@ -35,6 +36,7 @@ class PubMedAbstracts(ColumnCorpus):
         id_column: str | None = "pmid",
         min_chars: int = 1,
         domain: str = "pubmed",
+        year_column: str | None = None,
     ) -> None:
         super().__init__(
             rows=rows,
@@ -44,6 +46,7 @@ class PubMedAbstracts(ColumnCorpus):
             id_column=id_column,
             min_chars=min_chars,
             optional_columns=[title_column],
+            year_column=year_column,
         )
 
     def clean_id(self, value: str) -> str:

@@ -9,6 +9,7 @@ import pytest
 
 from biomamba.data.corpora.columns import ColumnCorpus
 from biomamba.data.document import Document, Reject, text_id
+from biomamba.data.document_facts import DocumentFacts
 from biomamba.data.rows import LocalRows
 from biomamba.runtime.errors import ConfigError
 
@@ -97,6 +98,23 @@ def test_a_row_without_its_group_is_damaged(patient: str | None, read: Read) -> 
     assert read([row], id_column="id", group_column="patient") == [
         Reject("no group in column 'patient'", "1", is_damaged=True)
     ]
+
+
+@pytest.mark.parametrize(
+    ("value", "year"), [(2003, 2003), ("2003 Nov", 2003), ("", None), (None, None), ("n/a", None)]
+)
+def test_a_year_column_tells_the_year(value: Any, year: int | None, read: Read) -> None:
+    row = {"a": "Text.", "year": value}
+    (document,) = read([row], text_columns=["a"], year_column="year")
+    assert isinstance(document, Document)
+    assert document.facts == DocumentFacts(year)
+
+
+def test_a_row_without_the_column_of_its_year_is_damaged(read: Read) -> None:
+    """A column whose name is misspelt must not pass as one without years."""
+    rows = [{"id": "7", "a": "A.", "b": "B.", "year": 2003}]
+    (row,) = read(rows, id_column="id", year_column="yaer")
+    assert row == Reject("no column 'yaer'", "7", is_damaged=True)
 
 
 def test_an_undecodable_row_is_handed_on(tmp_path: Path) -> None:

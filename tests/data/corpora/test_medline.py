@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 
 from biomamba.data.corpora.medline import MedlineCorpus, MedlineShard
 from biomamba.data.document import Document, Reject
+from biomamba.data.document_facts import DocumentFacts, MeshTerm
 from biomamba.data.store import StorePolicy
 from biomamba.data.tokenizer import Tokenizer
 from biomamba.data.xml_files import LocalFiles
@@ -58,11 +60,37 @@ def make(tmp_path: Path) -> Make:
 
 
 def read(corpus: MedlineCorpus) -> list[Row]:
+    """Return the rows without what they tell beside the text."""
+    return [
+        replace(row, facts=None) if isinstance(row, Document) else row for row in rows_of(corpus)
+    ]
+
+
+def rows_of(corpus: MedlineCorpus) -> list[Row]:
     return [row for shard in corpus.shards() for row in corpus.documents(shard)]
 
 
 def test_a_record_becomes_title_and_abstract_under_its_pmid(make: Make) -> None:
     assert read(make(record(17))) == [Document("Title.\n\nText.", "17", "pubmed")]
+
+
+def test_year_and_descriptors_come_with_the_document(make: Make) -> None:
+    mesh = '<MeshHeading><DescriptorName UI="D051379">Mice</DescriptorName></MeshHeading>'
+    listed = f"<MeshHeadingList>{mesh}</MeshHeadingList></MedlineCitation>"
+    body = record(17).replace("</MedlineCitation>", listed) + record(18, year="")
+
+    documents = [row for row in rows_of(make(body)) if isinstance(row, Document)]
+    expected = [DocumentFacts(2000, (MeshTerm("D051379", "Mice"),)), DocumentFacts(None, ())]
+    assert [row.facts for row in documents] == expected
+
+
+def test_without_facts_the_settings_are_those_of_stores_that_never_had_them(make: Make) -> None:
+    """Such stores must be continued: `keep_facts=false` asks for what they hold."""
+    without = make(record(17), keep_facts=False)
+    assert [row.facts for row in rows_of(without) if isinstance(row, Document)] == [None]
+    settings = make(record(17)).settings()
+    assert settings.pop("facts") == ["year", "mesh"]
+    assert without.settings() == settings
 
 
 def test_labels_are_an_option(make: Make) -> None:

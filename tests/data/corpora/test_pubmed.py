@@ -53,3 +53,12 @@ def test_real_abstracts(real_data: Path) -> None:
     assert len(documents) == 12_174
     assert all(isinstance(document, Document) for document in documents)
     assert len({document.id for document in documents}) == 12_174
+
+
+def test_real_years(real_data: Path) -> None:
+    file = real_data / "pubmed-abstracts-cohen2006" / "abstracts.jsonl.gz"
+    documents = read(PubMedAbstracts(LocalRows([str(file)]), "none", year_column="year"))
+    years = {
+        row.facts.year for row in documents if isinstance(row, Document) and row.facts is not None
+    }
+    assert years == set(range(1991, 2004))
