@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from omegaconf import DictConfig
 
 from biomamba.data.tokenizer import Tokenizer
@@ -177,3 +178,13 @@ def test_program_leaves_no_trace_of_a_prompt(checkpoint: Path, tmp_path: Path) -
     assert "temperature" in wrong.stderr
     assert "Doe" not in done.stderr + wrong.stderr
     assert list(folder.iterdir()) == []
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_cuda_graphs_that_are_asked_for_need_a_gpu(generate: Generate) -> None:
+    text = generate("generation.cuda_graph=false", prompt="The heart")
+    assert text == generate("generation.cuda_graph=auto", prompt="The heart")
+    with pytest.raises(ConfigError, match=r"generation.cuda_graph=true: the model is on cpu"):
+        generate("generation.cuda_graph=true", prompt="The heart")
+    with pytest.raises(BioMambaError, match="cuda_graph='on': must be auto, true or false"):
+        generate("generation.cuda_graph='on'", prompt="The heart")

@@ -12,7 +12,7 @@ Source: lm_eval/models/huggingface.py of lm-eval 0.4.13.
 
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from functools import cache
+from functools import cache, cached_property
 from typing import Any
 
 import torch
@@ -25,6 +25,7 @@ from biomamba.model.backends.auto import AutoScan
 from biomamba.model.checkpoint import load_pretrained
 from biomamba.model.decoder import Decoder
 from biomamba.model.generation import Generation, GenerationOptions, Vocabulary
+from biomamba.model.graphed_decoder import make_decoder
 from biomamba.runtime.errors import BioMambaError, ConfigError
 from biomamba.runtime.optional import import_optional
 
@@ -68,6 +69,10 @@ class HarnessAnswers:
         self._tokenizer = find_tokenizer(checkpoint, tokenizer_file)
         self._model = load_pretrained(checkpoint, AutoScan()).to(self._device).eval()
         self._eod: int = self._tokenizer.eod_id
+
+    @cached_property
+    def _decoder(self) -> Decoder:
+        return make_decoder(self._model)
 
     def loglikelihood(
         self,
@@ -174,7 +179,7 @@ class HarnessAnswers:
         self, contexts: Sequence[list[int]], num_new: int, stop: Sequence[str]
     ) -> list[str]:
         generation = Generation(
-            Decoder(self._model),
+            self._decoder,
             contexts,
             GenerationOptions(max_new_tokens=num_new),
             Vocabulary(self._tokenizer.vocab_size, self._eod),

@@ -22,6 +22,7 @@ from biomamba.inference.text_stream import TextStream
 from biomamba.model.cross_entropy import IGNORED_TARGET, token_nll
 from biomamba.model.decoder import Decoder
 from biomamba.model.generation import Generation, GenerationOptions, Vocabulary, prefill
+from biomamba.model.graphed_decoder import make_decoder
 from biomamba.model.language_model import MambaLM
 from biomamba.model.mixer import LayerState
 from biomamba.runtime.errors import CheckpointError
@@ -64,7 +65,7 @@ class MambaAnswers:
 
     @cached_property
     def _decoder(self) -> Decoder:
-        return Decoder(self._model)
+        return make_decoder(self._model)
 
     def _documents(self, prompts: Sequence[Sequence[int]]) -> list[list[int]]:
         """Begin each prompt as documents begin in training."""

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 from biomamba.data.tokenizer import Tokenizer
 from biomamba.inference.text_stream import TextStream
-from biomamba.model.decoder import Decoder
 from biomamba.model.generation import Generation, GenerationOptions, Vocabulary
+from biomamba.model.graphed_decoder import make_decoder
 from biomamba.model.language_model import MambaLM
 from biomamba.runtime.errors import CheckpointError
 
@@ -51,7 +51,7 @@ class TextGenerator:
 
     Raises:
         CheckpointError: The model has fewer ids than the tokenizer.
-        ConfigError: The model cannot generate in the precision that is asked for.
+        ConfigError: The model cannot generate in the precision, or by the CUDA graphs, asked for.
     """
 
     def __init__(self, model: MambaLM, tokenizer: Tokenizer, options: TextOptions) -> None:
@@ -61,7 +61,8 @@ class TextGenerator:
                 f"{model.config.vocab_size:,}; name the tokenizer that the model was trained with: "
                 "tokenizer_file=<tokenizer.json or hub id>"
             )
-        self._decoder = Decoder(model, options.tokens.product_dtype)
+        wanted = options.tokens
+        self._decoder = make_decoder(model, wanted.product_dtype, wanted.cuda_graph)
         self._tokenizer, self._options = tokenizer, options
         self._vocabulary = Vocabulary(tokenizer.vocab_size, tokenizer.eod_id)
 

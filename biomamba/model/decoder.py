@@ -1,6 +1,6 @@
 """The model one position at a time, with states that it owns and updates in place."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import torch
@@ -38,7 +38,7 @@ class PlainStep:
     """A block of any kind, through its own `step`."""
 
     def __init__(self, block: MambaBlock) -> None:
-        self._block = block
+        self.block = block
         self._state = block.mixer.initial_state(0)
 
     def load(self, state: LayerState) -> None:
@@ -55,7 +55,7 @@ class PlainStep:
 
     def __call__(self, residual: Tensor) -> Tensor:
         """Add the output of the block to the residual stream (batch, d_model)."""
-        residual, self._state = self._block.step(residual, self._state)
+        residual, self._state = self.block.step(residual, self._state)
         return residual
 
 
@@ -80,7 +80,7 @@ class Decoder:
         self._head = ThinProduct(
             model.head_weight, shares_memory=model.lm_head is not None, dtype=self.product_dtype
         )
-        self._blocks = [self._step_of(block) for block in model.backbone.blocks()]
+        self.blocks = [self._step_of(block) for block in model.backbone.blocks()]
 
     def _step_of(self, block: MambaBlock) -> BlockStep:
         if Mamba2Step.serves(block):
@@ -95,26 +95,30 @@ class Decoder:
     @torch.no_grad()
     def load(self, states: Sequence[LayerState]) -> None:
         """Begin with a copy of these states."""
-        for block, state in zip(self._blocks, states, strict=True):
+        for block, state in zip(self.blocks, states, strict=True):
             block.load(state)
 
     @torch.no_grad()
     def states(self) -> list[LayerState]:
         """Return a copy of the states."""
-        return [block.state() for block in self._blocks]
+        return [block.state() for block in self.blocks]
 
     @torch.no_grad()
     def keep(self, rows: Sequence[int]) -> None:
         """Go on with these rows only, in this order."""
         index = torch.tensor(rows, device=self.model.head_weight.device)
-        for block in self._blocks:
+        for block in self.blocks:
             block.keep(index)
 
     @torch.no_grad()
     def step(self, input_ids: Tensor) -> Tensor:
         """Return the logits (batch, padded_vocab) after one further id per row (batch,)."""
+        return self.through(self.blocks, input_ids)
+
+    def through(self, blocks: Sequence[Callable[[Tensor], Tensor]], input_ids: Tensor) -> Tensor:
+        """Return the logits by other steps of the same blocks."""
         backbone = self.model.backbone
         residual = F.embedding(input_ids, backbone.embedding.weight)
-        for block in self._blocks:
+        for block in blocks:
             residual = block(residual)
         return self._head(backbone.norm_f(residual))

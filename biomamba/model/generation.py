@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from biomamba.model.decoder import Decoder
+from biomamba.model.graphed_decoder import CHOICES, make_decoder
 from biomamba.model.language_model import MambaLM
 from biomamba.model.mixer import LayerState
 from biomamba.model.sampling import Sampler, Sampling
@@ -30,6 +31,8 @@ class GenerationOptions:
     """Positions of each prompt that go through the model at once: bounds the memory."""
     precision: str = "float32"
     """Of the matrix products, as under autocast: float32, or bfloat16, faster for many rows."""
+    cuda_graph: bool | str = "auto"
+    """Whether a GPU records a step and repeats it: True, False, or "auto", where that works."""
     sampling: Sampling = field(default_factory=Sampling)
 
     def __post_init__(self) -> None:
@@ -45,6 +48,8 @@ class GenerationOptions:
         if self.precision not in _PRODUCT_DTYPES:
             names = " or ".join(_PRODUCT_DTYPES)
             raise ValueError(f"precision={self.precision!r}: must be {names}")
+        if self.cuda_graph not in CHOICES:
+            raise ValueError(f"cuda_graph={self.cuda_graph!r}: must be auto, true or false")
 
     @property
     def product_dtype(self) -> torch.dtype | None:
@@ -152,7 +157,7 @@ def generate(
         ValueError: A prompt is empty, or an id or the vocabulary is not the model's.
     """
     seeds = range(len(prompts)) if seeds is None else seeds
-    decoder = Decoder(model, options.product_dtype)
+    decoder = make_decoder(model, options.product_dtype, options.cuda_graph)
     generation = Generation(decoder, prompts, options, vocabulary, seeds)
     new_ids: list[list[int]] = [[] for _ in prompts]
     while not generation.is_finished:

@@ -71,12 +71,14 @@ class Mamba2Step:
     def state(self) -> LayerState:
         """Return a copy of the state of every row."""
         config = self.config
-        oldest_first = self._ring[:-1].roll(-self._position, 0)
         shape = (-1, config.nheads, config.headdim, config.d_state)
         return LayerState(
-            oldest_first.permute(1, 2, 0).contiguous().to(self._dtype),
+            self._oldest_first().permute(1, 2, 0).contiguous().to(self._dtype),
             self._ssm.mT.reshape(shape).contiguous(),
         )
+
+    def _oldest_first(self) -> Tensor:
+        return self._ring[:-1].roll(-self._position, 0)
 
     def keep(self, rows: Tensor) -> None:
         """Go on with these rows only."""

@@ -3,6 +3,8 @@ from typing import Any
 
 import pytest
 import torch
+from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from biomamba.model.backends.chunked import ChunkedScan
 from biomamba.model.config import Mamba2Config
@@ -69,3 +71,58 @@ def _transformers_twin(model: MambaLM) -> Any:
     twin.load_state_dict(weights | {"lm_head.weight": model.head_weight})
     twin.tie_weights()
     return twin.eval()
+
+
+_NEEDS_DATA = {torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape}
+
+
+class Recording(TorchDispatchMode):
+    """Records the operations of a work and repeats them on the same tensors, as a CUDA graph does.
+
+    What Python does in between (numbers that it counts up, tensors that it puts in the place of
+    others) is not repeated. A number, or a shape, that must be read out of a tensor is an error.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: list[tuple[Any, Any, Any, Any]] = []
+        self.replays = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if _NEEDS_DATA & set(func.tags):
+            raise RuntimeError(f"the host waits for the result of {func}")
+        result = func(*args, **(kwargs or {}))
+        self.calls.append((func, args, kwargs or {}, result))
+        return result
+
+    def replay(self) -> None:
+        self.replays += 1
+        for func, args, kwargs, before in self.calls:
+            returns = func._schema.returns
+            if any(each.alias_info and not each.alias_info.is_write for each in returns):
+                continue  # a view shows what its base holds
+            result = func(*args, **kwargs)
+            if any(each.alias_info for each in returns):
+                continue  # written in place
+            for mine, other in zip(*map(pytree.tree_leaves, (before, result)), strict=True):
+                if isinstance(mine, torch.Tensor):
+                    mine.copy_(other)
+
+
+class RecordingCapture:
+    """Stands in for `CudaCapture` on a CPU."""
+
+    def __init__(self) -> None:
+        self.recordings: list[Recording] = []
+
+    def __call__(self, work: Callable[[], None], device: torch.device) -> Callable[[], None]:
+        work()  # as a warm-up does
+        with Recording() as recording:
+            work()
+        self.recordings.append(recording)
+        return recording.replay
+
+
+@pytest.fixture
+def recording_capture() -> RecordingCapture:
+    return RecordingCapture()

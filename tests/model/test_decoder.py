@@ -108,7 +108,7 @@ def test_plain_blocks_of_mamba2_are_stepped_in_place(model: MambaLM) -> None:
     is_served = isinstance(model.config, Mamba2Config) and not model.config.static
     expected = Mamba2Step if is_served else PlainStep
 
-    assert all(isinstance(block, expected) for block in Decoder(model)._blocks)
+    assert all(isinstance(block, expected) for block in Decoder(model).blocks)
 
 
 def test_the_model_keeps_its_numbers(model: MambaLM, random_ids: Draw) -> None:
