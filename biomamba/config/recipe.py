@@ -12,7 +12,7 @@ from biomamba.config.run_settings import stored_config
 from biomamba.runtime.errors import DataError
 
 # Where a run lies and how it was started again says nothing about what it does.
-_NOT_RECIPE = frozenset({"seed", "name", "run_id", "paths", "resume", "allow_change"})
+NOT_RECIPE = frozenset({"seed", "name", "run_id", "paths", "resume", "allow_change"})
 
 
 @dataclass(frozen=True)
@@ -43,11 +43,11 @@ def recipe_of(checkpoint: Path) -> Recipe | None:
     if not isinstance(settings.get("seed"), int):
         path = run / ".hydra" / "config.yaml"
         raise DataError(f"{path}: not the settings of a training run: it has no seed")
-    return Recipe(_fingerprint(checkpoint, settings, _NOT_RECIPE), settings["seed"], run)
+    return Recipe(_fingerprint(checkpoint, settings, NOT_RECIPE), settings["seed"], run)
 
 
 def recipe_but_tokens(checkpoint: Path) -> str | None:
-    """Return a sha256 that models share if their runs differ in the number of tokens only.
+    """Return a sha256 that models share if their runs differ in tokens and seeds only.
 
     Raises:
         DataError: As recipe_of.
@@ -55,7 +55,7 @@ def recipe_but_tokens(checkpoint: Path) -> str | None:
     settings = settings_of(checkpoint.absolute().parent)
     if settings is None:
         return None
-    return _fingerprint(checkpoint, settings, _NOT_RECIPE - {"seed"} | {"max_tokens"})
+    return _fingerprint(checkpoint, settings, NOT_RECIPE | {"max_tokens"})
 
 
 def settings_of(run: Path) -> dict[str, Any] | None:

@@ -5,6 +5,7 @@ of model. Deviation: plain least squares, because runs of one ladder are few and
 that a Huber loss could tell.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -53,10 +54,12 @@ class Curve:
 
 @dataclass(frozen=True)
 class ScalingFit:
-    """A fit with the intervals of its parameters over documents.
+    """A fit with the intervals of its parameters over documents, and over seeds where there are.
 
     Attributes:
-        tokens, losses: What was fitted, the fewest tokens first.
+        tokens, losses: What was fitted, the fewest tokens first; one of each per run.
+        per_doubling: How much the loss changes, on average over the range, if tokens double: the
+            slope of a straight line over the logarithm of tokens, which any such losses tell.
         residual: Root of the mean squared residual.
     """
 
@@ -66,7 +69,14 @@ class ScalingFit:
     floor: Interval
     coefficient: Interval
     exponent: Interval
+    per_doubling: Interval
     residual: float
+
+    @property
+    def is_told(self) -> bool:
+        """Whether the losses tell E from B: no parameter, nor a bound, lies at its end."""
+        is_free = self.exponent.high < 0.99 * MAX_EXPONENT and self.floor.low > _NOTHING
+        return not self.curve.is_bound and is_free and self.exponent.low > 2 * _MIN_EXPONENT
 
 
 def fit_curve(tokens: Floats, losses: Floats, start: Curve | None = None) -> Curve:
@@ -90,29 +100,38 @@ def fit_curve(tokens: Floats, losses: Floats, start: Curve | None = None) -> Cur
 
 
 def fit_scaling(
-    tokens: Sequence[float], measures: Sequence[Measure], units: Sequence[str], bootstrap: Bootstrap
+    tokens: Sequence[float],
+    measures: Sequence[Sequence[Measure]],
+    units: Sequence[str],
+    bootstrap: Bootstrap,
 ) -> ScalingFit:
-    """Fit the loss of models on the same items, and again on every resample of their units.
+    """Fit the losses of runs on the same items, and again on every resample of their units.
+
+    measures holds the seeds of each number of tokens: every run is a point of one fit. Where there
+    are several, each resample adds a deviation to every run, drawn from those of all seeds from the
+    means of their sizes (widened by sqrt(n / (n - 1)), as a mean of n has taken up some of them).
 
     Raises:
         ValueError: There are fewer than MIN_RUNS different numbers of tokens.
     """
     if len(set(tokens)) < MIN_RUNS:
         raise ValueError(f"a fit needs {MIN_RUNS} different numbers of tokens, got {len(tokens)}")
-    order = np.argsort(tokens)
-    places = np.array(tokens, dtype=np.float64)[order]
-    ordered = [measures[index] for index in order]
-    losses = np.array([measure.value for measure in ordered])
+    order = [int(index) for index in np.argsort(tokens, kind="stable")]
+    sizes = [measures[index] for index in order]
+    counts = [len(seeds) for seeds in sizes]
+    places = np.repeat(np.array(tokens, dtype=np.float64)[order], counts)
+    runs = [measure for seeds in sizes for measure in seeds]
+    losses = np.array([measure.value for measure in runs])
     # The same documents are drawn for every model.
     drawn = np.stack(
-        [
-            bootstrap_values(group_columns(m, units).columns, m.statistic, bootstrap)
-            for m in ordered
-        ],
+        [bootstrap_values(group_columns(m, units).columns, m.statistic, bootstrap) for m in runs],
         axis=1,
     )
+    drawn = _with_seeds(drawn, losses, counts, bootstrap)
     curve = fit_curve(places, losses)
     resampled = [fit_curve(places, each, curve) for each in drawn]
+    slopes = np.polyfit(np.log2(places), drawn.T, 1)[0]
+    slope = float(np.polyfit(np.log2(places), losses, 1)[0])
 
     def interval(name: str) -> Interval:
         values = np.array([getattr(each, name) for each in resampled])
@@ -125,8 +144,31 @@ def fit_scaling(
         floor=interval("floor"),
         coefficient=interval("coefficient"),
         exponent=interval("exponent"),
+        per_doubling=percentile_interval(slope, slopes, bootstrap.level),
         residual=float(np.sqrt(np.mean((curve.at(places) - losses) ** 2))),
     )
+
+
+def _with_seeds(
+    drawn: Floats, losses: Floats, counts: Sequence[int], bootstrap: Bootstrap
+) -> Floats:
+    """Return resamples (resamples, runs) about other seeds too; each size keeps its mean."""
+    parts = np.split(losses, np.cumsum(counts)[:-1])
+    deviations = [
+        (part - part.mean()) * math.sqrt(len(part) / (len(part) - 1))
+        for part in parts
+        if len(part) > 1
+    ]
+    if not deviations:
+        return drawn
+    means = [
+        np.repeat(part.mean(axis=1, keepdims=True), part.shape[1], axis=1)
+        for part in np.split(drawn, np.cumsum(counts)[:-1], axis=1)
+    ]
+    rng = np.random.Generator(np.random.Philox([bootstrap.seed, 2]))  # not the bootstrap's draws
+    found: Floats = np.concatenate(means, axis=1)
+    found = found + rng.choice(np.concatenate(deviations), size=drawn.shape)
+    return found
 
 
 def _start(scaled: Floats, losses: Floats, exponent: float) -> Floats:

@@ -64,18 +64,17 @@ def comparison_explanation(records: Sequence[ComparisonRecord]) -> str:
 def _cells(record: ComparisonRecord) -> list[str]:
     style = number_style(record)
     groups = f" in {record.n_groups:,}" if record.n_groups != record.n else ""
-    value = f"{record.value:{style}} [{_number(record.low, style)}, {_number(record.high, style)}]"
     seeds = len(record.seed_values)
     return [
         record.subject,
         record.metric,
         record.model,
         f"{record.n:,}{groups}",
-        value,
+        value_cell(record),
         f"{seeds}, sd {record.deviation:{style}}" if seeds > 1 else NONE,
-        _difference(record, f"+{style}"),
-        _probability(record.p_value),
-        _probability(record.p_holm),
+        difference_cell(record),
+        probability_cell(record.p_value),
+        probability_cell(record.p_holm),
         NONE if record.model_only is None else f"{record.model_only:,} : {record.against_only:,}",
         _number(record.minimum_detectable_difference, style),
     ]
@@ -86,7 +85,15 @@ def number_style(record: ComparisonRecord) -> str:
     return ".2f" if record.metric == "perplexity" or abs(record.value) >= 10 else ".3f"
 
 
-def _difference(record: ComparisonRecord, style: str) -> str:
+def value_cell(record: ComparisonRecord) -> str:
+    """Return a figure with its interval."""
+    style = number_style(record)
+    return f"{record.value:{style}} [{_number(record.low, style)}, {_number(record.high, style)}]"
+
+
+def difference_cell(record: ComparisonRecord) -> str:
+    """Return the difference with its interval; a dash for the reference."""
+    style = f"+{number_style(record)}"
     if record.difference is None:
         return NONE
     low, high = (_number(x, style) for x in (record.difference_low, record.difference_high))
@@ -97,7 +104,8 @@ def _number(value: float | None, style: str) -> str:
     return NONE if value is None or math.isnan(value) else f"{value:{style}}"
 
 
-def _probability(value: float | None) -> str:
+def probability_cell(value: float | None) -> str:
+    """Return a p value as in a table."""
     if value is None or math.isnan(value):
         return NONE
     return "<0.001" if value < 0.001 else f"{value:.3f}"

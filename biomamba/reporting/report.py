@@ -6,16 +6,20 @@ from pathlib import Path
 from typing import Any
 
 from biomamba.evaluation.comparison import ComparisonSettings
+from biomamba.reporting.ablation_section import ablation_section
+from biomamba.reporting.families import families_of
 from biomamba.reporting.origin_section import origin_section
 from biomamba.reporting.report_html import report_html
 from biomamba.reporting.report_inputs import ReportInputs
 from biomamba.reporting.report_markdown import report_markdown
 from biomamba.reporting.report_scores import report_scores
+from biomamba.reporting.run_groups import run_groups
 from biomamba.reporting.run_sections import curves_section, summary_section
+from biomamba.reporting.scaling_section import scaling_section
 from biomamba.reporting.score_sections import forgetting_section, perplexity_section
 from biomamba.reporting.section import Picture, Section, Table
 from biomamba.reporting.task_sections import tasks_section
-from biomamba.reporting.tradeoff_sections import frontier_section, scaling_section
+from biomamba.reporting.tradeoff_sections import frontier_section
 from biomamba.runtime.atomic import write_bytes, write_text
 from biomamba.runtime.errors import ConfigError
 
@@ -26,12 +30,14 @@ class ReportSettings:
 
     domain is the source that models were adapted to; num_listed documents of each source are
     listed as the worst and as the best; num_refits is how often a scaling fit is repeated on
-    resampled documents.
+    resampled documents; families maps names to patterns of recipes that answer one question, the
+    reference first (None: by the names of experiments).
     """
 
     domain: str = "pubmed"
     num_listed: int = 5
     num_refits: int = 200
+    families: dict[str, list[str]] | None = None
     comparison: ComparisonSettings = field(default_factory=ComparisonSettings)
 
     def __post_init__(self) -> None:
@@ -49,19 +55,22 @@ def report_sections(
         ConfigError: The reference is none of the models.
         DataError: A checkpoint was scored twice on a source with different figures.
     """
-    scores, comparison = report_scores(inputs.evaluations), settings.comparison
+    groups = run_groups(inputs.runs)
+    scores, comparison = report_scores(inputs.evaluations, groups), settings.comparison
+    families = families_of(groups, settings.families)
     if comparison.reference is not None and comparison.reference not in scores.models:
         known = ", ".join(scores.models) or "none with scores of documents"
         raise ConfigError(f"reference is {comparison.reference!r}; the models are {known}")
     bootstrap = replace(comparison.bootstrap, num_resamples=settings.num_refits)
     sections = [
-        summary_section(inputs.runs),
-        curves_section(inputs.runs),
+        summary_section(groups),
+        curves_section(groups, families),
+        ablation_section(families, scores, comparison),
         perplexity_section(scores, comparison),
         forgetting_section(scores, comparison, settings.num_listed),
         tasks_section(inputs.evaluations),
-        frontier_section(scores, settings.domain),
-        scaling_section(scores, inputs.runs, bootstrap),
+        frontier_section(scores, settings.domain, comparison.bootstrap),
+        scaling_section(scores, bootstrap),
     ]
     return [*sections, origin_section(inputs, sections, own)]
 

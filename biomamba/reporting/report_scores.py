@@ -1,12 +1,17 @@
 """The models of all evaluations, put together by checkpoint, ready for a report."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from biomamba.evaluation.comparison import Models, Trained, aligned
 from biomamba.evaluation.gathering import gather
+from biomamba.evaluation.stored_run import StoredModel
 from biomamba.reporting.report_folders import RESULTS
 from biomamba.reporting.report_inputs import Evaluation
+from biomamba.reporting.run_groups import RunGroup, has_seed_folder
+from biomamba.reporting.run_links import RunLinks, is_end, link_runs, relinked
 from biomamba.runtime.errors import DataError
 
 
@@ -15,11 +20,14 @@ class ReportScores:
     """What can be compared.
 
     Attributes:
-        models: Every model on every source that it was scored on.
+        models: Every model on every source that it was scored on; the one that others began with
+            first. The seeds of a recipe are one model.
         panels: Models that were scored on the same sources in the same way, with these only.
         notes: What cannot be compared, and why.
-        paths: Where the weights lay, by sha256.
+        paths: Where the weights lie, by sha256.
         files: The files that hold the scores.
+        groups: The training runs of a model, where they are known.
+        origins: Name of the model that the runs of a model began with, where that was scored.
     """
 
     models: Models = field(default_factory=dict)
@@ -27,10 +35,18 @@ class ReportScores:
     notes: Sequence[str] = ()
     paths: Mapping[str, str] = field(default_factory=dict)
     files: Sequence[str] = ()
+    groups: Mapping[str, RunGroup] = field(default_factory=dict)
+    origins: Mapping[str, str] = field(default_factory=dict)
+
+    def of_group(self, group: RunGroup) -> str | None:
+        """Return the name of the model that the runs of a group wrote."""
+        return next((name for name, found in self.groups.items() if found is group), None)
 
 
-def report_scores(evaluations: Sequence[Evaluation]) -> ReportScores:
-    """Put the models of evaluations together.
+def report_scores(
+    evaluations: Sequence[Evaluation], groups: Sequence[RunGroup] = ()
+) -> ReportScores:
+    """Put the models of evaluations together, and tell which runs they are of.
 
     Raises:
         DataError: A checkpoint was scored twice on a source with different figures.
@@ -38,11 +54,68 @@ def report_scores(evaluations: Sequence[Evaluation]) -> ReportScores:
     scored = [found for found in evaluations if found.models]
     if not scored:
         return ReportScores()
-    paths = {m.checkpoint: m.path for found in scored for m in found.models if m.path}
-    models = gather({found.folder: found.models for found in scored})
+    every = [model for found in scored for model in found.models]
+    links = link_runs(every, [run for group in groups for run in group.runs])
+    found = {each.folder: [relinked(m, links) for m in each.models] for each in scored}
+    paths = {m.checkpoint: m.path for models in found.values() for m in models if m.path}
+    named, of_models = _with_groups(gather(found), links, groups)
+    origins = _origins(named, of_models, paths)
+    models = _in_order(named, origins, every)
     panels, notes = _panels(models)
-    files = [str(found.folder / RESULTS) for found in scored]
-    return ReportScores(models, panels, notes, paths, files)
+    files = [str(each.folder / RESULTS) for each in scored]
+    notes = [*notes, *links.notes]
+    return ReportScores(models, panels, notes, paths, files, of_models, origins)
+
+
+def _with_groups(
+    models: Models, links: RunLinks, groups: Sequence[RunGroup]
+) -> tuple[dict[str, Sequence[Trained]], dict[str, RunGroup]]:
+    """Return models with their groups; where a folder is named by its seed, by the recipe."""
+    of_run = {run.folder: group for group in groups for run in group.runs}
+    named: dict[str, Sequence[Trained]] = {}
+    of_models = {}
+    for name, seeds in models.items():
+        runs = [links.runs.get(trained.checkpoint) for trained in seeds]
+        found = {of_run[run.folder].name: of_run[run.folder] for run in runs if run is not None}
+        if len(found) != 1 or None in runs:
+            named[name] = seeds
+            continue
+        group = next(iter(found.values()))
+        is_recipe = len(group.runs) > 1 or has_seed_folder(group.runs[0])
+        wanted = group.name if is_recipe else name
+        folder = links.folders[seeds[0].checkpoint].name
+        if wanted in named or wanted in models.keys() - {name}:
+            wanted = f"{wanted}/{folder}"
+        new = name if wanted in named else wanted
+        named[new], of_models[new] = seeds, group
+    return named, of_models
+
+
+def _origins(
+    models: Models, groups: Mapping[str, RunGroup], paths: Mapping[str, str]
+) -> dict[str, str]:
+    """Return the model that the runs of each model began with."""
+    found = {}
+    for name, group in groups.items():
+        settings = group.settings.get("model")
+        began = settings.get("checkpoint") if isinstance(settings, dict) else None
+        for other, seeds in models.items():
+            path = paths.get(seeds[0].checkpoint)
+            is_same = began and path and other != name and is_end(Path(str(began)), Path(path))
+            if is_same and len(seeds) == 1:
+                found[name] = other
+    return found
+
+
+def _in_order(models: Models, origins: Mapping[str, str], every: Sequence[StoredModel]) -> Models:
+    """Return the model first that most others began with, or were evaluated beside."""
+    beside = Counter(model.checkpoint for model in every)
+    began = Counter(origins.values())
+
+    def weight(name: str) -> tuple[int, int]:
+        return -began[name], -min(beside[trained.checkpoint] for trained in models[name])
+
+    return {name: models[name] for name in sorted(models, key=weight)}
 
 
 def restricted(models: Models, names: Sequence[str], subjects: Sequence[str]) -> Models:

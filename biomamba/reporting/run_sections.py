@@ -1,84 +1,179 @@
 """Training runs in a report: what they were, and their learning curves."""
 
 import math
+import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from biomamba.reporting.curve_plots import loss_plot, validation_plot, validation_sources
+from biomamba.reporting.families import Families
 from biomamba.reporting.report_folders import RUN_RECORD
+from biomamba.reporting.run_groups import RunGroup, mean_of
 from biomamba.reporting.section import Part, Picture, Section, Table
 from biomamba.reporting.training_run import TrainingRun
 
 NONE = "-"
+_MAX_COLUMNS = 4  # recipes that have a column each
 _NO_RUN = "No training run was given; a folder of biomamba.train in runs fills this section."
+_READING = (
+    "Hours are from the first to the last point of the curves of each start, without waiting; "
+    "shares are of the tokens that were trained on; figures of several seeds are means."
+)
+_SAME_SOURCES = "runs on the same sources share a panel: losses on other texts do not compare."
+_DOTS = (
+    "Hollow dot: before the run; filled dot: after it. A run that began with another one's weights "
+    "starts anew at 0."
+)
 
 
-def summary_section(runs: Sequence[TrainingRun]) -> Section:
-    """Return what every run was, a column each."""
+def summary_section(groups: Sequence[RunGroup]) -> Section:
+    """Return what every recipe was; of many, what they share and what tells them apart."""
     title = "Training runs"
-    if not runs:
+    if not groups:
         return Section(title, [_NO_RUN])
-    columns = [_summary(run) for run in runs]
-    rows = [[name, *(column[name] for column in columns)] for name in columns[0]]
-    rows = [row for row in rows if any(cell != NONE for cell in row[1:])]
-    table = Table(
-        name="runs",
-        caption="The runs. Hours are from the first to the last point of the curves of each "
-        "start, without waiting; shares are of the tokens that were trained on.",
-        header=["", *(run.name for run in runs)],
-        rows=rows,
-        files=[str(run.folder / RUN_RECORD) for run in runs],
-    )
-    return Section(title, [table])
+    facts = {group.name: _summary(group) for group in groups}
+    names = [name for name in _names(facts) if any(told[name] != NONE for told in facts.values())]
+    files = [str(run.folder / RUN_RECORD) for group in groups for run in group.runs]
+    if len(groups) <= _MAX_COLUMNS:
+        table = Table(
+            name="runs",
+            caption=f"The runs. {_READING}",
+            header=["", *facts],
+            rows=[[name, *(told[name] for told in facts.values())] for name in names],
+            files=files,
+        )
+        return Section(title, [table])
+    shared = [name for name in names if len({told[name] for told in facts.values()}) == 1]
+    differs = [name for name in names if name not in shared]
+    first = next(iter(facts.values()))
+    parts = [
+        Table(
+            name="runs",
+            caption=f"What tells the {len(groups)} recipes of {len(files)} runs apart. {_READING}",
+            header=["recipe", *differs],
+            rows=[[name, *(told[each] for each in differs)] for name, told in facts.items()],
+            files=files,
+        ),
+        Table(
+            name="runs_alike",
+            caption="What all of these runs share.",
+            header=["", "all runs"],
+            rows=[[name, first[name]] for name in shared],
+            files=files,
+        ),
+    ]
+    return Section(title, [part for part in parts if part.rows])
 
 
-def curves_section(runs: Sequence[TrainingRun]) -> Section:
-    """Return training loss and validation nll of all runs."""
+def curves_section(groups: Sequence[RunGroup], families: Families | None = None) -> Section:
+    """Return training loss and validation nll of all recipes, family by family."""
     title = "Learning curves"
-    if not runs:
+    if not groups:
         return Section(title, [_NO_RUN])
     parts: list[Part] = []
-    files = [str(run.folder) for run in runs]
-    if any("train/loss" in run.curves for run in runs):
-        caption = (
-            "Training loss, as logged in the TensorBoard events; runs on the same sources share a "
-            "panel, because losses on other texts are not comparable."
-        )
-        parts.append(Picture(name="loss_curves", caption=caption, png=loss_plot(runs), files=files))
-    if validation_sources(runs):
-        caption = (
-            "Validation nll of each source. Hollow dot: before the run; filled dot: after it. A "
-            "run that began with another one's weights starts anew at 0."
-        )
-        png = validation_plot(runs)
-        parts.append(Picture(name="validation_curves", caption=caption, png=png, files=files))
-        if table := _validation_table(runs):
-            parts.append(table)
-    missing = [run.name for run in runs if not run.curves]
+    for number, (name, members) in enumerate(_together(groups, families), start=1):
+        ending, head = ("" if number == 1 else f"_{number}"), (f"{name}: " if name else "")
+        files = [str(run.folder) for group in members for run in group.runs]
+        several = any(len(group.runs) > 1 for group in members)
+        band = " Line and band: mean, lowest and highest seed." if several else ""
+        if any("train/loss" in run.curves for group in members for run in group.runs):
+            caption = f"{head}training loss, as logged; {_SAME_SOURCES}{band}"
+            caption = caption[0].upper() + caption[1:]
+            png = loss_plot(members)
+            parts.append(
+                Picture(name=f"loss_curves{ending}", caption=caption, png=png, files=files)
+            )
+        if validation_sources(members):
+            caption = f"{head}validation nll of each source. {_DOTS}{band}"
+            caption = caption[0].upper() + caption[1:]
+            png = validation_plot(members)
+            parts.append(
+                Picture(name=f"validation_curves{ending}", caption=caption, png=png, files=files)
+            )
+    if table := _validation_table(groups):
+        parts.append(table)
+    missing = [run.name for group in groups for run in group.runs if not run.curves]
     if missing:
         parts.append(f"No TensorBoard events lie in {', '.join(missing)}: no curves of them.")
     return Section(title, parts)
 
 
-def _validation_table(runs: Sequence[TrainingRun]) -> Table | None:
+def _names(facts: Mapping[str, Mapping[str, str]]) -> list[str]:
+    return list(dict.fromkeys(name for told in facts.values() for name in told))
+
+
+def _together(
+    groups: Sequence[RunGroup], families: Families | None
+) -> list[tuple[str, Sequence[RunGroup]]]:
+    """Return the recipes that share a picture, with a name for it."""
+    found = families.found if families else ()
+    known = {id(group) for family in found for group in family.groups}
+    rest = [group for group in groups if id(group) not in known]
+    sets: list[tuple[str, Sequence[RunGroup]]] = [(f.name, f.groups) for f in found]
+    return [*sets, *([("other runs" if sets else "", rest)] if rest else [])]
+
+
+def _validation_table(groups: Sequence[RunGroup]) -> Table | None:
     rows = []
-    for run in runs:
-        for source, (before, after) in run.validation("nll").items():
-            both = before is not None and after is not None
-            change = f"{after - before:+.3f}" if both else NONE  # type: ignore[operator]
-            rows.append([run.name, source, _figure(before), _figure(after), change])
+    for group in groups:
+        told = [run.validation("nll") for run in group.runs]
+        for source in dict.fromkeys(name for each in told for name in each):
+            pairs = [each[source] for each in told if source in each]
+            before, after = ([p[i] for p in pairs if p[i] is not None] for i in (0, 1))
+            both = [b - a for a, b in pairs if a is not None and b is not None]
+            rows.append([group.name, source, _over(before), _over(after), _over(both, "+.3f")])
     if not rows:
         return None
     return Table(
         name="validation",
-        caption="Validation nll (nats per token) before and after each run; run.json.",
+        caption="Validation nll (nats per token) before and after each run; run.json. Of several "
+        "seeds the mean, with the sample standard deviation.",
         header=["run", "source", "before", "after", "change"],
         rows=rows,
-        files=[str(run.folder / RUN_RECORD) for run in runs],
+        files=[str(run.folder / RUN_RECORD) for group in groups for run in group.runs],
     )
 
 
-def _summary(run: TrainingRun) -> dict[str, str]:
+def _over(values: Sequence[float | None], style: str = ".3f") -> str:
+    """Return a figure over seeds: the mean, and the deviation of several that differ."""
+    known = [value for value in values if value is not None]
+    if not known:
+        return NONE
+    mean = f"{statistics.fmean(known):{style}}"
+    if len(set(known)) == 1:
+        return mean
+    return f"{mean} (sd {statistics.stdev(known):.3f})"
+
+
+def _summary(group: RunGroup) -> dict[str, str]:
+    every = [_facts(run) for run in group.runs]
+    told = {name: ", ".join(dict.fromkeys(each[name] for each in every)) for name in every[0]}
+    if len(group.runs) == 1:
+        return told
+    realised = _mean_realised([run.record.get("realised", {}) for run in group.runs])
+    speed = mean_of([run.actual.tokens_per_second for run in group.runs])
+    told |= _exposure(realised)
+    told |= {"tokens": _count(group.num_tokens), "hours": _figure(group.hours, ".2f")}
+    return told | {"tokens per second": _count(speed)}
+
+
+def _mean_realised(every: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float | None]]:
+    sources = dict.fromkeys(name for realised in every for name in realised)
+    return {
+        name: {
+            key: mean_of([realised.get(name, {}).get(key) for realised in every])
+            for key in ("share", "epochs")
+        }
+        for name in sources
+    }
+
+
+def _exposure(realised: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    shares = {name: found.get("share") for name, found in realised.items()}
+    return {"shares realised": _shares(shares), "epochs": _listed(realised, "epochs", ".2f")}
+
+
+def _facts(run: TrainingRun) -> dict[str, str]:
     record, actual = run.record, run.actual
     provenance = record["provenance"]
     starts = record.get("starts", [])
@@ -91,10 +186,7 @@ def _summary(run: TrainingRun) -> dict[str, str]:
         "trained": NONE if trained == actual.total_parameters else _count(trained),
         "sources": ", ".join(record.get("sources", {})) or NONE,
         "shares wanted": _shares(_weights(run.settings)),
-        "shares realised": _shares(
-            {name: found.get("share") for name, found in record.get("realised", {}).items()}
-        ),
-        "epochs": _listed(record.get("realised", {}), "epochs", ".2f"),
+        **_exposure(record.get("realised", {})),
         "tokens": _count(run.num_tokens),
         "steps": _count(actual.steps),
         "hours": _figure(actual.hours, ".2f"),

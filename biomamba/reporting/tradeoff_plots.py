@@ -8,6 +8,8 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from biomamba.evaluation.scaling import ScalingFit
+from biomamba.metrics.interval import Interval
+from biomamba.reporting.recipe_plots import arm_of
 
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _MILLION = 1e6
@@ -15,48 +17,60 @@ _MILLION = 1e6
 
 @dataclass(frozen=True)
 class Place:
-    """A model with its bits per byte on the domain and on general text."""
+    """A model with its bits per byte on the domain and on general text, and those of its seeds."""
 
     model: str
-    domain: float
-    general: float
+    domain: Interval
+    general: Interval
+    seeds: Sequence[tuple[float, float]]
+
+
+def dominates(one: Place, other: Place) -> bool:
+    """Whether one is lower in one figure, and not higher in the other, by means."""
+    mine, theirs = _means(one), _means(other)
+    return mine[0] <= theirs[0] and mine[1] <= theirs[1] and mine != theirs
 
 
 def non_dominated(places: Sequence[Place]) -> list[Place]:
     """Return those that no other one beats: lower in one figure, and not higher in the other."""
-    return [place for place in places if not any(_dominates(other, place) for other in places)]
+    return [place for place in places if not any(dominates(other, place) for other in places)]
 
 
 def frontier_plot(places: Sequence[Place], domain: str, general: str) -> bytes:
-    """Draw every model as a dot, those that are not dominated filled and joined, as a PNG."""
+    """Draw every model as a dot with its intervals, the front filled and joined, as a PNG.
+
+    Small dots are single seeds.
+    """
     best = non_dominated(places)
-    figure = Figure(figsize=(6.4, 4.4), layout="constrained")
+    figure = Figure(figsize=(7.6, 5.2), layout="constrained")
     panel = figure.subplots()
-    others = [place for place in places if place not in best]
-    line = sorted(best, key=lambda place: (place.domain, -place.general))
+    line = sorted((_means(place) for place in best), key=lambda mean: (mean[0], -mean[1]))
     colour = _COLOURS[0]
-    panel.step([p.domain for p in line], [p.general for p in line], where="post", color=colour)
-    panel.plot(
-        [p.domain for p in line],
-        [p.general for p in line],
-        "o",
-        color=colour,
-        label="not dominated",
-    )
-    if others:
-        x, y = [p.domain for p in others], [p.general for p in others]
-        panel.plot(x, y, "o", color="0.4", markerfacecolor="white", label="dominated")
+    panel.step([x for x, _ in line], [y for _, y in line], where="post", color=colour, alpha=0.6)
     for place in places:
+        is_best = place in best
+        mine = colour if is_best else "0.4"
+        x, y = _means(place)
+        panel.errorbar(
+            [x],
+            [y],
+            xerr=[[arm_of(x, place.domain.low)], [arm_of(place.domain.high, x)]],
+            yerr=[[arm_of(y, place.general.low)], [arm_of(place.general.high, y)]],
+            fmt="o",
+            markersize=6,
+            color=mine,
+            ecolor=mine,
+            elinewidth=0.8,
+            markerfacecolor=mine if is_best else "white",
+            zorder=3,
+        )
+        if len(place.seeds) > 1:
+            panel.plot(*zip(*place.seeds, strict=True), "o", markersize=2.5, color=mine, alpha=0.6)
         panel.annotate(
-            place.model,
-            (place.domain, place.general),
-            textcoords="offset points",
-            xytext=(6, 6),
-            fontsize="small",
+            place.model, (x, y), textcoords="offset points", xytext=(6, 6), fontsize="small"
         )
     panel.set(xlabel=f"bits per byte, {domain}", ylabel=f"bits per byte, mean of {general}")
-    panel.margins(0.2)
-    panel.legend(fontsize="small", frameon=False)
+    panel.margins(0.12)
     panel.grid(alpha=0.3)
     return _png(figure)
 
@@ -70,15 +84,17 @@ def scaling_plot(fits: Mapping[str, ScalingFit]) -> bytes:
         panel.plot(fit.tokens / _MILLION, fit.losses, "o", color=colour, label=name)
         panel.plot(tokens / _MILLION, fit.curve.at(tokens), color=colour, linewidth=1.3)
     panel.set_xscale("log")
+    sizes = sorted({size / _MILLION for fit in fits.values() for size in fit.tokens})
+    panel.set_xticks(sizes, [f"{size:.3g}" for size in sizes])
+    panel.minorticks_off()
     panel.set(xlabel="tokens of the run, millions", ylabel="held-out bits per byte")
     panel.legend(fontsize="small", frameon=False)
     panel.grid(alpha=0.3, which="both")
     return _png(figure)
 
 
-def _dominates(one: Place, other: Place) -> bool:
-    is_no_worse = one.domain <= other.domain and one.general <= other.general
-    return is_no_worse and (one.domain, one.general) != (other.domain, other.general)
+def _means(place: Place) -> tuple[float, float]:
+    return place.domain.value, place.general.value
 
 
 def _png(figure: Figure) -> bytes:

@@ -41,7 +41,7 @@ def test_intervals_are_those_of_documents() -> None:
     order = [3, 0, 4, 1, 2]
     found = fit_scaling(
         TOKENS[order].tolist(),
-        [measures[index] for index in order],
+        [[measures[index]] for index in order],
         units,
         Bootstrap(num_resamples=100, seed=2),
     )
@@ -54,7 +54,37 @@ def test_intervals_are_those_of_documents() -> None:
     assert found.residual < 1e-6
 
 
+def test_more_scatter_of_seeds_widens_the_intervals() -> None:
+    rng = np.random.default_rng(1)
+    level, units = rng.normal(size=100), [str(number) for number in range(100)]
+    bootstrap = Bootstrap(num_resamples=100, seed=2)
+
+    def widths(scatter: float) -> list[float]:
+        measures = [
+            [mean("loss", 2 + level + 100 / t**0.4 + scatter * sign) for sign in (-1, 0, 1)]
+            for t in TOKENS
+        ]
+        fit = fit_scaling(TOKENS.tolist(), measures, units, bootstrap)
+        assert len(fit.losses) == 15
+        assert fit.exponent.value == pytest.approx(0.4, rel=0.01)
+        return [found.high - found.low for found in (fit.floor, fit.exponent, fit.per_doubling)]
+
+    none, some, more = widths(0.0), widths(0.005), widths(0.02)
+    assert all(a < b < c for a, b, c in zip(none[1:], some[1:], more[1:], strict=True))
+    # Seeds that agree are as one seed.
+    single = [[mean("loss", 2 + level + 100 / t**0.4)] for t in TOKENS]
+    alone = fit_scaling(TOKENS.tolist(), single, units, bootstrap)
+    assert none[2] == pytest.approx(alone.per_doubling.high - alone.per_doubling.low, abs=1e-9)
+
+
+def test_the_change_per_doubling_is_that_of_a_straight_line() -> None:
+    measures = [[mean("loss", np.full(5, 9 - 0.25 * np.log2(t)))] for t in TOKENS]
+    fit = fit_scaling(TOKENS.tolist(), measures, list("abcde"), Bootstrap(num_resamples=20))
+    assert fit.per_doubling.value == pytest.approx(-0.25)
+    assert not fit.is_told  # a straight line has no floor
+
+
 def test_three_runs_are_too_few() -> None:
-    measures = [mean("loss", np.ones(3))] * 4
+    measures = [[mean("loss", np.ones(3))]] * 4
     with pytest.raises(ValueError, match="needs 4 different numbers of tokens"):
         fit_scaling([1.0, 2.0, 3.0, 3.0], measures, list("abc"), Bootstrap(num_resamples=2))

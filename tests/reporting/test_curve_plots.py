@@ -7,10 +7,20 @@ import pytest
 from matplotlib.figure import Figure
 
 from biomamba.reporting import curve_plots
-from biomamba.reporting.curve_plots import loss_plot, validation_plot, validation_sources
+from biomamba.reporting.curve_plots import (
+    band_of,
+    loss_plot,
+    validation_plot,
+    validation_sources,
+)
+from biomamba.reporting.run_groups import RunGroup
 from biomamba.reporting.training_run import TrainingRun, read_training_run
 
 WriteRun = Callable[..., Path]
+
+
+def alone(runs: list[TrainingRun]) -> list[RunGroup]:
+    return [RunGroup(run.name, (run,)) for run in runs]
 
 
 @pytest.fixture
@@ -36,32 +46,48 @@ def runs(write_run: WriteRun, tmp_path: Path) -> list[TrainingRun]:
 def test_runs_on_the_same_sources_share_a_panel(
     runs: list[TrainingRun], drawn: list[Figure]
 ) -> None:
-    loss_plot(runs)
+    loss_plot(alone(runs))
     (panel,) = drawn[0].axes
     assert [list(line.get_xdata()) for line in panel.lines] == [[1.0, 2.0], [2.0, 4.0]]
     assert [list(line.get_ydata()) for line in panel.lines] == [[4.0, 3.0], [4.0, 3.0]]
     assert panel.get_xlabel() == "tokens trained on, thousands"
     other = {**runs[1].record, "sources": {"quiz": {}}}
     runs[1] = TrainingRun(**{**vars(runs[1]), "record": other})
-    loss_plot(runs)
+    loss_plot(alone(runs))
     assert [len(panel.lines) for panel in drawn[1].axes] == [1, 1]
 
 
 def test_steps_where_a_run_logged_no_tokens(runs: list[TrainingRun], drawn: list[Figure]) -> None:
     curves = {tag: curve for tag, curve in runs[0].curves.items() if tag != "data/tokens"}
     runs[0] = TrainingRun(**{**vars(runs[0]), "curves": curves})
-    loss_plot(runs)
+    loss_plot(alone(runs))
     (panel,) = drawn[0].axes
     assert [list(line.get_xdata()) for line in panel.lines] == [[10, 20], [10, 20]]
     assert panel.get_xlabel() == "steps"
 
 
 def test_before_and_after_are_dots(runs: list[TrainingRun], drawn: list[Figure]) -> None:
-    assert validation_sources(runs) == ["pubmed", "web"]
-    validation_plot(runs[:1])
+    assert validation_sources(alone(runs)) == ["pubmed", "web"]
+    validation_plot(alone(runs[:1]))
     curve, before, after = drawn[0].axes[0].lines
     assert list(curve.get_ydata()) == [4.0, 3.5]
     assert (list(before.get_xdata()), list(before.get_ydata())) == ([0], [5.0])
     assert (list(after.get_xdata()), list(after.get_ydata())) == ([2.0], [3.5])
     assert before.get_markerfacecolor() == "white"
     assert after.get_markerfacecolor() != "white"
+
+
+def test_seeds_are_a_mean_in_a_band(runs: list[TrainingRun], drawn: list[Figure]) -> None:
+    assert band_of([{1: 2.0, 2: 3.0, 3: 9.0}, {1: 4.0, 2: 1.0}]) == (
+        {1: 3.0, 2: 2.0},
+        {1: 2.0, 2: 1.0},
+        {1: 4.0, 2: 3.0},
+    )
+    curves = {**runs[0].curves, "train/loss": {10: 6.0, 20: 5.0}}
+    twin = TrainingRun(**{**vars(runs[0]), "curves": curves})
+    loss_plot([RunGroup("both", (runs[0], twin))])
+    (panel,) = drawn[0].axes
+    (line,), (band,) = panel.lines, panel.collections
+    assert list(line.get_ydata()) == [5.0, 4.0]
+    heights = band.get_paths()[0].vertices[:, 1]
+    assert (heights.min(), heights.max()) == (3.0, 6.0)

@@ -8,6 +8,7 @@ from typing import Any
 from biomamba.reporting.origin_section import origin_section
 from biomamba.reporting.record_shapes import RESULT, RUN, TASK_RESULT
 from biomamba.reporting.report_inputs import read_inputs
+from biomamba.reporting.run_groups import run_groups
 from biomamba.reporting.run_sections import summary_section
 from biomamba.reporting.shapes import check_shape
 from biomamba.runtime.errors import DataError
@@ -48,7 +49,7 @@ def test_no_damage_of_a_run_is_a_traceback(write_run: Callable[..., Path], tmp_p
         (folder / "run.json").write_text(json.dumps(odd))
         try:
             inputs = read_inputs([folder])
-            origin_section(inputs, [summary_section(inputs.runs)], {})
+            origin_section(inputs, [summary_section(run_groups(inputs.runs))], {})
             assert inputs.runs[0].validation("nll") is not None
         except DataError as error:
             assert str(folder) in str(error)  # noqa: PT017 - some of them are harmless

@@ -4,16 +4,22 @@ import numpy as np
 import pytest
 
 from biomamba.evaluation.scaling import fit_scaling
-from biomamba.metrics.interval import Bootstrap
+from biomamba.metrics.interval import Bootstrap, Interval
 from biomamba.metrics.measure import mean
 from biomamba.reporting.tradeoff_plots import Place, frontier_plot, non_dominated, scaling_plot
 
-PLACES = [Place("a", 1.0, 3.0), Place("b", 2.0, 2.0), Place("c", 2.0, 3.0), Place("d", 3.0, 1.0)]
+
+def place(name: str, domain: float, general: float, seeds: int = 1) -> Place:
+    here, there = (Interval(value, value - 0.1, value + 0.1) for value in (domain, general))
+    return Place(name, here, there, [(domain, general)] * seeds)
+
+
+PLACES = [place("a", 1, 3, 3), place("b", 2, 2), place("c", 2, 3), place("d", 3, 1)]
 
 
 def test_only_what_no_other_beats_is_kept() -> None:
-    assert [place.model for place in non_dominated(PLACES)] == ["a", "b", "d"]
-    twins = [Place("x", 1.0, 1.0), Place("y", 1.0, 1.0)]
+    assert [found.model for found in non_dominated(PLACES)] == ["a", "b", "d"]
+    twins = [place("x", 1.0, 1.0), place("y", 1.0, 1.0)]
     assert non_dominated(twins) == twins
 
 
@@ -24,6 +30,6 @@ def test_a_frontier_is_drawn(places: list[Place]) -> None:
 
 def test_a_fit_is_drawn() -> None:
     tokens = [1e6, 2e6, 4e6, 8e6]
-    measures = [mean("m", np.full(5, 1 + 100 / t**0.5)) for t in tokens]
+    measures = [[mean("m", np.full(5, 1 + 100 / t**0.5))] for t in tokens]
     fit = fit_scaling(tokens, measures, list("abcde"), Bootstrap(num_resamples=20))
     assert scaling_plot({"web": fit}).startswith(b"\x89PNG")

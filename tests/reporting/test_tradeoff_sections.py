@@ -3,19 +3,15 @@
 from collections.abc import Callable
 from pathlib import Path
 
-import pytest
-
 from biomamba.metrics.interval import Bootstrap
 from biomamba.reporting.report_inputs import read_inputs
 from biomamba.reporting.report_scores import ReportScores, report_scores
 from biomamba.reporting.section import Table
-from biomamba.reporting.tradeoff_sections import frontier_section, scaling_section
+from biomamba.reporting.tradeoff_sections import frontier_section
 
 WriteEvaluation = Callable[..., Path]
-WriteRun = Callable[..., Path]
 
 BOOTSTRAP = Bootstrap(num_resamples=20, seed=1)
-TOKENS = (1_000, 4_000, 16_000, 64_000)
 
 
 def test_the_domain_stands_against_the_mean_of_the_others(
@@ -27,38 +23,31 @@ def test_the_domain_stands_against_the_mean_of_the_others(
         "worse": {"pubmed": 2.5, "web": 2.0, "wiki": 2.0},
     }
     scores = report_scores(read_inputs([write_evaluation(tmp_path / "a", bits)]).evaluations)
-    table = frontier_section(scores, "pubmed").parts[1]
+    table = frontier_section(scores, "pubmed", BOOTSTRAP).parts[1]
     assert isinstance(table, Table)
-    assert table.rows == [
+    assert table.header[1:3] == ["bits/byte pubmed", "mean bits/byte of web and wiki"]
+    assert [[cell.split()[0] for cell in row] for row in table.rows] == [
         ["base", "2.000", "1.500", "yes"],
         ["adapted", "1.000", "2.000", "yes"],
         ["worse", "2.500", "2.000", "no"],
     ]
-    assert "the sources are pubmed, web, wiki" in str(frontier_section(scores, "c4").parts)
-    assert "an evaluation with sources" in str(frontier_section(ReportScores(), "c4").parts)
+    missing = frontier_section(scores, "c4", BOOTSTRAP)
+    assert "the sources are pubmed, web, wiki" in str(missing.parts)
+    nothing = frontier_section(ReportScores(), "c4", BOOTSTRAP)
+    assert "an evaluation with sources" in str(nothing.parts)
 
 
-def test_runs_that_differ_in_tokens_only_are_fitted(
-    write_run: WriteRun, write_evaluation: WriteEvaluation, tmp_path: Path
+def test_what_is_beaten_by_means_only_is_told(
+    write_evaluation: WriteEvaluation, tmp_path: Path
 ) -> None:
-    folders = [write_run(tmp_path / f"run{t}", tokens=t) for t in TOKENS]
-    bits = {f"m{t}": {"web": 1 + 50 / t**0.5} for t in TOKENS}
-    paths = {f"m{t}": str(tmp_path / f"run{t}" / "model") for t in TOKENS}
-    folder = write_evaluation(tmp_path / "a", bits, paths)
-    inputs = read_inputs([*folders, folder])
-    scores = report_scores(inputs.evaluations)
-    table = scaling_section(scores, inputs.runs, BOOTSTRAP).parts[1]
+    wide = [1.0, 2.0, 3.0, 1.0, 2.0, 3.0]
+    bits = {
+        "a": {"pubmed": wide, "web": wide},
+        "b": {"pubmed": [b + 0.1 for b in wide], "web": wide},
+        "c": {"pubmed": [b + 9 for b in wide], "web": wide},
+    }
+    scores = report_scores(read_inputs([write_evaluation(tmp_path / "a", bits)]).evaluations)
+    _, table, note = frontier_section(scores, "pubmed", BOOTSTRAP).parts
     assert isinstance(table, Table)
-    (row,) = table.rows
-    assert row[0] == "web"
-    assert [float(cell.split()[0]) for cell in row[1:4]] == pytest.approx([1, 50, 0.5], rel=0.02)
-    # With one run fewer, or another seed, three are left.
-    told = str(scaling_section(scores, inputs.runs[1:], BOOTSTRAP).parts)
-    assert "at least 4 training runs differ in max_tokens only (3 at most here)" in told
-    config = folders[0] / ".hydra" / "config.yaml"
-    config.write_text(config.read_text().replace("seed: 3", "seed: 4"))
-    assert "(3 at most here)" in str(scaling_section(scores, inputs.runs, BOOTSTRAP).parts)
-
-
-def test_without_runs_the_section_says_what_is_missing() -> None:
-    assert "(none here)" in str(scaling_section(ReportScores(), [], BOOTSTRAP).parts)
+    assert [row[-1] for row in table.rows] == ["-", "overlaps a", "-"]
+    assert "overlap on both axes: b." in str(note)
