@@ -53,10 +53,10 @@ test-slow: $(INSTALLED) ## run the tests that take more than 10 s each
 test-slurm: $(INSTALLED) ## run jobs on a SLURM of its own (needs slurmctld, slurmd, slurm-client, munge)
 	$(BIN)/python -m pytest -q --numprocesses 3 --dist worksteal -m "$(SLURM_TESTS)" tests/slurm
 
-# Triton's interpreter runs the kernels of mamba-ssm on the CPU; its packages stay out of .venv.
+# Triton's interpreter runs the kernels of mamba-ssm and liger-kernel on the CPU; its packages stay out of .venv.
 test-interpreter: $(INTERPRETER)/.installed ## run the Triton kernels without a GPU (its own environment, 1 to 3 minutes)
 	OMP_NUM_THREADS=1 $(INTERPRETER)/bin/python -m pytest -q --noconftest -o pythonpath=benchmarks \
-		tests/test_fused_kernels.py
+		tests/test_fused_kernels.py tests/test_liger_loss.py
 
 $(INTERPRETER)/.installed: constraints/interpreter.txt
 	@test -x $(INTERPRETER)/bin/python || $(PYTHON) -m venv $(INTERPRETER)

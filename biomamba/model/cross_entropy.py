@@ -20,7 +20,7 @@ IGNORED_TARGET = -100
 
 # Logits of one block. The products want many rows, the memory few: beside the gradients a loss
 # needs one block, and under autocast the narrow weights.
-_BLOCK_BYTES = 96 << 20
+BLOCK_BYTES = 96 << 20
 _BLOCK_ROWS_MULTIPLE = 64
 # The softmax goes over a block in pieces, so that its passes meet in the cache and only a piece is
 # wide. A GPU has no such cache, but a price per kernel.
@@ -53,12 +53,8 @@ def linear_cross_entropy(
         DataError: A target is neither -100 nor a row of the weight.
         ValueError: The shapes do not fit or block_rows is not positive.
     """
-    _check(hidden, weight, targets, block_rows)
-    if target_weights is not None and target_weights.shape != targets.shape:
-        raise ValueError(
-            f"target_weights {tuple(target_weights.shape)}: must have one entry per target, "
-            f"{len(targets)}"
-        )
+    check_arguments(hidden, weight, targets, target_weights)
+    _check_rows(block_rows)
     needs = [torch.is_grad_enabled() and tensor.requires_grad for tensor in (hidden, weight)]
     total: Tensor = _LinearCrossEntropy.apply(  # type: ignore[no-untyped-call]
         hidden, weight, targets, target_weights, block_rows, needs
@@ -74,7 +70,8 @@ def token_nll(
 
     Arguments and errors as in `linear_cross_entropy`.
     """
-    _check(hidden, weight, targets, block_rows)
+    check_arguments(hidden, weight, targets)
+    _check_rows(block_rows)
     narrow = weight.to(product_dtype(weight))
     nll = hidden.new_zeros(targets.shape, dtype=state_dtype(hidden))
     for rows, h in _blocks(hidden, narrow, targets, block_rows):
@@ -103,9 +100,15 @@ def check_ids(ids: Tensor, vocab_size: int, name: str, *, ignored: int | None = 
         )
 
 
-def _check(hidden: Tensor, weight: Tensor, targets: Tensor, block_rows: int | None) -> None:
-    if block_rows is not None and block_rows < 1:
-        raise ValueError(f"block_rows={block_rows}: must be at least 1")
+def check_arguments(
+    hidden: Tensor, weight: Tensor, targets: Tensor, target_weights: Tensor | None = None
+) -> None:
+    """Refuse what no loss of a linear head can be computed of.
+
+    Raises:
+        DataError: A target is neither -100 nor a row of the weight.
+        ValueError: The shapes do not fit.
+    """
     if hidden.ndim != 2 or weight.ndim != 2 or hidden.shape[1] != weight.shape[1]:
         raise ValueError(
             f"hidden {tuple(hidden.shape)} and weight {tuple(weight.shape)}: must be "
@@ -116,7 +119,17 @@ def _check(hidden: Tensor, weight: Tensor, targets: Tensor, block_rows: int | No
             f"targets {tuple(targets.shape)}: must have one entry per row of hidden, "
             f"{hidden.shape[0]}"
         )
+    if target_weights is not None and target_weights.shape != targets.shape:
+        raise ValueError(
+            f"target_weights {tuple(target_weights.shape)}: must have one entry per target, "
+            f"{len(targets)}"
+        )
     check_ids(targets, len(weight), "targets", ignored=IGNORED_TARGET)
+
+
+def _check_rows(block_rows: int | None) -> None:
+    if block_rows is not None and block_rows < 1:
+        raise ValueError(f"block_rows={block_rows}: must be at least 1")
 
 
 def _blocks(
@@ -134,7 +147,7 @@ def _blocks(
 
 def _fitting_rows(narrow: Tensor) -> int:
     """Return how many rows fit a block; as a multiple, which products are made for."""
-    rows = _BLOCK_BYTES // (max(narrow.shape) * narrow.element_size())
+    rows = BLOCK_BYTES // (max(narrow.shape) * narrow.element_size())
     return max(rows // _BLOCK_ROWS_MULTIPLE, 1) * _BLOCK_ROWS_MULTIPLE
 
 

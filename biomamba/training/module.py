@@ -20,7 +20,7 @@ from torch.optim import Optimizer
 
 from biomamba.data.batches import Batch
 from biomamba.metrics.perplexity import TokenNll
-from biomamba.model.cross_entropy import linear_cross_entropy
+from biomamba.model.fused_loss import check_loss_kernel, loss_of
 from biomamba.model.language_model import MambaLM
 from biomamba.model.segments import Segments, hidden_by_segment
 from biomamba.runtime.errors import ConfigError, TrainingError
@@ -71,6 +71,7 @@ class LanguageModelingModule(lightning.LightningModule):
         self._optimizer = optimizer
         self._schedule = schedule
         self._objective = objective
+        self._summed_loss = loss_of(objective.loss_kernel)
         self._tokens_per_step = tokens_per_step
         self._batch: Sequence[Batch] = []
         self._nll_sum_of_rank = self._divisor = torch.tensor(0.0)
@@ -79,7 +80,10 @@ class LanguageModelingModule(lightning.LightningModule):
 
     def configure_model(self) -> None:
         """Shard the model where the strategy does; Lightning calls it before each fit."""
-        if isinstance(strategy := self.trainer.strategy, ShardedStrategy):
+        strategy = self.trainer.strategy
+        is_sharded = isinstance(strategy, ShardedStrategy)
+        check_loss_kernel(self._objective.loss_kernel, strategy.root_device, is_sharded=is_sharded)
+        if isinstance(strategy, ShardedStrategy):
             strategy.shard(self.model, SUM_DTYPES[self._objective.gradient_sums])
 
     def configure_optimizers(self) -> Optimizer:
@@ -203,7 +207,7 @@ class LanguageModelingModule(lightning.LightningModule):
         segments = self._segments(batch)
         parts = hidden_by_segment(self.model, batch.input_ids, batch.seq_idx, segments)
         for here, hidden in parts:
-            yield linear_cross_entropy(
+            yield self._summed_loss(
                 hidden.flatten(0, 1),
                 self.model.head_weight,
                 batch.targets[:, here].flatten(),

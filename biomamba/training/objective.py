@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from biomamba.model.fused_loss import LOSS_KERNELS
 from biomamba.model.segments import Segments
 from biomamba.training.gradients import SUM_DTYPES
 from biomamba.training.step_guard import SpikeDetection
@@ -18,6 +19,7 @@ class Objective:
     through time (segment_state: see Segments): memory does not grow with the row. gradient_sums is
     the precision in which gradients of micro-batches and ranks are added: in float64 (8 bytes more
     per parameter) the result does not depend on the number of ranks, also in bf16-mixed.
+    loss_kernel computes the loss: chunked, anywhere, or liger, by a kernel for NVIDIA GPUs.
     """
 
     max_grad_norm: float = 1.0
@@ -26,6 +28,7 @@ class Objective:
     segment_tokens: int | None = None
     segment_state: str = "reset"
     gradient_sums: str = "float32"
+    loss_kernel: str = "chunked"
 
     def __post_init__(self) -> None:
         if self.max_grad_norm <= 0:
@@ -35,4 +38,7 @@ class Objective:
         if self.gradient_sums not in SUM_DTYPES:
             names = " or ".join(SUM_DTYPES)
             raise ValueError(f"gradient_sums must be {names}, got {self.gradient_sums!r}")
+        if self.loss_kernel not in LOSS_KERNELS:
+            names = " or ".join(LOSS_KERNELS)
+            raise ValueError(f"loss_kernel must be {names}, got {self.loss_kernel!r}")
         Segments.of(self.segment_tokens, self.segment_state)

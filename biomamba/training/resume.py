@@ -19,7 +19,8 @@ _LAST_NAME = "last.ckpt"  # no file: the newest good checkpoint beside this name
 
 # Parts of the configuration that change what a step computes. Of the data only the fingerprint
 # decides; its configuration is kept to say what has changed.
-_TOP_KEYS = ("seed", "max_tokens", "tokens_per_step", "objective", "optimizer", "schedule")
+_TOP_KEYS = ("seed", "max_tokens", "tokens_per_step", "optimizer", "schedule")
+_UNDECIDED_OBJECTIVE_KEYS = frozenset({"loss_kernel"})
 _UNDECIDED_MODEL_KEYS = frozenset({"backend", "activation_checkpointing", "compile_norms"})
 _UNDECIDED_DATA_KEYS = frozenset(
     {"sources", "num_workers", "verify", "max_val_documents", "max_repetition"}
@@ -48,9 +49,9 @@ def run_settings(config: Mapping[str, Any], data: TrainingData) -> dict[str, Any
         config: The resolved configuration of the program.
         data: The data of the run.
     """
-    model = {name: v for name, v in config["model"].items() if name not in _UNDECIDED_MODEL_KEYS}
     settings = {name: config[name] for name in _TOP_KEYS} | {
-        "model": model,
+        "model": _without(config["model"], _UNDECIDED_MODEL_KEYS),
+        "objective": _without(config["objective"], _UNDECIDED_OBJECTIVE_KEYS),
         "trainer": {"precision": config["trainer"]["precision"]},
         "ema": _ema_settings(config["callbacks"] or {}),
         "data": _data_settings(config["data"]),
@@ -165,10 +166,12 @@ def logger_options(target: str, start: Start) -> dict[str, Any]:
         target: Class of the logger.
         start: Where the run begins.
     """
+    if target.endswith(".TensorBoardLogger"):
+        # A first start says so, too: it takes back what one left that broke down before it saved,
+        # and without it TensorBoard does not recognise the second one (with load_fast=false).
+        return {"purge_step": 0 if start.checkpoint is None else start.step + 1}
     if start.checkpoint is None:
         return {}
-    if target.endswith(".TensorBoardLogger"):
-        return {"purge_step": start.step + 1}
     if target.endswith(".CSVLogger"):  # it would delete its earlier file
         return {"version": f"from_step_{start.step:07d}"}
     return {}
@@ -189,8 +192,12 @@ def _selection_settings(config: Mapping[str, Any]) -> dict[str, Any] | None:
     return chosen | {"val_check_interval": config["trainer"].get("val_check_interval")}
 
 
+def _without(settings: Mapping[str, Any], names: frozenset[str]) -> dict[str, Any]:
+    return {name: value for name, value in settings.items() if name not in names}
+
+
 def _data_settings(data: Mapping[str, Any]) -> dict[str, Any]:
-    chosen = {name: value for name, value in data.items() if name not in _UNDECIDED_DATA_KEYS}
+    chosen = _without(data, _UNDECIDED_DATA_KEYS)
     budget = {name: v for name, v in data["budget"].items() if name != "micro_batch_size"}
     return chosen | {"budget": budget}
 

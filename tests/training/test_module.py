@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader
 from biomamba.data.batches import PIECE_DTYPE, Batch
 from biomamba.model.backends.chunked import ChunkedScan
 from biomamba.model.config import Mamba2Config
+from biomamba.model.cross_entropy import linear_cross_entropy
 from biomamba.model.language_model import MambaLM
 from biomamba.model.mixer import LayerState
 from biomamba.runtime.errors import ConfigError, TrainingError
@@ -123,6 +124,37 @@ def test_sums_in_float64_do_not_depend_on_how_a_step_is_cut_up(tmp_path: Path) -
         found.append(trained.state_dict())
     for name, value in found[0].items():
         assert torch.equal(value, found[1][name]), name
+
+
+def test_a_kernel_of_the_loss_that_cannot_run_is_refused_before_the_first_step(
+    tmp_path: Path,
+) -> None:
+    module = make_module(make_model(), objective=Objective(loss_kernel="liger"))
+    with pytest.raises(ConfigError, match=r"loss_kernel=liger runs on NVIDIA GPUs, .* on cpu"):
+        fit(module, [[make_rows(ROWS)]], tmp_path)
+    assert module.global_step == 0
+
+
+def test_the_kernel_of_the_loss_is_the_one_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A stand-in for the kernel: our loss, counted; training with it is training with ours."""
+    calls = []
+
+    def counted(*tensors: Any, **options: Any) -> Any:
+        calls.append(len(tensors))
+        return linear_cross_entropy(*tensors, **options)
+
+    monkeypatch.setattr("biomamba.model.fused_loss.fused_linear_cross_entropy", counted)
+    monkeypatch.setattr("biomamba.training.module.check_loss_kernel", lambda *_, **__: None)
+    found = []
+    for kernel in ("chunked", "liger"):
+        model = make_model()
+        module = make_module(model, objective=Objective(0.5, loss_kernel=kernel))
+        fit(module, [[make_rows(ROWS)]], tmp_path)
+        found.append(model.state_dict())
+    assert len(calls) == 1
+    assert all(torch.equal(value, found[1][name]) for name, value in found[0].items())
 
 
 @pytest.mark.parametrize("max_grad_norm", [0.5, 1_000.0])  # clipped, and its size as it is

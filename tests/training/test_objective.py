@@ -14,6 +14,7 @@ from biomamba.training.objective import Objective
         ({"max_skipped_steps": 0}, "least 1, got 0"),
         ({"gradient_sums": "float16"}, "float32 or float64, got 'float16'"),
         ({"segment_tokens": 0}, "segment_tokens"),
+        ({"loss_kernel": "cce"}, "loss_kernel must be chunked or liger, got 'cce'"),
     ],
 )
 def test_impossible_objectives_are_refused(settings: dict[str, Any], message: str) -> None:

@@ -178,6 +178,7 @@ def test_the_average_of_the_weights_is_decided_but_not_its_folder() -> None:
 def test_how_a_step_is_computed_is_not_decided() -> None:
     other = config(
         model__backend={"_target_": "y"},
+        objective__loss_kernel="liger",
         trainer__devices=2,
         data__sources={"web": ["/elsewhere/web"]},
         data__num_workers=2,
@@ -277,7 +278,9 @@ def test_curves_are_cut_behind_the_checkpoint() -> None:
     assert logger_options(tensorboard, start) == {"purge_step": 9}
     assert logger_options(csv, start) == {"version": "from_step_0000008"}
     assert logger_options("other.Logger", start) == {}
-    assert logger_options(tensorboard, Start()) == {}
+    # A new run takes back all that an earlier start without a checkpoint has left.
+    assert logger_options(tensorboard, Start()) == {"purge_step": 0}
+    assert logger_options(csv, Start()) == {}
 
 
 def test_the_ledger_of_other_data_is_kept_apart(tmp_path: Path) -> None:
