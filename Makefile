@@ -5,17 +5,19 @@ CONSTRAINTS ?= constraints/cpu.txt
 PIP_ARGS ?=
 SLOW_TESTS ?= slow
 SLURM_TESTS ?= slurm
+RAW ?= $(or $(BIOMAMBA_REAL_DATA),$(wildcard ../shared/data),raw)
+JOBS ?= 1
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 INTERPRETER := .venv-interpreter
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-slow test-slurm test-interpreter test-all soak check format clean
+.PHONY: help install demo reproduce-small reproduce-embedded test test-slow test-slurm test-interpreter test-all soak check format clean
 
 help: ## show this list
-	@echo "usage: make <target> [PYTHON=python3.12] [CONSTRAINTS=constraints/cuda.txt] [PIP_ARGS=...]"
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@echo "usage: make <target> [PYTHON=python3.12] [CONSTRAINTS=constraints/cuda.txt] [PIP_ARGS=...] [RAW=<folder>]"
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-18s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
 install: $(INSTALLED) ## make .venv with the package and its tools, at pinned versions
 
@@ -38,6 +40,16 @@ demo: $(INSTALLED) ## train, adapt and evaluate a tiny model on the embedded tex
 	$(BIN)/python -m biomamba.evaluate +experiment=demo/evaluate
 	@echo "run folder: runs/demo"
 	@echo "curves:     $(BIN)/tensorboard --logdir runs/demo   (then open the address it prints)"
+
+# Either goes on where it was stopped when it is called again; docs/reproducing.md.
+reproduce-small: $(INSTALLED) ## real text (RAW=<folder>) to a report: base, adapted, fine-tuned (CPU, half an hour)
+	@test -d "$(RAW)" || { \
+		echo "error: no raw files at '$(RAW)': name their folder, make reproduce-small RAW=<folder>" \
+			"(docs/results/real_text.md lists them), or run make reproduce-embedded, which needs none"; exit 1; }
+	$(BIN)/python -m biomamba.reproduce chain=small jobs=$(JOBS) paths.raw_dir="$(RAW)"
+
+reproduce-embedded: $(INSTALLED) ## the same line on embedded text, which needs no files (CPU, minutes)
+	$(BIN)/python -m biomamba.reproduce chain=embedded jobs=$(JOBS)
 
 # One thread per process: tests are many small computations, some with several processes.
 SIDE_BY_SIDE := --numprocesses auto --maxprocesses 4 --dist worksteal

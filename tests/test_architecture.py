@@ -23,6 +23,7 @@ PROGRAMS = (
     "audit",
     "plan",
     "doctor",
+    "reproduce",
 )
 # Lowest first. Packages on one line may not import each other.
 LAYERS: list[set[str]] = [
@@ -32,7 +33,7 @@ LAYERS: list[set[str]] = [
     {"tasks"},
     {"training", "inference"},
     {"evaluation", "planning"},
-    {"reporting", "diagnosis"},
+    {"reporting", "diagnosis", "workflow"},
     set(PROGRAMS),
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}

@@ -21,6 +21,7 @@ PRIMARIES = (
     "audit",
     "plan",
     "doctor",
+    "reproduce",
     "generate",
     "export",
     "prepare",

@@ -216,6 +216,18 @@ class DoctorSchema:
     output: str | None = None
 
 
+@dataclass
+class ReproduceSchema:
+    """Top-level keys of `biomamba.reproduce`."""
+
+    paths: Paths = field(default_factory=Paths)
+    chain: Any = MISSING
+    jobs: int = MISSING
+    rerun: list[str] = MISSING
+    dry_run: bool = MISSING
+    print: str | None = None
+
+
 SCHEMAS = {
     "audit_schema": AuditSchema,
     "train_schema": TrainSchema,
@@ -228,6 +240,7 @@ SCHEMAS = {
     "generate_schema": GenerateSchema,
     "export_schema": ExportSchema,
     "prepare_schema": PrepareSchema,
+    "reproduce_schema": ReproduceSchema,
     "verify_schema": VerifySchema,
 }
 

@@ -1,0 +1,174 @@
+"""Run a whole chain, from data to report, with one command that may be stopped anywhere.
+
+    python -m biomamba.reproduce chain=small paths.raw_dir=raw
+    python -m biomamba.reproduce chain=small dry_run=true
+
+The same command again goes on with the first step that is not finished. Writes into the folder of
+the chain: steps/ (a record of each step that ended), logs/, and the folder of each step. Exit code
+75: stopped so that the same command goes on; else that of the step that failed.
+docs/reproducing.md.
+"""
+
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from biomamba.config.build import build
+from biomamba.config.cli import run_cli
+from biomamba.config.other_program import checked_settings
+from biomamba.runtime.errors import ConfigError
+from biomamba.runtime.provenance import config_hash
+from biomamba.runtime.signals import Interrupted
+from biomamba.workflow.chain import Chain
+from biomamba.workflow.chain_lock import chain_lock
+from biomamba.workflow.commands import plain_script, slurm_script
+from biomamba.workflow.process import last_lines
+from biomamba.workflow.progress import duration, remaining_seconds, rough
+from biomamba.workflow.raw_files import check_raw_files
+from biomamba.workflow.record import Record, finished_steps, read_record
+from biomamba.workflow.rerun import chosen_steps, forget
+from biomamba.workflow.runner import Ending, Runner
+from biomamba.workflow.step import Step
+from biomamba.workflow.stop_request import stop_request
+
+
+def main(cfg: DictConfig) -> int | None:
+    """Check all steps of the chain, then print or run them."""
+    if cfg.print not in (None, "slurm"):
+        raise ConfigError(f"print is {cfg.print!r}; allowed: slurm, or null to run the chain")
+    if cfg.jobs < 1:
+        raise ConfigError(f"jobs is {cfg.jobs}; use 1 or more")
+    chain: Chain = build(cfg.chain)
+    places = [f"paths.data_dir={cfg.paths.data_dir}"]
+    if chain.raw_files and cfg.paths.raw_dir is not None:
+        places.append(f"paths.raw_dir={cfg.paths.raw_dir}")
+    steps = chain.expand(cfg.paths.run_dir, tuple(places))
+    again = chosen_steps(steps, list(cfg.rerun))
+    settings = settings_of(steps)
+    if cfg.dry_run or cfg.print:
+        print(slurm_script(steps) if cfg.print else plain_script(steps))
+        return None
+    check_raw_files(chain.raw_files, cfg.paths.raw_dir)
+    folder = Path(cfg.paths.run_dir)
+    with chain_lock(folder) as held:
+        records = records_of(steps, folder)
+        kept = {name: record for name, record in records.items() if name not in again}
+        finished = finished_steps(steps, kept)
+        for place in forget(steps, again, folder):
+            tell(f"put aside: {place}")
+        note_changes(kept, settings)
+        runner = Runner(
+            steps,
+            folder,
+            kept,
+            finished,
+            settings,
+            extra=overwriting(steps, again),
+            jobs=cfg.jobs,
+            tell=tell,
+        )
+        announce(chain, runner)
+        with stop_request() as request:
+            ending = runner.run(request, (held,))
+        return concluded(ending, runner, is_rerun=bool(again))
+
+
+def settings_of(steps: Sequence[Step]) -> dict[str, str]:
+    """Compose and check each step as its program will, and return the hash of its settings.
+
+    Raises:
+        ConfigError: Some cannot be run; of steps made of one entry the first is told.
+    """
+    problems: dict[str, str] = {}
+    settings = {}
+    for step in steps:
+        try:
+            found = checked_settings(step.program, step.arguments)
+        except ConfigError as error:
+            problems.setdefault(step.template, f"{step.name}: {error}")
+        else:
+            settings[step.name] = config_hash(found)
+    if problems:
+        raise ConfigError("\n".join(["the chain cannot be run:", *problems.values()]))
+    return settings
+
+
+def records_of(steps: Sequence[Step], folder: Path) -> dict[str, Record]:
+    """Read what is known of the steps; one whose folder is gone has to run again."""
+    found = {}
+    for step in steps:
+        record = read_record(folder, step.name)
+        if record is not None and record.is_finished and not Path(step.output).exists():
+            tell(f"{step.name} was finished, but {step.output} is gone")
+        elif record is not None:
+            found[step.name] = record
+    return found
+
+
+def note_changes(records: Mapping[str, Record], settings: Mapping[str, str]) -> None:
+    """Say which finished steps would compute with other settings today."""
+    changed = [
+        name
+        for name, record in records.items()
+        if record.is_finished and record.settings_sha256 != settings[name]
+    ]
+    if changed:
+        tell(
+            f"note: files under conf/ have changed since {', '.join(changed)} finished; the "
+            f"results are kept, rerun=[{','.join(changed)}] makes them anew"
+        )
+
+
+def overwriting(steps: Sequence[Step], again: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """Return what lets a program replace what it wrote outside of the folder of its step."""
+    return {
+        step.name: ("overwrite=true",)
+        for step in steps
+        if step.name in again and step.program == "prepare"
+    }
+
+
+def announce(chain: Chain, runner: Runner) -> None:
+    """Say what will be done and how long it may take."""
+    rest = remaining_seconds(runner.steps, runner.records, {}, runner.jobs)
+    tell(f"{chain.title}: {len(runner.steps)} steps in {runner.folder}")
+    if runner.finished:
+        tell(f"{len(runner.finished)} of them are finished")
+    if len(runner.finished) < len(runner.steps):
+        tell(f"the rest will take {rough(rest)}; Ctrl-C stops it, the same command goes on")
+
+
+def concluded(ending: Ending, runner: Runner, *, is_rerun: bool) -> int | None:
+    """Say how the chain ended, and return the exit code of a step that failed.
+
+    Raises:
+        Interrupted: It was stopped.
+    """
+    if ending.stopped:
+        left = len(runner.steps) - len(runner.finished)
+        hint = " (without rerun=..., which would begin again)" if is_rerun else ""
+        raise Interrupted(f"{ending.stopped}, {left} steps are left{hint}")
+    if ending.failed is not None and ending.log is not None:
+        sys.stderr.write(
+            f"{last_lines(ending.log)}\n"
+            f"error: step {ending.failed.name} failed with code {ending.exit_code}; above, the end "
+            f"of {ending.log}. When it is mended, the same command goes on with this step\n"
+        )
+        return ending.exit_code
+    took = sum(record.seconds for record in runner.records.values())
+    tell(f"finished: all {len(runner.steps)} steps, {duration(took)} of computing")
+    reports = [step.output for step in runner.steps if step.program == "report"]
+    for place in reports:
+        tell(f"report: {Path(place) / 'report.html'}")
+    return None
+
+
+def tell(line: str) -> None:
+    """Print a line at once, also into a file."""
+    print(line, flush=True)
+
+
+if __name__ == "__main__":
+    run_cli("reproduce", main)

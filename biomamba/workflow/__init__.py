@@ -1,0 +1,1 @@
+"""Chains of programs: steps that build upon each other, run one after the other or side by side."""
