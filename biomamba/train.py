@@ -30,6 +30,8 @@ from biomamba.runtime.ranks import is_rank_zero
 from biomamba.runtime.seeding import seed_everything
 from biomamba.training.callbacks.checkpoint import Checkpoints
 from biomamba.training.callbacks.preemption import Preemption
+from biomamba.training.callbacks.run_page import RunPage
+from biomamba.training.callbacks.samples import Samples
 from biomamba.training.callbacks.selection import Selection
 from biomamba.training.checkpoint_io import DurableCheckpointIO, remove_leftovers
 from biomamba.training.event_files import put_before_now
@@ -43,6 +45,7 @@ from biomamba.training.launch import (
     product_dtype_of,
     quiet_lightning,
 )
+from biomamba.training.lineage import restrictions_of
 from biomamba.training.module import LanguageModelingModule, check_vocabulary
 from biomamba.training.resume import (
     Start,
@@ -91,13 +94,14 @@ def train(cfg: DictConfig) -> None:
         datamodule.prepare_data()
         datamodule.setup("fit")
         module = build_module(cfg, datamodule)
+        tell_restrictions(callbacks, config, datamodule, start)
     record = RunRecord(run_dir / "run.json", provenance(config), datamodule, start)
     trainer = build(
         cfg.trainer,
         max_steps=datamodule.budget.num_steps,
         default_root_dir=str(run_dir),
         logger=build_loggers(cfg.logger, start),
-        callbacks=[*callbacks, StartRecord(record)],
+        callbacks=[*callbacks, StartRecord(record), RunPage(config)],
         enable_checkpointing=any(isinstance(found, Checkpoints) for found in callbacks),
         plugins=[DurableCheckpointIO()],
     )
@@ -155,11 +159,13 @@ def begin(cfg: DictConfig, config: Any, datamodule: TrainingData, callbacks: lis
 
 def announce(start: Start, run_dir: Path) -> None:
     """Say where the run goes on, and make room for what it writes anew."""
-    if is_rank_zero() and start.checkpoint is not None:
+    if not is_rank_zero():
+        return
+    put_before_now(run_dir)
+    if start.checkpoint is not None:
         changes = f", with other settings: {start.changes}" if start.changes else ""
         print(f"going on behind step {start.step} with {start.checkpoint}{changes}")
         set_ledger_aside(run_dir / "ledger", start)
-        put_before_now(run_dir)
 
 
 def build_module(cfg: DictConfig, datamodule: TrainingData) -> LanguageModelingModule:
@@ -183,6 +189,16 @@ def length_of(schedule: DictConfig, datamodule: TrainingData) -> dict[str, int]:
     """Return the length of the run for a schedule that does not say it."""
     known = schedule.get("total_tokens")
     return {} if known is not None else {"total_tokens": datamodule.budget.max_tokens}
+
+
+def tell_restrictions(
+    callbacks: list[Any], config: Any, datamodule: TrainingData, start: Start
+) -> None:
+    """Tell those who show texts why they may not; empty if they may."""
+    for found in callbacks:
+        if isinstance(found, Samples):
+            description = datamodule.description
+            found.restrictions = restrictions_of(config, description, start.checkpoint)
 
 
 def probe(module: LanguageModelingModule, trainer: Trainer, precision: str) -> Isolation:

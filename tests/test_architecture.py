@@ -9,7 +9,7 @@ import pytest
 CHECKOUT = Path(__file__).resolve().parents[1]
 PACKAGE = CHECKOUT / "biomamba"
 TESTS = CHECKOUT / "tests"
-OTHER_TESTS = {TESTS / "slurm"}  # of whole programs, with modules of their own
+OTHER_TESTS = {TESTS / "slurm", TESTS / "browser"}  # of whole programs, with modules of their own
 PROGRAMS = (
     "prepare",
     "verify",
@@ -30,8 +30,8 @@ LAYERS: list[set[str]] = [
     {"runtime"},
     {"config", "metrics"},
     {"data", "model"},
-    {"tasks"},
-    {"training", "inference"},
+    {"tasks", "inference"},
+    {"training"},
     {"evaluation", "planning"},
     {"reporting", "diagnosis", "workflow"},
     set(PROGRAMS),

@@ -5,6 +5,7 @@ import time
 from pathlib import Path
 
 _NAME = re.compile(r"events\.out\.tfevents\.(\d+)(\..+)")
+_BEGINNING_BYTES = 4 * 2**20  # what is written once per run stands behind one validation at most
 
 
 def put_before_now(run_dir: Path) -> None:
@@ -25,3 +26,13 @@ def put_before_now(run_dir: Path) -> None:
     for path in sorted(found):  # the earliest first: no name is taken by another file
         second = int(found[path][1]) - surplus
         path.rename(path.with_name(f"events.out.tfevents.{second:010d}{found[path][2]}"))
+
+
+def holds_tag(folder: Path, tag: str) -> bool:
+    """Say whether an event file of a folder has a tag near its beginning."""
+    name = tag.encode()
+    for path in folder.glob("events.out.tfevents.*"):
+        with path.open("rb") as file:
+            if name in file.read(_BEGINNING_BYTES):
+                return True
+    return False

@@ -109,6 +109,29 @@ def find_lineage(checkpoint: str) -> Lineage:
         checkpoint = str(_locate(str(named), folder) or named)
 
 
+def restrictions_of(
+    settings: Mapping[str, Any], description: Mapping[str, Any], start: Path | None = None
+) -> list[str]:
+    """Say why texts that a run generates may not be shown; empty if they may.
+
+    Args:
+        settings: The resolved configuration of the run.
+        description: What its data says of itself, as in run.json.
+        start: The checkpoint that it goes on from.
+
+    Raises:
+        DataError: A record of an earlier run cannot be read.
+    """
+    pools = description.get("stores", {})
+    stores = {name: [StoreFacts(**facts) for facts in pool] for name, pool in pools.items()}
+    found = list(TrainedRun("", {"data": description}, settings, stores, ()).restrictions())
+    named = (settings["model"].get("checkpoint"), start)
+    for lineage in (find_lineage(str(checkpoint)) for checkpoint in named if checkpoint):
+        unknown = [f"{what}: whether it may be shared is not known" for what in lineage.unknown()]
+        found += [*lineage.restrictions(), *unknown]
+    return list(dict.fromkeys(found))
+
+
 def _run_folder(path: Path) -> Path | None:
     """Return the run that a path is or lies in: <run>, <run>/model, <run>/checkpoints/<file>."""
     real = path.resolve()

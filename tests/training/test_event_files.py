@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from biomamba.training.event_files import put_before_now
+from biomamba.training.event_files import holds_tag, put_before_now
 
 NAME = "events.out.tfevents.{:010d}.host.7.0"
 
@@ -36,3 +36,12 @@ def test_files_of_the_past_keep_their_names(tmp_path: Path) -> None:
     put_before_now(tmp_path)
     assert (tmp_path / "tensorboard" / NAME.format(900)).is_file()
     put_before_now(tmp_path / "absent")
+
+
+def test_a_tag_is_found_in_any_file_of_a_folder(tmp_path: Path) -> None:
+    assert not holds_tag(tmp_path, "layout")
+    (tmp_path / "hparams.yaml").write_text("layout")
+    (tmp_path / NAME.format(1)).write_bytes(b"\x00val/loss")
+    assert not holds_tag(tmp_path, "layout")
+    (tmp_path / NAME.format(2)).write_bytes(b"\x00\x08layout\xff")
+    assert holds_tag(tmp_path, "layout")

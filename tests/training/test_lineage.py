@@ -10,7 +10,7 @@ import yaml
 from biomamba.data.manifest import FORMAT_VERSION, Manifest, Totals
 from biomamba.data.store_facts import StoreFacts
 from biomamba.runtime.errors import DataError
-from biomamba.training.lineage import find_lineage
+from biomamba.training.lineage import find_lineage, restrictions_of
 
 PHYSIONET = "PhysioNet Credentialed Health Data License 1.5.0: never upload or share"
 CC0 = "CC0"
@@ -166,3 +166,25 @@ def test_a_damaged_record_and_a_circle_are_refused(tmp_path: Path) -> None:
     (run / "run.json").write_text("{")
     with pytest.raises(DataError, match=r"run\.json cannot be read"):
         find_lineage(str(run))
+
+
+def test_a_run_may_not_show_texts_of_what_it_or_an_earlier_run_has_read(tmp_path: Path) -> None:
+    earlier = write_run(tmp_path / "earlier", {"stores": {"notes": [facts(PHYSIONET)]}}, {})
+    fresh: dict[str, Any] = {"model": {"checkpoint": None}}
+    open_data = {"stores": {"web": [facts()]}}
+    assert restrictions_of(fresh, open_data) == []
+    assert restrictions_of(fresh, {"stores": {"notes": [facts(PHYSIONET)]}}) == [
+        f"corpus notes is under {PHYSIONET!r}"
+    ]
+    tasks = {"tasks": {"summary": {"access": "restricted"}}}
+    assert restrictions_of(fresh, tasks) == ["task summary has access: restricted"]
+    streamed = fresh | {"corpora": {"notes": {"licence": PHYSIONET}}}
+    assert restrictions_of(streamed, {}) == [f"corpora.notes is under {PHYSIONET!r}"]
+    begun = {"model": {"checkpoint": str(earlier / "model")}}
+    told = [f"corpus notes is under {PHYSIONET!r} (run earlier)"]
+    assert restrictions_of(begun, open_data) == told
+    assert restrictions_of(fresh, open_data, earlier / "checkpoints") == told
+    assert restrictions_of({"model": {"checkpoint": "a/hub-id"}}, open_data) == []
+    unknown = write_run(tmp_path / "unknown", {}, {})
+    begun = {"model": {"checkpoint": str(unknown / "model")}}
+    assert "whether it may be shared is not known" in restrictions_of(begun, open_data)[0]

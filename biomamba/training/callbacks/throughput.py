@@ -23,13 +23,17 @@ def peak_memory_gib() -> float:
 
 
 class Throughput(lightning.Callback):
-    """Measures over windows of every_n_steps; time spent in validation does not count."""
+    """Measures over windows of every_n_steps; time spent in validation does not count.
+
+    The mean rate is that of all windows since the run was started or resumed.
+    """
 
     def __init__(self, every_n_steps: int = 10) -> None:
         if every_n_steps < 1:
             raise ValueError(f"every_n_steps must be at least 1, got {every_n_steps}")
         self.every_n_steps = every_n_steps
         self._idle_since = self._started_at = time.perf_counter()
+        self._all_tokens, self._all_seconds = 0, 0.0
         self._reset()
 
     def _reset(self) -> None:
@@ -43,6 +47,7 @@ class Throughput(lightning.Callback):
     ) -> None:
         """Start the clock of the first wait for data."""
         self._reset()
+        self._all_tokens, self._all_seconds = 0, 0.0
         self._idle_since = time.perf_counter()
 
     def on_train_batch_start(
@@ -73,10 +78,14 @@ class Throughput(lightning.Callback):
         if self._num_steps < self.every_n_steps:
             return
         seconds = self._step_seconds + self._wait_seconds
+        self._all_tokens += self._tokens
+        self._all_seconds += seconds
         rate = self._tokens * trainer.world_size / seconds
+        mean = self._all_tokens * trainer.world_size / self._all_seconds
         pl_module.log("throughput/tokens_per_second", rate, prog_bar=True)
         pl_module.log_dict(
             {
+                "throughput/mean_tokens_per_second": mean,
                 "throughput/data_wait_ratio": self._wait_seconds / seconds,
                 "system/peak_memory_gib": peak_memory_gib(),
             }

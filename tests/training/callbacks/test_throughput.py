@@ -62,6 +62,9 @@ def test_rates_of_a_window(clock: Clock) -> None:
 def test_windows_are_separate(clock: Clock) -> None:
     logged = _run(Throughput(every_n_steps=1), clock, [(0.0, 1.0, 10), (0.0, 2.0, 10)])
     assert [values["throughput/tokens_per_second"] for values in logged] == [20.0, 10.0]
+    # 40 tokens of 2 ranks in 3 seconds: not the mean of the rates.
+    means = [values["throughput/mean_tokens_per_second"] for values in logged]
+    assert means == [20.0, pytest.approx(40 / 3)]
 
 
 def test_a_window_of_no_steps_is_refused() -> None:
