@@ -13,7 +13,7 @@ INSTALLED := $(VENV)/.installed
 INTERPRETER := .venv-interpreter
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo reproduce-small reproduce-embedded test test-slow test-slurm test-interpreter test-all soak check format clean
+.PHONY: help install demo reproduce-small reproduce-embedded test test-slow test-slurm test-browser test-interpreter test-all soak check format clean
 
 help: ## show this list
 	@echo "usage: make <target> [PYTHON=python3.12] [CONSTRAINTS=constraints/cuda.txt] [PIP_ARGS=...] [RAW=<folder>]"
@@ -53,7 +53,7 @@ reproduce-embedded: $(INSTALLED) ## the same line on embedded text, which needs 
 
 # One thread per process: tests are many small computations, some with several processes.
 SIDE_BY_SIDE := --numprocesses auto --maxprocesses 4 --dist worksteal
-test test-slow test-slurm: export OMP_NUM_THREADS = 1
+test test-slow test-slurm test-browser: export OMP_NUM_THREADS = 1
 
 test: $(INSTALLED) ## run the fast tests (offline, CPU)
 	$(BIN)/python -m pytest -q $(SIDE_BY_SIDE)
@@ -64,6 +64,11 @@ test-slow: $(INSTALLED) ## run the tests that take more than 10 s each
 
 test-slurm: $(INSTALLED) ## run jobs on a SLURM of its own (needs slurmctld, slurmd, slurm-client, munge)
 	$(BIN)/python -m pytest -q --numprocesses 3 --dist worksteal -m "$(SLURM_TESTS)" tests/slurm
+
+test-browser: $(INSTALLED) ## look at TensorBoard and the report in Chromium (Debian: apt install chromium)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) \
+		--constraint constraints/common.txt playwright
+	$(BIN)/python -m pytest -q -m browser tests/browser
 
 # Triton's interpreter runs the kernels of mamba-ssm and liger-kernel on the CPU; its packages stay out of .venv.
 test-interpreter: $(INTERPRETER)/.installed ## run the Triton kernels without a GPU (its own environment, 1 to 3 minutes)
