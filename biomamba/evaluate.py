@@ -4,14 +4,14 @@
     python -m biomamba.evaluate checkpoint=runs/adapted/model task=[pubmedqa] sources=none
 
 Of the documents of `sources`: results.jsonl (one record per metric, with interval and provenance),
-results.md and document_scores/; with evaluation.by_position=true also positions.md and
+results.md, document_scores/ and, where the stores know year and subjects of documents,
+document_facts/; with evaluation.by_position=true also positions.md and
 positions.png. Of tasks: task_results.jsonl, task_results.md and predictions/. The only program that
 reads a test split.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,12 @@ from biomamba.config.build import build
 from biomamba.config.cli import run_cli
 from biomamba.evaluation.answer_model import AnswerModel
 from biomamba.evaluation.asking import is_restricted
-from biomamba.evaluation.document_scores import DOCUMENT_SCORES, write_document_scores
+from biomamba.evaluation.document_facts import DOCUMENT_FACTS, write_document_facts
+from biomamba.evaluation.document_scores import (
+    DOCUMENT_SCORES,
+    StoredScores,
+    write_document_scores,
+)
 from biomamba.evaluation.mamba_answers import MambaAnswers
 from biomamba.evaluation.models.causal import TransformersCausal
 from biomamba.evaluation.models.opening import PREFIX, Baseline, is_baseline, open_baseline
@@ -214,7 +219,12 @@ def evaluate_sources(
     run_dir: Path,
 ) -> None:
     """Score the documents of all sources, write and print the figures."""
-    keep = partial(write_document_scores, run_dir / DOCUMENT_SCORES)
+
+    def keep(stored: StoredScores) -> None:
+        write_document_scores(run_dir / DOCUMENT_SCORES, stored)
+        stores = settings.sources[stored.origin.source]
+        write_document_facts(run_dir / DOCUMENT_FACTS, stored, stores)
+
     records = list(evaluate_perplexity(models, settings, origin, keep))
     table = perplexity_table(records)
     write_text(run_dir / "results.jsonl", format_records(records))
