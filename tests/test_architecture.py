@@ -23,6 +23,7 @@ PROGRAMS = (
     "audit",
     "plan",
     "doctor",
+    "efficiency",
     "reproduce",
 )
 # Lowest first. Packages on one line may not import each other.
@@ -32,7 +33,7 @@ LAYERS: list[set[str]] = [
     {"data", "model"},
     {"tasks", "inference"},
     {"training"},
-    {"evaluation", "planning"},
+    {"evaluation", "planning", "timing"},
     {"reporting", "diagnosis", "workflow"},
     set(PROGRAMS),
 ]

@@ -21,6 +21,7 @@ PRIMARIES = (
     "audit",
     "plan",
     "doctor",
+    "efficiency",
     "reproduce",
     "generate",
     "export",
@@ -51,10 +52,11 @@ OPTIONS = [p for p in FILES if p.parent != CONF and p not in EXPERIMENTS and not
 def config_of(path: Path) -> str:
     """Return the program of an experiment: the one its file name begins with, else `train`.
 
-    All experiments in the folder eval are of `evaluate`.
+    All experiments in the folder eval are of `evaluate`, those in bench of `efficiency`.
     """
-    if path.parent.name == "eval":
-        return "evaluate"
+    folders = {"eval": "evaluate", "bench": "efficiency"}
+    if path.parent.name in folders:
+        return folders[path.parent.name]
     return next((name for name in PRIMARIES if path.stem.split("_")[0] == name), "train")
 
 

@@ -208,6 +208,20 @@ class PlanSchema(TrainSchema):
 
 
 @dataclass
+class EfficiencySchema:
+    """Top-level keys of `biomamba.efficiency`."""
+
+    name: str = MISSING
+    run_id: str = MISSING
+    seed: int = MISSING
+    paths: Paths = field(default_factory=Paths)
+    model: Any = MISSING
+    transformer: bool = MISSING
+    efficiency: Any = MISSING
+    overwrite: bool = False
+
+
+@dataclass
 class DoctorSchema:
     """Top-level keys of `biomamba.doctor`."""
 
@@ -233,6 +247,7 @@ SCHEMAS = {
     "train_schema": TrainSchema,
     "plan_schema": PlanSchema,
     "doctor_schema": DoctorSchema,
+    "efficiency_schema": EfficiencySchema,
     "ledger_schema": LedgerSchema,
     "evaluate_schema": EvaluateSchema,
     "compare_schema": CompareSchema,

@@ -1,0 +1,1 @@
+"""How time and memory of models grow with the length of what they read."""
