@@ -8,6 +8,7 @@ from typing import Any
 from biomamba.evaluation.comparison import ComparisonSettings
 from biomamba.reporting.ablation_section import ablation_section
 from biomamba.reporting.families import families_of
+from biomamba.reporting.metadata_section import MetadataSettings, metadata_section
 from biomamba.reporting.origin_section import origin_section
 from biomamba.reporting.report_html import report_html
 from biomamba.reporting.report_inputs import ReportInputs
@@ -38,6 +39,7 @@ class ReportSettings:
     num_listed: int = 5
     num_refits: int = 200
     families: dict[str, list[str]] | None = None
+    metadata: MetadataSettings = field(default_factory=MetadataSettings)
     comparison: ComparisonSettings = field(default_factory=ComparisonSettings)
 
     def __post_init__(self) -> None:
@@ -68,6 +70,7 @@ def report_sections(
         ablation_section(families, scores, comparison),
         perplexity_section(scores, comparison),
         forgetting_section(scores, comparison, settings.num_listed),
+        metadata_section(scores, inputs.evaluations, inputs.runs, comparison, settings.metadata),
         tasks_section(inputs.evaluations),
         frontier_section(scores, settings.domain, comparison.bootstrap),
         scaling_section(scores, bootstrap),
