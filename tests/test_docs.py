@@ -36,7 +36,7 @@ NEEDS = {
     "minutes",
 }
 # Blocks that begin with these lines are run there; the README opens with commands, not comments.
-RUN_BY = {"make demo": ".ci/run", "make reproduce-small": "tests/test_reproduce_program.py"}
+RUN_BY = {"make demo": "tests/test_cli.py"}
 SHELL = ("sh", "bash")
 FENCE = re.compile(r"^(?P<indent> *)```(?P<language>\w*)\s*$")
 MARKER = re.compile(r"^ *<!-- (?P<kind>run|needs|overrides): (?P<value>.+) -->$")
@@ -190,7 +190,9 @@ def problems(program: str, found: dict[tuple[str, ...], str], extra: Path | None
                 for override in OverridesParser.create().parse_overrides(
                     values if is_plain else []
                 ):
-                    OmegaConf.update(made[chosen], override.key_or_group, override.value())
+                    is_sweep = override.is_sweep_override()  # -m: the first run stands for all
+                    value = next(override.sweep_iterator()) if is_sweep else override.value()
+                    OmegaConf.update(made[chosen], override.key_or_group, value)
             except (HydraException, OmegaConfBaseException) as error:
                 yield f"{place}: biomamba.{program} {' '.join(overrides)}: {error}"
 

@@ -15,7 +15,7 @@ from biomamba.data.ledger import Ledger
 CHECKOUT = Path(__file__).resolve().parents[1]
 HOWTO = CHECKOUT / "docs" / "howto"
 COPIED = ("biomamba", "conf", "tests", "pyproject.toml")
-FILE = re.compile(r"(?:^|\. )`([\w./-]+)`:\n\n```\w+\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+FILE = re.compile(r"^`([\w./-]+)`:\n\n```\w+\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 COMMANDS = re.compile(
     r"^<!-- run: tests/test_howto.py -->\n```sh\n(.*?)^```$", re.MULTILINE | re.DOTALL
 )
