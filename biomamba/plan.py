@@ -23,6 +23,7 @@ from yaml import YAMLError
 from biomamba.config.build import build
 from biomamba.config.cli import run_cli
 from biomamba.config.targets import load_target
+from biomamba.data.budget import TokenBudget
 from biomamba.model.config import Mamba2Config
 from biomamba.planning.comparison import compare, read_actual
 from biomamba.planning.hardware import Hardware
@@ -37,6 +38,7 @@ from biomamba.runtime.errors import ConfigError, DataError
 from biomamba.runtime.provenance import machine, provenance
 from biomamba.runtime.ranks import is_rank_zero
 from biomamba.runtime.seeding import seed_everything
+from biomamba.tasks.instruct_budget import InstructBudget
 from biomamba.training.launch import check_launch, check_precision, quiet_lightning
 from biomamba.training.module import LanguageModelingModule
 from biomamba.training.objective import Objective
@@ -90,7 +92,11 @@ def run_settings(cfg: DictConfig, hardware: Hardware) -> RunSettings:
     """
     check_precision(cfg.trainer.precision)
     if cfg.data.budget.max_tokens is None:
-        raise ConfigError("max_tokens is null: a plan needs the size of the run, set max_tokens")
+        raise ConfigError(
+            "max_tokens is null: a plan needs the size of the run, set max_tokens (and "
+            "data.budget.epochs=null where epochs say it)"
+        )
+    budget: TokenBudget | InstructBudget = build(cfg.data.budget)
     model, backend = build(cfg.model.config), cfg.model.backend
     callbacks = cfg.get("callbacks") or {}
     checkpoint = callbacks.get("checkpoint") or {}
@@ -99,7 +105,7 @@ def run_settings(cfg: DictConfig, hardware: Hardware) -> RunSettings:
     return RunSettings(
         model=model,
         parameters=Parameters.described(model, build(cfg.model.get("adaptation"))),
-        budget=build(cfg.data.budget),
+        budget=budget.of(1) if isinstance(budget, InstructBudget) else budget,
         layout=layout_of(cfg, hardware.world_size),
         precision=cfg.trainer.precision,
         backend=hardware.kernel_backend(name, is_mamba2=isinstance(model, Mamba2Config)),

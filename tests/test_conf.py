@@ -91,13 +91,6 @@ def test_primary_config_can_be_built(primary: str, compose: Callable[..., DictCo
     check_config(fill(compose(primary)))
 
 
-@pytest.mark.parametrize("path", EXPERIMENTS, ids=conf_id)
-def test_experiment_can_be_built(path: Path, compose: Callable[..., DictConfig]) -> None:
-    name = conf_id(path).removeprefix("experiment/")
-
-    check_config(fill(compose(config_of(path), f"+experiment={name}")))
-
-
 @pytest.mark.parametrize("path", OPTIONS, ids=conf_id)
 def test_option_can_be_built_where_its_group_is_chosen(
     path: Path, compose: Callable[..., DictConfig]

@@ -49,6 +49,13 @@ def test_every_shipped_experiment_fits_the_cards_it_names(
     assert found["largest_micro_batch_size"] >= found["settings"]["micro_batch_size"]
 
 
+def test_a_fine_tuning_is_planned_for_so_many_tokens(plan: Callable[..., Any]) -> None:
+    size = ("data.budget.epochs=null", f"max_tokens={10 * 131_072}")
+    _, found, _ = plan("+experiment=sft/qa_130m", *size)
+
+    assert (found["steps"], found["settings"]["accumulation"]) == (10, 128 // 16)
+
+
 def test_the_keys_of_the_training_count(plan: Callable[..., Any]) -> None:
     base = plan(*TINY)[1]
     changed = plan(
