@@ -102,6 +102,11 @@ class MambaBackbone(nn.Module):
         """Return what `MambaLM.hidden` returns."""
         if not input_ids.shape[1]:
             raise ValueError(f"input_ids {tuple(input_ids.shape)}: must hold at least one position")
+        if seq_idx is not None and seq_idx.shape != input_ids.shape:
+            raise ValueError(
+                f"seq_idx {tuple(seq_idx.shape)}: must be of the shape of input_ids, "
+                f"{tuple(input_ids.shape)}"
+            )
         check_ids(input_ids, self.embedding.num_embeddings, "input_ids")
         documents = None if seq_idx is None else document_numbers(seq_idx)
         residual = self.embedding(input_ids)

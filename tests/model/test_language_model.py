@@ -264,6 +264,15 @@ def test_ids_without_positions_are_refused(tiny_model: MambaLM) -> None:
         tiny_model.hidden(torch.empty(2, 0, dtype=torch.long))
 
 
+@pytest.mark.parametrize("shape", [(1, 8), (2, 7), (2, 9), (8,)])
+def test_boundaries_of_other_rows_or_positions_are_refused(
+    tiny_model: MambaLM, shape: tuple[int, ...]
+) -> None:
+    ids = torch.zeros(2, 8, dtype=torch.long)
+    with pytest.raises(ValueError, match=r"seq_idx .* must be of the shape of input_ids, \(2, 8\)"):
+        tiny_model.hidden(ids, torch.zeros(shape, dtype=torch.int32))
+
+
 @pytest.mark.parametrize("length", [1, 7, 8, 9, 17])
 def test_a_row_of_padding_changes_nothing(tiny_model: MambaLM, length: int) -> None:
     ids = torch.randint(37, (2, length))
