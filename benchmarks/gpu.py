@@ -3,8 +3,9 @@
     python benchmarks/gpu.py --wheels <folder>           # an NVIDIA GPU, at most 9 minutes
     python benchmarks/gpu.py --device cpu --sizes tiny   # tries the program itself
 
-Sections: parity with the recurrence, peak of the matrix product, training, packed documents
-against padded rows, generation. Each has its share of the time and stops when it is over; every
+Sections: parity with the recurrence, peak of the matrix product, tests marked gpu, training, packed
+documents against padded rows, steps of generation with and without CUDA graphs, kernels of the
+loss, generation. Each has its share of the time and stops when it is over; every
 figure is written when it is known. A training step is forward and backward in bf16 autocast with
 float32 weights, without optimizer. What fails or does not fit is recorded with its reason.
 """
@@ -18,6 +19,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import gpu_parts
 import torch
 from gpu_install import install
 from gpu_models import (
@@ -37,7 +39,16 @@ DEFAULT_SIZES = ("130m", "1.3b", "370m", "2.7b", "780m")  # the most telling fir
 STEP_TOKENS = 8_192
 ROW_TOKENS = 1_024
 # Share of the whole time up to which each section may run.
-ENDS = {"parity": 0.15, "peak": 0.18, "training": 0.75, "packing": 0.85, "generation": 1.0}
+ENDS = {
+    "parity": 0.1,
+    "peak": 0.12,
+    "tests": 0.14,
+    "training": 0.72,
+    "packing": 0.8,
+    "decoding": 0.88,
+    "loss": 0.92,
+    "generation": 1.0,
+}
 
 
 class Benchmark:
@@ -75,7 +86,7 @@ class Benchmark:
         """Write what is known so far."""
         self.written = time.perf_counter()
         self.results["seconds"] = self.written - self.begin
-        write_result("gpu", {"gpu": gpu_name(self.is_cuda), **self.results}, self.output)
+        write_result("gpu", {"gpu": gpu_parts.gpu_name(self.is_cuda), **self.results}, self.output)
 
     def parity(self) -> Iterator[dict[str, Any]]:
         """Compare the backends with the recurrence in float64."""
@@ -136,6 +147,18 @@ class Benchmark:
                     return {"useful_tokens_per_second": useful / seconds, "useful_tokens": useful}
 
                 yield case | self.attempt(CONTENDERS[name], self.scales[scale_name], measure)
+
+    def tests(self) -> Iterator[dict[str, Any]]:
+        """Run the tests that need a GPU."""
+        return gpu_parts.tests(self)
+
+    def decoding(self) -> Iterator[dict[str, Any]]:
+        """Compare steps of generation with and without CUDA graphs."""
+        return gpu_parts.decoding(self)
+
+    def loss(self) -> Iterator[dict[str, Any]]:
+        """Compare the kernels of the loss."""
+        return gpu_parts.loss(self)
 
     def generation(self) -> Iterator[dict[str, Any]]:
         """Time a prompt of 2,048 tokens and the tokens that follow it, greedily, in bf16."""
@@ -250,19 +273,6 @@ def padded_batch(lengths: list[int], rows: int, row_tokens: int) -> tuple[Tensor
     for row, length in enumerate(lengths[:rows]):
         targets[row, length:] = IGNORED
     return ids, targets, None
-
-
-def gpu_name(is_cuda: bool) -> dict[str, Any]:
-    """Describe the card and its software."""
-    if not is_cuda:
-        return {"name": "none"}
-    properties = torch.cuda.get_device_properties(0)
-    return {
-        "name": properties.name,
-        "gigabytes": properties.total_memory / 1e9,
-        "capability": [properties.major, properties.minor],
-        "cuda": torch.version.cuda,
-    }
 
 
 def main() -> None:

@@ -1,5 +1,6 @@
 """The models that are compared: ours and others of the same sizes, behind the same functions."""
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +14,7 @@ from biomamba.model.backends.auto import AutoScan
 from biomamba.model.backends.chunked import ChunkedScan
 from biomamba.model.config import Mamba2Config
 from biomamba.model.cross_entropy import linear_cross_entropy
+from biomamba.model.graphed_decoder import make_decoder
 from biomamba.model.language_model import MambaLM
 
 IGNORED = -100
@@ -67,11 +69,15 @@ def ours(scale: Scale, backend: Any) -> Contender:
         total = linear_cross_entropy(hidden.flatten(0, 1), model.head_weight, targets.flatten())
         return total / (targets != IGNORED).sum()
 
+    decoder = functools.cache(lambda: make_decoder(model, torch.bfloat16))
+
     def decode(prompt: Tensor, tokens: int) -> None:
         hidden, states = model.hidden(prompt)
         logits = model.logits(hidden[:, -1])
-        for _ in range(tokens):
-            logits, states = model.step(logits.argmax(-1), states)
+        decoder().load(states)
+        with torch.autocast(prompt.device.type, enabled=False):
+            for _ in range(tokens):
+                logits = decoder().step(logits.argmax(-1))
 
     return Contender(model, loss, decode)
 

@@ -1,4 +1,4 @@
-"""Run the Triton kernels of mamba-ssm on CPU tensors, in Triton's interpreter.
+"""Run the Triton kernels of mamba-ssm (and others) on CPU tensors, in Triton's interpreter.
 
 Call `interpret()` before anything imports triton. What it stands in for:
 - CUDA devices, which the kernels' callers ask for the context and the number of multiprocessors;
@@ -11,6 +11,7 @@ The arithmetic of the Triton kernels is the real one, in NumPy.
 # ruff: noqa: PLR0913, PLR0917, PT018 (signatures of causal-conv1d, and its checks)
 
 import contextlib
+import functools
 import math
 import os
 import sys
@@ -22,8 +23,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 
+@functools.cache
 def interpret() -> None:
-    """Prepare this process; afterwards `FusedScan()` works on CPU tensors."""
+    """Prepare this process, once; afterwards `FusedScan()` works on CPU tensors."""
     if "triton" in sys.modules:
         raise RuntimeError("triton was imported before interpret()")
     os.environ["TRITON_INTERPRET"] = "1"
