@@ -59,6 +59,12 @@ def _origins(inputs: ReportInputs) -> list[tuple[str, str, Mapping[str, Any]]]:
         }
         file = str(evaluation.folder / TASK_RESULTS)
         found += [(f"{name}: {task}", file, origin) for task, origin in tasks.items()]
+    for measured in inputs.measured:
+        # A series that was stopped has an origin for each start.
+        starts = {str(record.provenance): record.provenance for record in measured.records}
+        found += [
+            (f"efficiency {measured.name}", measured.file, origin) for origin in starts.values()
+        ]
     return found
 
 

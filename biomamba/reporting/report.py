@@ -7,6 +7,7 @@ from typing import Any
 
 from biomamba.evaluation.comparison import ComparisonSettings
 from biomamba.reporting.ablation_section import ablation_section
+from biomamba.reporting.efficiency_section import efficiency_sections
 from biomamba.reporting.families import families_of
 from biomamba.reporting.metadata_section import MetadataSettings, metadata_section
 from biomamba.reporting.origin_section import origin_section
@@ -74,6 +75,7 @@ def report_sections(
         tasks_section(inputs.evaluations),
         frontier_section(scores, settings.domain, comparison.bootstrap),
         scaling_section(scores, bootstrap),
+        *efficiency_sections(inputs.measured),
     ]
     return [*sections, origin_section(inputs, sections, own)]
 

@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from biomamba.runtime.errors import ConfigError, DataError
+from biomamba.timing.records import EFFICIENCY_FILE
 
 RUN_RECORD, RESULTS, TASK_RESULTS = "run.json", "results.jsonl", "task_results.jsonl"
-RECORDS = (RUN_RECORD, RESULTS, TASK_RESULTS)
+RECORDS = (RUN_RECORD, RESULTS, TASK_RESULTS, EFFICIENCY_FILE)
 _SETTINGS = ".hydra"  # what a program writes before anything else
 _TRAINED = "tensorboard"
 _PATTERN = "*?["
@@ -64,8 +65,8 @@ def _find(named: Path, folders: Folders, seen: set[Path]) -> None:
     if not places or (len(seen) == num_before and num_before >= 0):
         raise DataError(
             f"{named}: {_what_is_there(named)}; allowed are folders that biomamba.train "
-            f"({RUN_RECORD}) or biomamba.evaluate ({RESULTS}, {TASK_RESULTS}) wrote, folders above "
-            "them, and patterns such as runs/eval/*"
+            f"({RUN_RECORD}), biomamba.evaluate ({RESULTS}, {TASK_RESULTS}) or biomamba.efficiency "
+            f"({EFFICIENCY_FILE}) wrote, folders above them, and patterns such as runs/eval/*"
         )
 
 

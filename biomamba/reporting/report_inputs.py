@@ -1,4 +1,4 @@
-"""The folders that a report is made of: training runs and evaluations."""
+"""The folders that a report is made of: training runs, evaluations and measurements of speed."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -8,6 +8,7 @@ from typing import TypeVar
 from biomamba.evaluation.records import ResultRecord, read_records
 from biomamba.evaluation.stored_run import StoredModel, read_sources
 from biomamba.evaluation.task_records import TaskRecord, read_task_records
+from biomamba.reporting.efficiency_section import Measured
 from biomamba.reporting.record_shapes import RESULT, TASK_RESULT
 from biomamba.reporting.report_folders import (
     RESULTS,
@@ -19,6 +20,7 @@ from biomamba.reporting.report_folders import (
 from biomamba.reporting.shapes import Shape, check_shape
 from biomamba.reporting.training_run import TrainingRun, read_training_run
 from biomamba.runtime.errors import DataError
+from biomamba.timing.records import EFFICIENCY_FILE, read_efficiency
 
 Record = TypeVar("Record", ResultRecord, TaskRecord)
 
@@ -40,6 +42,7 @@ class ReportInputs:
 
     runs: list[TrainingRun] = field(default_factory=list)
     evaluations: list[Evaluation] = field(default_factory=list)
+    measured: list[Measured] = field(default_factory=list)
     unfinished: list[Path] = field(default_factory=list)
 
 
@@ -57,7 +60,10 @@ def read_inputs(named: Sequence[Path]) -> ReportInputs:
         found = records_of(folder)
         if RUN_RECORD in found:
             inputs.runs.append(read_training_run(names[folder], folder))
-        if found - {RUN_RECORD}:
+        if EFFICIENCY_FILE in found:
+            points = read_efficiency(folder / EFFICIENCY_FILE)
+            inputs.measured.append(Measured(name=names[folder], folder=folder, records=points))
+        if found - {RUN_RECORD, EFFICIENCY_FILE}:
             inputs.evaluations.append(_read_evaluation(names[folder], folder))
     return inputs
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from biomamba.runtime.atomic import write_text
 from biomamba.runtime.errors import ConfigError, DataError
-from biomamba.timing.settings import DECODE, Point
+from biomamba.timing.settings import DECODE, PHASES, Point
 
 EFFICIENCY_FILE = "efficiency.jsonl"
 # What must be the same for points to stand beside each other, inside of provenance.
@@ -221,6 +221,10 @@ def _wrong_fields(values: Mapping[str, Any]) -> list[str]:
         "seconds": (list,),
     }
     wrong = [name for name, kind in kinds.items() if not isinstance(values[name], kind)]
+    if not wrong and values["phase"] not in PHASES:
+        wrong.append("phase")
+    if not wrong and not isinstance(values["provenance"].get("machine"), dict):
+        wrong.append("provenance")
     if not wrong and not all(isinstance(s, number) and s > 0 for s in values["seconds"]):
         wrong.append("seconds")
     return wrong

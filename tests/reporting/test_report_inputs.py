@@ -49,3 +49,14 @@ def test_names_are_the_shortest_ends_that_differ() -> None:
     folders = [Path("/r/x/a"), Path("/r/y/a"), Path("/r/b")]
     assert list(short_names(folders).values()) == ["x/a", "y/a", "b"]
     assert short_names([Path("/r/b/")]) == {Path("/r/b"): "b"}
+
+
+def test_measurements_of_speed_are_read(tmp_path: Path) -> None:
+    (tmp_path / "efficiency.jsonl").write_text("")
+    found = read_inputs([tmp_path])
+
+    assert (found.runs, found.evaluations) == ([], [])
+    assert [(each.folder, each.records) for each in found.measured] == [(tmp_path, [])]
+    (tmp_path / "efficiency.jsonl").write_text("{half")
+    with pytest.raises(DataError, match=r"efficiency\.jsonl, line 1: not JSON"):
+        read_inputs([tmp_path])
