@@ -2,9 +2,11 @@
 
     python -m biomamba.report runs=[runs/pretrain,runs/adapt,runs/evaluate/a] output=runs/report
     python -m biomamba.report 'runs=[runs/ablation,runs/eval/*/seed_*]' output=runs/report
+    python -m biomamba.report runs=[runs] paper=[biomamba2_perplexity,biomamba2_pubmedqa]
 
 Writes report.html (one file that needs no other), report.md, and every table (.csv) and picture
-(.png). Reads the files that biomamba.train and biomamba.evaluate wrote, no test set and no model.
+(.png); with paper=[...] reproduction_cards.md and .json too. Reads the files that biomamba.train
+and biomamba.evaluate wrote, no test set and no model; runs of one recipe are one line.
 docs/reporting.md explains every section.
 """
 
@@ -16,7 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from biomamba.config.build import build
 from biomamba.config.cli import run_cli
-from biomamba.reporting.report import ReportSettings, report_sections, write_report
+from biomamba.reporting.report import ReportSettings, report_of, write_report
 from biomamba.reporting.report_inputs import read_inputs
 from biomamba.runtime.errors import ConfigError
 from biomamba.runtime.provenance import provenance
@@ -27,12 +29,12 @@ def main(cfg: DictConfig) -> None:
     settings: ReportSettings = build(cfg.report)
     config: Any = OmegaConf.to_container(cfg, resolve=True)
     inputs = read_inputs(folders_of(config["runs"]))
-    sections = report_sections(inputs, settings, provenance(config, sys.argv[1:]))
+    report = report_of(inputs, settings, provenance(config, sys.argv[1:]))
     count = f"{len(inputs.runs)} training runs, {len(inputs.evaluations)} evaluations"
     if inputs.unfinished:
         left_out = ", ".join(map(str, inputs.unfinished))
         print(f"without a record yet, and left out: {left_out}")
-    write_report(Path(cfg.output), cfg.title, count, sections)
+    write_report(Path(cfg.output), cfg.title, count, report)
     print(f"{count}\nreport: {Path(cfg.output) / 'report.html'}")
 
 

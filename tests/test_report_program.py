@@ -23,7 +23,7 @@ def test_a_run_becomes_a_report(tmp_path: Path, capsys: pytest.CaptureFixture[st
 
     html = (output / "report.html").read_text()
     assert "<title>&lt;Mine&gt;</title>" in html
-    assert html.count("<section") == 10
+    assert html.count("<section") == 12
     assert "python -m biomamba.train seed=7" in html
     assert "fills this section" in html
     assert (output / "validation.csv").read_text() == (

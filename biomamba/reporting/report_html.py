@@ -6,6 +6,7 @@ from html import escape
 
 from biomamba.reporting.section import Part, Picture, Section, Table, labels_of
 
+ABSTRACT = "in-short"  # anchor of the section that stands above the contents
 _PNG_WIDTH = slice(16, 20)  # bytes of a PNG that hold its width
 _STYLE = """
 :root { color-scheme: light dark; --text: #1c1e21; --soft: #5c6470; --line: #d9dde3;
@@ -26,15 +27,23 @@ nav ol { padding-left: 1.4rem; line-height: 1.8; margin: .8rem 0; }
 figure { margin: 1.4rem 0; }
 figcaption { font-size: .9rem; max-width: 48rem; margin-bottom: .5rem; }
 figcaption b { color: var(--text); }
-.scroll { overflow-x: auto; }
+#in-short { background: var(--band); border-radius: .6rem; padding: .2rem 1.1rem .6rem;
+  margin: 1.2rem 0; }
+#in-short h2 { border: 0; margin: .6rem 0 .2rem; padding: 0; }
+#in-short p { max-width: none; }
+.scroll { overflow-x: auto; max-height: 34rem; overflow-y: auto; }
+.scroll:has(img) { max-height: none; }
 img { display: block; max-width: 100%; height: auto; background: #fff; border-radius: .4rem; }
+@media (prefers-color-scheme: dark) { img { filter: invert(.9) hue-rotate(180deg); } }
 table { border-collapse: collapse; font-size: .82rem; font-variant-numeric: tabular-nums; }
 th, td { padding: .32rem .6rem; text-align: right; vertical-align: top; min-width: 3.2rem;
   max-width: 24rem; overflow-wrap: break-word; }
 th { border-bottom: 2px solid var(--line); font-weight: 600; vertical-align: bottom;
   white-space: normal; }
+thead th { position: sticky; top: 0; z-index: 1; background: var(--page); }
+thead th:first-child { z-index: 2; }
 td { border-bottom: 1px solid var(--line); }
-.words { text-align: left; }
+.words { text-align: left; min-width: 8.5rem; }
 .number { white-space: nowrap; }
 tr { background: var(--page); }
 tbody tr:nth-child(even) { background: var(--band); }
@@ -42,15 +51,19 @@ th:first-child, td:first-child { position: sticky; left: 0; background: inherit;
 @media (max-width: 40rem) { table { font-size: .8rem; } th, td { padding: .3rem .5rem; }
   th:first-child, td:first-child { max-width: 8rem; }
   img { max-width: none; width: 38rem; } }
-@media print { body { max-width: none; } .scroll { overflow: visible; } }
+@media print { body { max-width: none; } .scroll { overflow: visible; max-height: none; }
+  img { filter: none; } }
 """
 
 
 def report_html(title: str, subtitle: str, sections: Sequence[Section]) -> str:
     """Return the file; every text in it is escaped."""
     labels = labels_of(sections)
-    links = [f'<li><a href="#{s.anchor}">{escape(s.title)}</a></li>' for s in sections]
-    bodies = [_section(section, labels) for section in sections]
+    # What a reader wants first stands above the contents.
+    first = [section for section in sections if section.anchor == ABSTRACT]
+    rest = [section for section in sections if section.anchor != ABSTRACT]
+    links = [f'<li><a href="#{s.anchor}">{escape(s.title)}</a></li>' for s in rest]
+    top, bodies = ([_section(section, labels) for section in part] for part in (first, rest))
     return "\n".join(
         [
             '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">',
@@ -59,6 +72,7 @@ def report_html(title: str, subtitle: str, sections: Sequence[Section]) -> str:
             "img-src data:; style-src 'unsafe-inline'\">",
             f"<title>{escape(title)}</title>\n<style>{_STYLE}</style>\n</head>\n<body>",
             f'<h1>{escape(title)}</h1>\n<p class="soft">{escape(subtitle)}</p>',
+            *top,
             '<nav aria-label="Contents"><ol>',
             *links,
             "</ol></nav>\n<main>",

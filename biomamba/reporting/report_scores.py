@@ -28,6 +28,7 @@ class ReportScores:
         files: The files that hold the scores.
         groups: The training runs of a model, where they are known.
         origins: Name of the model that the runs of a model began with, where that was scored.
+        trained: The training runs of a checkpoint by its sha256, of those asked tasks too.
     """
 
     models: Models = field(default_factory=dict)
@@ -37,6 +38,7 @@ class ReportScores:
     files: Sequence[str] = ()
     groups: Mapping[str, RunGroup] = field(default_factory=dict)
     origins: Mapping[str, str] = field(default_factory=dict)
+    trained: Mapping[str, RunGroup] = field(default_factory=dict)
 
     def of_group(self, group: RunGroup) -> str | None:
         """Return the name of the model that the runs of a group wrote."""
@@ -52,19 +54,39 @@ def report_scores(
         DataError: A checkpoint was scored twice on a source with different figures.
     """
     scored = [found for found in evaluations if found.models]
-    if not scored:
-        return ReportScores()
     every = [model for found in scored for model in found.models]
-    links = link_runs(every, [run for group in groups for run in group.runs])
+    links = link_runs([*every, *_asked(evaluations)], [run for g in groups for run in g.runs])
+    of_run = {run.folder: group for group in groups for run in group.runs}
+    trained = {sha256: of_run[run.folder] for sha256, run in links.runs.items()}
+    if not scored:
+        return ReportScores(trained=trained, notes=links.notes)
     found = {each.folder: [relinked(m, links) for m in each.models] for each in scored}
     paths = {m.checkpoint: m.path for models in found.values() for m in models if m.path}
     named, of_models = _with_groups(gather(found), links, groups)
     origins = _origins(named, of_models, paths)
     models = _in_order(named, origins, every)
     panels, notes = _panels(models)
-    files = [str(each.folder / RESULTS) for each in scored]
-    notes = [*notes, *links.notes]
-    return ReportScores(models, panels, notes, paths, files, of_models, origins)
+    return ReportScores(
+        models=models,
+        panels=panels,
+        notes=[*notes, *links.notes],
+        paths=paths,
+        files=[str(each.folder / RESULTS) for each in scored],
+        groups=of_models,
+        origins=origins,
+        trained=trained,
+    )
+
+
+def _asked(evaluations: Sequence[Evaluation]) -> list[StoredModel]:
+    """Return the models that were asked tasks."""
+    found = {}
+    for record in (record for evaluation in evaluations for record in evaluation.tasks):
+        known = (record.provenance.get("checkpoints") or {}).get(record.model) or {}
+        if record.checkpoint_sha256 is not None:
+            sha256 = record.checkpoint_sha256
+            found[sha256] = StoredModel(record.model, sha256, known.get("path"))
+    return list(found.values())
 
 
 def _with_groups(

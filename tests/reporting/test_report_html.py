@@ -67,6 +67,12 @@ def test_contents_lead_to_the_sections() -> None:
     assert [found["id"] for tag, found in tags if tag == "section"] == ["plain", "last"]
 
 
+def test_an_abstract_stands_above_the_contents() -> None:
+    html = report_html("", "", [Section("Rest", []), Section("In short", ["most"])])
+    assert html.index("most") < html.index("<nav") < html.index('id="rest"')
+    assert [found["href"] for tag, found in parse(html) if tag == "a"] == ["#rest"]
+
+
 def test_numbers_stand_right_and_words_left() -> None:
     rows = [["a", "1.5 [1, 2]", "<0.001", "wilson", "-"], ["b", "+2%", "-", "-", "7"]]
     table = Table(name="t", caption="", header=list("abcde"), rows=rows)

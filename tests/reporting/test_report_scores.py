@@ -50,4 +50,4 @@ def test_one_checkpoint_with_two_figures_is_refused(
 
 
 def test_nothing_was_scored() -> None:
-    assert report_scores([]) == ReportScores()
+    assert report_scores([]) == ReportScores(notes=[])
