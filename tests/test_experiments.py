@@ -61,6 +61,16 @@ def test_an_experiment_composes_with_its_program(name: str) -> None:
     assert cfg.name == name or program_of(name) == "prepare"
 
 
+def test_a_label_in_a_file_is_text() -> None:
+    """YAML takes a bare yes or no for a truth value, as a key too."""
+    bare = re.compile(r"^[^#\n]*(?<![\w\"])(?:yes|no|on|off)\s*:", re.IGNORECASE | re.MULTILINE)
+
+    found = [
+        path for path in shipped.FOLDER.parent.rglob("*.yaml") if bare.search(path.read_text())
+    ]
+    assert found == []
+
+
 @pytest.fixture(scope="module")
 def machines() -> dict[str, Any]:
     """Return what runs are planned on by the devices of their trainers."""

@@ -49,9 +49,11 @@ def save(path: Path, rows: Sequence[Any], *, is_csv: bool = False) -> None:
 def write_pubmedqa(root: Path) -> None:
     """Write 1,000 questions, the first 500 with the labels of the official test."""
     labels = [*["yes"] * 276, *["no"] * 169, *["maybe"] * 55] * 2
-    record = {"LABELS": ["RESULTS"], "CONTEXTS": [text("c")], "QUESTION": text("q")}
-    record["LONG_ANSWER"] = text("l")
-    records = {str(n): {**record, "final_decision": label} for n, label in enumerate(labels)}
+    records = {
+        str(n): {"LABELS": ["RESULTS"], "CONTEXTS": [text(f"c{n}")], "QUESTION": text("q")}
+        | {"LONG_ANSWER": text("l"), "final_decision": label}
+        for n, label in enumerate(labels)
+    }
     save(root / "pubmedqa/ori_pqal.json", [records])
     save(root / "pubmedqa/test_ground_truth.json", [{str(n): labels[n] for n in range(500)}])
 
