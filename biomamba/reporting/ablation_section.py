@@ -93,8 +93,9 @@ def _before(
     settings: ComparisonSettings,
 ) -> list[ComparisonRecord]:
     """Return the figures of the model that the runs began with, if it is one."""
-    found = {scores.origins.get(scores.of_group(group) or "") for group in family.groups}
-    name = next(iter(found)) if len(found) == 1 else None
+    names = [name for group in family.groups if (name := scores.of_group(group)) is not None]
+    found = {scores.origins.get(name) for name in names}
+    (name,) = found if len(found) == 1 else (None,)
     if name is None or not records:
         return []
     subjects = {record.subject for record in records}
@@ -160,12 +161,14 @@ def _finding(family: Family, records: Sequence[ComparisonRecord]) -> str:
     tested = [record for record in records if record.p_holm is not None]
     clear = [record for record in tested if (record.p_holm or 0.0) < _SIGNIFICANT]
     told = [f"{r.model} {r.difference:+.3f} on {r.subject}" for r in clear]
+    single = all(len(record.seed_values) == 1 for record in records)
+    of_checkpoints = " One seed each: said of these checkpoints only." if single else ""
     if not told:
         return (
             f"{family.name}: none of {len(tested)} differences to {family.reference.name} is told "
-            "from chance; the intervals say how large they may be."
+            f"from chance; the intervals say how large they may be.{of_checkpoints}"
         )
     return (
         f"{family.name}: told from chance are {len(told)} of {len(tested)} differences to "
-        f"{family.reference.name} in bits per byte: {'; '.join(told)}."
+        f"{family.reference.name} in bits per byte: {'; '.join(told)}.{of_checkpoints}"
     )

@@ -135,4 +135,6 @@ def _value(value: Any) -> str:
         return f"{value:,}"
     if isinstance(value, str) and value.count(".") > 1 and "/" not in value:
         return value.rpartition(".")[2]  # a class
-    return " ".join(map(str, value)) if isinstance(value, list) else str(value)
+    if isinstance(value, list):
+        return " ".join(map(_value, value))
+    return str(value).rpartition("/")[2]

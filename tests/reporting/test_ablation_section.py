@@ -97,6 +97,8 @@ def test_seeds_that_scatter_more_have_wider_intervals(
 def test_one_seed_is_the_plain_figure(section: Callable[[Sequence[float]], Section]) -> None:
     row = rows_of(section([0.0]))["mix_more"]
     assert row[2] == "1"
+    assert "said of these checkpoints only" in str(section([0.0]).parts)
+    assert "said of these checkpoints only" not in str(section([0.0, 0.1]).parts)
     assert row[4] == "+0.500 [+0.500, +0.500]"  # every document alike: no scatter of documents
 
 
