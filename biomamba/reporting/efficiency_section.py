@@ -249,7 +249,7 @@ def _sorted(found: Sequence[Curve]) -> list[Curve]:
 
 
 def _figures(record: EfficiencyRecord) -> list[str]:
-    memory = _NONE if record.memory_bytes is None else f"{record.memory_bytes / _GIB:.2f}"
+    memory = _NONE if record.memory_bytes is None else f"{record.memory_bytes / _GIB:.3g}"
     if record.failure is not None or record.tokens_per_second is None:
         return ["out of memory", _NONE, memory, _NONE]
     times = sorted(_milliseconds(record))

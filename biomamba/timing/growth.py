@@ -11,6 +11,7 @@ from scipy import optimize, stats
 LEVEL = 0.95
 MIN_LENGTHS = 2
 _MIN_FOR_INTERVAL = 3
+_MIN_FOR_PARTS = 4  # three parts meet any three points
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class Growth:
         exponent: Slope of log time over log length.
         low: Lower end of its interval; None below three lengths.
         high: Upper end.
-        parts: None below three lengths.
+        parts: None below four lengths.
     """
 
     exponent: float
@@ -72,7 +73,8 @@ def fit_growth(lengths: Sequence[int], seconds: Sequence[float]) -> Growth:
     freedom = len(lengths) - 2
     error = math.sqrt(np.square(y - slope * x).sum() / freedom / (x @ x))
     half = float(stats.t.ppf((1 + LEVEL) / 2, freedom)) * error
-    return Growth(slope, slope - half, slope + half, _parts(lengths, seconds))
+    parts = _parts(lengths, seconds) if len(lengths) >= _MIN_FOR_PARTS else None
+    return Growth(slope, slope - half, slope + half, parts)
 
 
 def _parts(lengths: Sequence[int], seconds: Sequence[float]) -> Parts:

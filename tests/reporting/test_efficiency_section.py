@@ -124,9 +124,9 @@ def test_every_point_has_a_row_and_what_failed_says_so() -> None:
 
     assert found.rows == [
         # 512 tokens in 2 s; 1e9 operations in 2 s of 2e9 a second; 1.5 GiB.
-        [*train, "512", "2,000.0 (1,000.0 to 4,000.0)", "256", "1.50", "25.0%"],
+        [*train, "512", "2,000.0 (1,000.0 to 4,000.0)", "256", "1.5", "25.0%"],
         [*train, "1,024", "out of memory", "-", "-", "-"],
-        ["bench", "decode", "mamba2", "1", "512", "3.0 (1.5 to 6.0)", "333", "1.50", "4166.7%"],
+        ["bench", "decode", "mamba2", "1", "512", "3.0 (1.5 to 6.0)", "333", "1.5", "4166.7%"],
     ]
     rows = list(csv.DictReader(io.StringIO(found.csv())))
     assert [row["failure"] for row in rows] == ["", "no memory", ""]

@@ -85,6 +85,14 @@ def test_two_lengths_have_a_slope_and_nothing_more() -> None:
     assert (found.low, found.high, found.parts) == (None, None, None)
 
 
+def test_three_lengths_have_an_interval_and_no_parts_which_would_meet_any_three_points() -> None:
+    found = fit_growth([1, 10, 100], [1.0, 200.0, 300.0])
+
+    assert found.low is not None
+    assert found.low < found.exponent
+    assert found.parts is None
+
+
 @pytest.mark.parametrize(
     ("lengths", "seconds"), [([8], [1.0]), ([8, 8], [1.0, 1.0]), ([8, 9], [0.0, 1.0])]
 )
