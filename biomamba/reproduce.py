@@ -137,7 +137,7 @@ def announce(chain: Chain, runner: Runner) -> None:
     if runner.finished:
         tell(f"{len(runner.finished)} of them are finished")
     if len(runner.finished) < len(runner.steps):
-        tell(f"the rest will take {rough(rest)}; Ctrl-C stops it, the same command goes on")
+        tell(f"remaining time: {rough(rest)}; Ctrl-C stops it, the same command goes on")
 
 
 def concluded(ending: Ending, runner: Runner, *, is_rerun: bool) -> int | None:

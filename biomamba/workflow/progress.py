@@ -6,8 +6,10 @@ from biomamba.workflow.record import Record
 from biomamba.workflow.step import Step
 
 
-def expected_seconds(step: Step, steps: Iterable[Step], records: Mapping[str, Record]) -> float:
-    """Return how long a step will take: as its twins took on average, or as it is told."""
+def expected_seconds(
+    step: Step, steps: Iterable[Step], records: Mapping[str, Record]
+) -> float | None:
+    """Return how long a step will take: as its twins took on average, or as it is told, if so."""
     twins = [
         records[other.name].seconds
         for other in steps
@@ -15,7 +17,9 @@ def expected_seconds(step: Step, steps: Iterable[Step], records: Mapping[str, Re
         and other.name in records
         and records[other.name].is_finished
     ]
-    return sum(twins) / len(twins) if twins else 60 * step.minutes
+    if twins:
+        return sum(twins) / len(twins)
+    return None if step.minutes is None else 60 * step.minutes
 
 
 def remaining_seconds(
@@ -23,8 +27,8 @@ def remaining_seconds(
     records: Mapping[str, Record],
     running: Mapping[str, float],
     jobs: int,
-) -> float:
-    """Return how long the steps that are not finished will take.
+) -> float | None:
+    """Return how long the steps that are not finished will take; None if it is not known of one.
 
     Args:
         steps: All steps, each behind those it builds upon.
@@ -36,9 +40,10 @@ def remaining_seconds(
     ends: dict[str, float] = {}
     for step in steps:
         record = records.get(step.name)
-        whole = 0.0
-        if record is None or not record.is_finished:
-            whole = expected_seconds(step, steps, records)
+        is_open = record is None or not record.is_finished
+        whole = expected_seconds(step, steps, records) if is_open else 0.0
+        if whole is None:
+            return None
         left[step.name] = max(0.0, whole - running.get(step.name, 0.0))
         ends[step.name] = left[step.name] + max((ends[name] for name in step.after), default=0.0)
     return max(sum(left.values()) / jobs, *ends.values())
@@ -59,7 +64,9 @@ def position(step: Step, steps: Sequence[Step]) -> str:
     return f"step {steps.index(step) + 1} of {len(steps)} {step.name}"
 
 
-def rough(seconds: float) -> str:
+def rough(seconds: float | None) -> str:
     """Return an estimate in words, no more exact than it is."""
+    if seconds is None:
+        return "unknown"
     minutes = max(1, round(seconds / 60))
     return f"about {minutes} min" if minutes < 120 else f"about {minutes / 60:.0f} h"

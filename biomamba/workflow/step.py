@@ -33,7 +33,7 @@ class Step:
         program: `train` for `python -m biomamba.train`.
         overrides: What stands behind the program, the folder of the step left out.
         after: Names of the steps that must be finished before.
-        minutes: How long it is expected to take.
+        minutes: How long it is expected to take; None: not known.
         output: The folder it writes.
         sbatch: Options of sbatch, where it is printed for SLURM.
     """
@@ -43,7 +43,7 @@ class Step:
     program: str
     overrides: tuple[str, ...]
     after: tuple[str, ...]
-    minutes: float
+    minutes: float | None
     output: str
     sbatch: tuple[str, ...] = ()
 
@@ -68,24 +68,24 @@ class Template:
         more: Further overrides, for the command line.
         after: Entries that come before; None: the one above.
         each: Values for which a step is made each, as {seed: [1, 2, 3]}.
-        minutes: How long one step is expected to take.
+        minutes: How long one step is expected to take; None: not known.
         output: The folder of one step; None: one of its own in the folder of the chain.
         sbatch: Options of sbatch.
     """
 
     program: str
     overrides: list[str]
-    minutes: float
+    minutes: float | None = None
     more: list[str] | None = None
     after: list[str] | None = None
-    each: dict[str, list[str | int]] | None = None
+    each: dict[str, list[str | int | float]] | None = None
     output: str | None = None
     sbatch: list[str] | None = None
 
     def __post_init__(self) -> None:
         if self.program not in OUTPUT_KEYS:
             raise ConfigError(unknown_name("program", self.program, OUTPUT_KEYS))
-        if not self.minutes > 0:
+        if self.minutes is not None and not self.minutes > 0:
             raise ConfigError(f"minutes is {self.minutes}; must be above 0")
         key = OUTPUT_KEYS[self.program]
         if any(text.lstrip("+").startswith(f"{key}=") for text in self.texts):
@@ -113,7 +113,7 @@ class Template:
                 raise ConfigError(unknown_name("key", key, names))
             if not fits(value, hints[key]):
                 raise ConfigError(f"{key} must be {describe(hints[key])}, found {value!r}")
-        missing = [name for name in ("program", "overrides", "minutes") if name not in content]
+        missing = [name for name in ("program", "overrides") if name not in content]
         if missing:
             raise ConfigError(f"{', '.join(missing)} must be given")
         return cls(**content)

@@ -70,6 +70,12 @@ def test_each_value_makes_a_step_that_builds_upon_its_twin() -> None:
     assert set(steps["report"].after) == set(steps) - {"base", "report"}
 
 
+def test_a_value_is_written_as_hydra_reads_it() -> None:
+    assert expanded({"a": entry("lr={lr}", each={"lr": [1e-3]})})["a-0.001"].overrides == (
+        "lr=0.001",
+    )
+
+
 def test_names_hold_no_folders() -> None:
     steps = expanded({"a": entry(each={"name": ["x/y z"]}, output="runs/{name}")})
 

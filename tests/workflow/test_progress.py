@@ -13,7 +13,7 @@ from biomamba.workflow.record import Record
 from biomamba.workflow.step import Step
 
 
-def step(name: str, *after: str, minutes: float = 1.0) -> Step:
+def step(name: str, *after: str, minutes: float | None = 1.0) -> Step:
     return Step(
         name=name,
         template=name.split("-")[0],
@@ -59,6 +59,13 @@ def test_two_jobs_share_what_does_not_depend_on_each_other() -> None:
 
     assert remaining_seconds(wide, {}, {}, 2) == 120
     assert remaining_seconds(deep, {}, {}, 2) == 180
+
+
+def test_a_step_of_unknown_length_leaves_the_rest_unknown_until_it_has_ended() -> None:
+    steps = [step("a", minutes=None), step("b", "a")]
+
+    assert rough(remaining_seconds(steps, {}, {}, 1)) == "unknown"
+    assert remaining_seconds(steps, {"a": ended("a", 5)}, {}, 1) == 60
 
 
 def test_position_counts_from_one() -> None:

@@ -33,7 +33,7 @@ def test_further_overrides_stand_behind_the_others() -> None:
     ("change", "words"),
     [
         ({"aftr": ["x"]}, "did you mean 'after'"),
-        ({"minutes": "long"}, "minutes must be float, found 'long'"),
+        ({"minutes": "long"}, "minutes must be .*, found 'long'"),
         ({"minutes": 0}, "above 0"),
         ({"program": "trian"}, "did you mean 'train'"),
         ({"overrides": "seed=1"}, "overrides must be"),
@@ -48,5 +48,5 @@ def test_a_wrong_entry_is_refused_by_name(change: dict[str, Any], words: str) ->
 
 
 def test_all_missing_keys_are_named() -> None:
-    with pytest.raises(ConfigError, match="program, overrides, minutes must be given"):
+    with pytest.raises(ConfigError, match="program, overrides must be given"):
         Template.parse({})
