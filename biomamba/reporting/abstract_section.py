@@ -67,7 +67,7 @@ def _changes(
         front = non_dominated(places_of(panel, domain, general, settings.bootstrap))
         listed = ", ".join(place.model for place in front)
         parts.append(
-            f"No other model is as good on both for {len(front)} of {len(panel)} models: {listed}."
+            f"Not dominated by another one are {len(front)} of {len(panel)} models: {listed}."
         )
     return parts
 

@@ -33,7 +33,7 @@ def test_domain_general_text_and_tasks(
     assert "against 2.000 for base: -0.500 [-0.500, -0.500], p = 0.031, 6 documents." in domain
     assert "(plain mean of web and wiki): 1.750 bits per byte for more" in general
     assert "against 1.500 for base: +0.250" in general
-    assert front.endswith("for 2 of 3 models: base, more.")
+    assert front.endswith("are 2 of 3 models: base, more.")
     assert quiz.startswith("quiz: accuracy 0.625 [0.500, 0.750] for adapted, 40 items")
     assert "the most frequent answer alone: 0.500" in quiz
 
