@@ -119,7 +119,7 @@ def _of_tasks(
         yield Candidate(
             name,
             subject,
-            _over_records(records),
+            over_records(records),
             len(records),
             [str(record.checkpoint_sha256) for record in records],
             {**facts_of(group), **told, "seeds": len(records)},
@@ -128,7 +128,7 @@ def _of_tasks(
         )
 
 
-def _over_records(records: Sequence[TaskRecord]) -> Interval:
+def over_records(records: Sequence[TaskRecord]) -> Interval:
     """Return the mean with an interval: that of one, wider by the scatter of several seeds."""
     first = records[0]
     if len(records) == 1:

@@ -1,19 +1,26 @@
 """Tasks in a report: every model beside simple answers."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from biomamba.evaluation.task_records import TaskRecord
 from biomamba.reporting.report_folders import TASK_RESULTS
 from biomamba.reporting.report_inputs import Evaluation
+from biomamba.reporting.run_groups import RunGroup
 from biomamba.reporting.section import Part, Section, Table, csv_of
+from biomamba.reporting.task_seed_tables import task_seeds_table
 from biomamba.reporting.task_tables import task_cells
 
 _FIELDS = ("task", "protocol", "split", "metric", "model", "value", "low", "high", "level")
 _MORE = ("method", "n", "n_groups", "minimum_detectable_difference", "against", "p_value")
 
 
-def tasks_section(evaluations: Sequence[Evaluation]) -> Section:
-    """Return a table per task and evaluation."""
+def tasks_section(
+    evaluations: Sequence[Evaluation], trained: Mapping[str, RunGroup] | None = None
+) -> Section:
+    """Return a table per task and evaluation, and one over the seeds of recipes.
+
+    trained maps the sha256 of weights to the runs that wrote them.
+    """
     title = "Tasks"
     parts: list[Part] = []
     for evaluation in evaluations:
@@ -34,7 +41,8 @@ def tasks_section(evaluations: Sequence[Evaluation]) -> Section:
         "can be expected to show; smaller ones may exist and not be seen. A change is on the same "
         "items, minus the baseline of the evaluation. How each interval was made: see the CSV."
     )
-    return Section(title, [explanation, *parts])
+    seeds = task_seeds_table(evaluations, trained or {})
+    return Section(title, [explanation, *([seeds] if seeds else []), *parts])
 
 
 def _table(evaluation: Evaluation, task: str, records: Sequence[TaskRecord], number: int) -> Table:
