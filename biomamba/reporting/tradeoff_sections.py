@@ -36,6 +36,22 @@ def frontier_section(scores: ReportScores, domain: str, bootstrap: Bootstrap) ->
     places = places_of(panel, domain, general, bootstrap)
     best = [place.model for place in non_dominated(places)]
     told = " and ".join(general)
+    table = _table(places, best, domain, told, scores.files)
+    picture = Picture(
+        name="frontier_plot",
+        caption=f"Bits per byte on {domain} against the plain mean over {told}: the lower left is "
+        "better. Filled and joined: not dominated by another model. Bars are intervals, small "
+        "dots single seeds.",
+        png=frontier_plot(places, domain, told),
+        files=scores.files,
+    )
+    return Section(title, [picture, table, *_note(places, best)])
+
+
+def _table(
+    places: Sequence[Place], best: Sequence[str], domain: str, told: str, files: Sequence[str]
+) -> Table:
+    """Return all places; columns that say nothing are left out."""
     rows = [
         [
             p.model,
@@ -51,24 +67,15 @@ def frontier_section(scores: ReportScores, domain: str, bootstrap: Bootstrap) ->
     shown += [5] if any(row[5] != "-" for row in rows) else []
     header = ["model", "seeds", f"bits/byte {domain}", f"mean bits/byte of {told}"]
     header += ["not dominated", "note"]
-    table = Table(
+    return Table(
         name="frontier",
         caption="A model is not dominated if no other one is lower in one figure and not higher in "
         "the other, by means. Intervals are over documents, and over seeds where there are "
         "several; where they overlap, a rank may be chance: paired tests stand above.",
         header=[header[index] for index in shown],
         rows=[[row[index] for index in shown] for row in rows],
-        files=scores.files,
+        files=files,
     )
-    picture = Picture(
-        name="frontier_plot",
-        caption=f"Bits per byte on {domain} against the plain mean over {told}: the lower left is "
-        "better. Filled and joined: not dominated by another model. Bars are intervals, small "
-        "dots single seeds.",
-        png=frontier_plot(places, domain, told),
-        files=scores.files,
-    )
-    return Section(title, [picture, table, *_note(places, best)])
 
 
 def general_panel(scores: ReportScores, domain: str) -> tuple[Models, list[str]]:
