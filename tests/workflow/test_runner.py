@@ -144,9 +144,9 @@ def test_a_step_that_was_stopped_by_others_stops_the_chain(runner: Callable[...,
     assert codes(made) == {"stopped": 75}
 
 
-def test_two_jobs_run_side_by_side(runner: Callable[..., Runner]) -> None:
-    """Each of the two waits until the other has begun."""
-    made = runner(step("meet_a"), step("meet_b"), step("c", "meet_a", "meet_b"), jobs=2)
+def test_jobs_run_side_by_side(runner: Callable[..., Runner]) -> None:
+    """Each of the two waits until the other has begun; there is room for the third all the time."""
+    made = runner(step("meet_a"), step("meet_b"), step("c", "meet_a", "meet_b"), jobs=3)
 
     assert run(made) == Ending()
     assert set(events(made)[:2]) == {"begin meet_a", "begin meet_b"}
