@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from biomamba.evaluation.scaling import ScalingFit
@@ -13,6 +14,8 @@ from biomamba.reporting.recipe_plots import arm_of
 
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _MILLION = 1e6
+_NAMED = 6  # models whose names find room in the picture
+_ROOM = 0.02  # of the span of the means: what a number needs
 
 
 @dataclass(frozen=True)
@@ -39,7 +42,7 @@ def non_dominated(places: Sequence[Place]) -> list[Place]:
 def frontier_plot(places: Sequence[Place], domain: str, general: str) -> bytes:
     """Draw every model as a dot with its intervals, the front filled and joined, as a PNG.
 
-    Small dots are single seeds.
+    Small dots are single seeds. More than a handful of models are numbered, with a list beside.
     """
     best = non_dominated(places)
     figure = Figure(figsize=(7.6, 5.2), layout="constrained")
@@ -66,9 +69,7 @@ def frontier_plot(places: Sequence[Place], domain: str, general: str) -> bytes:
         )
         if len(place.seeds) > 1:
             panel.plot(*zip(*place.seeds, strict=True), "o", markersize=2.5, color=mine, alpha=0.6)
-        panel.annotate(
-            place.model, (x, y), textcoords="offset points", xytext=(6, 6), fontsize="small"
-        )
+    _name_places(figure, panel, places)
     panel.set(xlabel=f"bits per byte, {domain}", ylabel=f"bits per byte, mean of {general}")
     panel.margins(0.12)
     panel.grid(alpha=0.3)
@@ -91,6 +92,35 @@ def scaling_plot(fits: Mapping[str, ScalingFit]) -> bytes:
     panel.legend(fontsize="small", frameon=False)
     panel.grid(alpha=0.3, which="both")
     return _png(figure)
+
+
+def labels_of(places: Sequence[Place]) -> dict[tuple[float, float], str]:
+    """Return the numbers of the places, those that would print over each other as one label."""
+    spans = [max(values) - min(values) for values in zip(*map(_means, places), strict=True)]
+    found: dict[tuple[float, float], list[str]] = {}
+    for number, place in enumerate(places, start=1):
+        here = _means(place)
+        near = (
+            there
+            for there in found
+            if all(
+                abs(a - b) <= _ROOM * span for a, b, span in zip(here, there, spans, strict=True)
+            )
+        )
+        found.setdefault(next(near, here), []).append(str(number))
+    return {there: ", ".join(numbers) for there, numbers in found.items()}
+
+
+def _name_places(figure: Figure, panel: Axes, places: Sequence[Place]) -> None:
+    if len(places) <= _NAMED:
+        labels = {_means(place): place.model for place in places}
+    else:
+        labels = labels_of(places)
+        names = "\n".join(f"{number} {place.model}" for number, place in enumerate(places, start=1))
+        figure.set_size_inches(9.6, 5.2)
+        panel.text(1.03, 1.0, names, transform=panel.transAxes, va="top", fontsize="small")
+    for point, label in labels.items():
+        panel.annotate(label, point, textcoords="offset points", xytext=(6, 6), fontsize="small")
 
 
 def _means(place: Place) -> tuple[float, float]:

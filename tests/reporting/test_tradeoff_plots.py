@@ -6,7 +6,13 @@ import pytest
 from biomamba.evaluation.scaling import fit_scaling
 from biomamba.metrics.interval import Bootstrap, Interval
 from biomamba.metrics.measure import mean
-from biomamba.reporting.tradeoff_plots import Place, frontier_plot, non_dominated, scaling_plot
+from biomamba.reporting.tradeoff_plots import (
+    Place,
+    frontier_plot,
+    labels_of,
+    non_dominated,
+    scaling_plot,
+)
 
 
 def place(name: str, domain: float, general: float, seeds: int = 1) -> Place:
@@ -23,7 +29,15 @@ def test_only_what_no_other_beats_is_kept() -> None:
     assert non_dominated(twins) == twins
 
 
-@pytest.mark.parametrize("places", [PLACES, PLACES[:1]])
+def test_numbers_of_models_at_one_place_share_a_label() -> None:
+    places = [*PLACES, place("a again", 1.03, 3.03), place("beside", 1.03, 2.9)]
+
+    labels = labels_of(places)
+
+    assert labels == {(1, 3): "1, 5", (2, 2): "2", (2, 3): "3", (3, 1): "4", (1.03, 2.9): "6"}
+
+
+@pytest.mark.parametrize("places", [PLACES, PLACES[:1], PLACES * 2])
 def test_a_frontier_is_drawn(places: list[Place]) -> None:
     assert frontier_plot(places, "pubmed", "web").startswith(b"\x89PNG")
 
