@@ -20,7 +20,12 @@ PUBLISHED = {
     "mamba2_1_3b": 1_343_757_312,
     "mamba2_2_7b": 2_702_599_680,
 }
-OWN = {"mamba1_tiny": 2_000_000, "mamba2_tiny": 2_000_000, "mamba2_small": 7_000_000}
+OWN = {
+    "mamba1_tiny": 2_000_000,
+    "mamba2_tiny": 2_000_000,
+    "mamba1_small": 7_000_000,
+    "mamba2_small": 7_000_000,
+}
 
 
 def load_scale(name: str) -> tuple[MambaConfig, str]:
