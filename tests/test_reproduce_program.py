@@ -90,7 +90,13 @@ def test_a_chain_goes_from_data_to_a_report(name: str, compose: Compose) -> None
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", CHAINS)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[pytest.mark.slow_extra] if name == "ablations" else [])
+        for name in CHAINS
+    ],
+)
 def test_every_step_of_every_chain_can_be_run(name: str, compose: Compose) -> None:
     settings_of(checked(name, compose))
 
