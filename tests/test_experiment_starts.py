@@ -13,11 +13,11 @@ from typing import Any
 import pytest
 import torch
 from corpus_files import RAW, write_corpora
-from experiments import NAMES, composed, program_of
+from experiments import ALL, NAMES, composed, program_of
 from omegaconf import DictConfig, OmegaConf
 from task_files import write_task_files
 
-from biomamba import evaluate, prepare, train
+from biomamba import efficiency, evaluate, prepare, train
 from biomamba.config.build import build
 from biomamba.data.sealed import read_sealed
 from biomamba.data.store_facts import CONTAMINATION_NAME
@@ -26,6 +26,7 @@ from biomamba.model.backends.chunked import ChunkedScan
 from biomamba.model.checkpoint import save_pretrained
 from biomamba.model.config import Mamba1Config, Mamba2Config
 from biomamba.model.language_model import MambaLM
+from biomamba.timing.records import EFFICIENCY_FILE, read_efficiency
 
 pytestmark = [
     pytest.mark.slow,
@@ -274,3 +275,18 @@ def test_an_evaluation_scores_what_it_names(
         records = [json.loads(line) for line in lines]
         assert {record[key] for record in records} - {"mean"} == set(named)
         assert {record["split"] for record in records} <= {cfg.split}
+
+
+@pytest.mark.parametrize("name", [name for name in ALL if name.startswith("bench/")])
+def test_a_measurement_takes_the_phases_that_it_names(name: str, tmp_path: Path) -> None:
+    cfg = composed(name)
+    put(cfg, paths__run_dir=str(tmp_path), model__config__d_model=128, model__config__n_layer=2)
+    put(cfg, model__config__vocab_size=VOCABULARY)
+    put(cfg, efficiency__lengths=[8, 16], efficiency__repeats=1, efficiency__warmup=1)
+    put(cfg, efficiency__decode_tokens=2, efficiency__product_size=16, efficiency__device="cpu")
+    efficiency.main(cfg)
+
+    found = {(r.phase, r.batch, r.model) for r in read_efficiency(tmp_path / EFFICIENCY_FILE)}
+    models = ("mamba2", "transformer")
+    asked = cfg.efficiency
+    assert found == {(p, b, m) for p in asked.phases for b in asked.batches for m in models}
