@@ -1,6 +1,7 @@
 """The shape of the code: layers, banned imports and names, sizes, and tests that mirror modules."""
 
 import ast
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -97,6 +98,14 @@ def test_every_package_has_a_layer() -> None:
     folders = {child.name for child in PACKAGE.iterdir() if (child / "__init__.py").is_file()}
 
     assert folders == set(LEVEL) - set(PROGRAMS)
+
+
+def test_every_package_travels_in_the_wheel() -> None:
+    listed = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    folders = {path.parent.relative_to(CHECKOUT) for path in PACKAGE.rglob("__init__.py")}
+
+    there = {".".join(folder.parts) for folder in folders}
+    assert set(listed["packages"]) == there | {"biomamba.conf"}
 
 
 def test_modules_import_each_other_without_cycles() -> None:
