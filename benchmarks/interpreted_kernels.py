@@ -8,7 +8,7 @@ Call `interpret()` before anything imports triton. What it stands in for:
 The arithmetic of the Triton kernels is the real one, in NumPy.
 """
 
-# ruff: noqa: PLR0913, PLR0917, PT018 (signatures of causal-conv1d, and its checks)
+# ruff: noqa: PT018 (signatures of causal-conv1d, and its checks)
 
 import contextlib
 import functools

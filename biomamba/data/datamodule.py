@@ -42,7 +42,7 @@ class PretrainDataModule(PlannedData):
         verify: `full` compares the hash of every file before the run, `size` only its size.
     """
 
-    def __init__(  # noqa: PLR0913 - one keyword per line of a data config
+    def __init__(
         self,
         *,
         sources: dict[str, list[str]],

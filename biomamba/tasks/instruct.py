@@ -56,7 +56,7 @@ class InstructDataModule(PlannedData):
         num_workers: Processes that build batches; 0 builds them in the main one.
     """
 
-    def __init__(  # noqa: PLR0913 - one keyword per line of a data config
+    def __init__(
         self,
         *,
         tasks: dict[str, Task],

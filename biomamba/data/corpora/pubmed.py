@@ -27,7 +27,7 @@ class PubMedAbstracts(ColumnCorpus):
     dropped.
     """
 
-    def __init__(  # noqa: PLR0913, PLR0917 - the options of a corpus, by name
+    def __init__(
         self,
         rows: RowSource,
         licence: str,
