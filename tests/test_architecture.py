@@ -7,6 +7,7 @@ from pathlib import Path
 CHECKOUT = Path(__file__).resolve().parents[1]
 PACKAGE = CHECKOUT / "biomamba"
 PROGRAMS = (
+    "__main__",
     "prepare",
     "verify",
     "train",

@@ -6,6 +6,7 @@ interrupted by hand, 1 a defect (with traceback); a program may return a code of
 HYDRA_FULL_ERROR=1 shows the traceback of a user's mistake too.
 """
 
+import argparse
 import os
 import sys
 from argparse import Namespace
@@ -19,6 +20,7 @@ from omegaconf import DictConfig
 
 from biomamba.config.check import check_config
 from biomamba.config.compose import preflight
+from biomamba.config.experiments import experiment_table
 from biomamba.config.location import conf_dir
 from biomamba.config.schema import register_schemas
 from biomamba.runtime import signals, slurm
@@ -36,6 +38,9 @@ def run_cli(config_name: str, main: Callable[[DictConfig], int | None]) -> None:
     The process exits with the code that `main` returns unless that is None or 0.
     """
     register_schemas()
+    if "--list" in sys.argv[1:]:
+        sys.stdout.write(f"{experiment_table(config_name, _config_folders())}\n")
+        return
     try:
         arguments = get_args_parser().parse_args(sys.argv[1:])
         if _is_plain_run(arguments):
@@ -82,6 +87,14 @@ def _preflight(arguments: Namespace, config_name: str) -> None:
     if extra_dir is not None and not extra_dir.is_dir():
         raise ConfigError(f"--config-dir must name a folder, found {extra_dir}")
     preflight(arguments.config_name or config_name, arguments.overrides, extra_dir=extra_dir)
+
+
+def _config_folders() -> list[Path]:
+    """Return the folder of --config-dir, if given, and that of the shipped files."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--config-dir", "-cd", type=Path)
+    extra = parser.parse_known_args(sys.argv[1:])[0].config_dir
+    return [extra, conf_dir()] if extra else [conf_dir()]
 
 
 def _exit_stopped(stop: signals.Interrupted) -> NoReturn:

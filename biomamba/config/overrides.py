@@ -83,7 +83,8 @@ def _missing_file(override: str, missing: str, folders: Sequence[Path]) -> str:
     options = _options(top, folders)
     if not options:
         return f"{override}: {unknown_name('config group', top, _groups(folders))}"
-    return f"{override}: {unknown_name(f'option of {top}', name, options)}"
+    listed = "; biomamba <command> --list explains them" if top == "experiment" else ""
+    return f"{override}: {unknown_name(f'option of {top}', name, options)}{listed}"
 
 
 def _unknown_in_file(

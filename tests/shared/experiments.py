@@ -8,6 +8,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from biomamba.config.compose import compose_config
+from biomamba.config.experiments import program_of
 from biomamba.config.location import conf_dir
 
 FOLDER = conf_dir() / "experiment"
@@ -44,15 +45,6 @@ TWINS = {
     "scaling/tokens_1074M": "scaling/tokens_655k_small",
     "sft/factoid_130m_v1": "sft/factoid_small",
 }
-
-
-def program_of(name: str) -> str:
-    """Return the program that an experiment is of."""
-    folder, stem = name.split("/")
-    if folder in ("eval", "bench"):
-        return {"eval": "evaluate", "bench": "efficiency"}[folder]
-    first = stem.split("_")[0]
-    return first if first in ("prepare", "evaluate") else "train"
 
 
 def is_small(name: str) -> bool:
