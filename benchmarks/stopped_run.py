@@ -69,6 +69,7 @@ class Start:
         arguments: Of the program, without those of the trainer.
         world_size: Number of ranks, over gloo.
         program: Name of its module.
+        trainer: Configuration of several ranks.
     """
 
     def __init__(
@@ -77,6 +78,7 @@ class Start:
         arguments: Sequence[str],
         world_size: int,
         program: str = "biomamba.train",
+        trainer: str = "cpu_2",
     ) -> None:
         run_dir.mkdir(parents=True, exist_ok=True)
         self._run_dir = run_dir
@@ -85,10 +87,10 @@ class Start:
         self._num_earlier = len(self._starts())
         self._error_path = run_dir.parent / f"{run_dir.name}.err"
         ranks = ("torch.distributed.run", "--standalone", f"--nproc-per-node={world_size}", "-m")
-        trainer = ("trainer=cpu_2", f"trainer.devices={world_size}")
+        several = (f"trainer={trainer}", f"trainer.devices={world_size}")
         command = [sys.executable, "-m", *(ranks if world_size > 1 else ()), program]
         command += [*arguments, f"paths.run_dir={run_dir}", "run_id=soak"]
-        command += trainer if world_size > 1 else ("trainer=cpu",)
+        command += several if world_size > 1 else ("trainer=cpu",)
         with self._error_path.open("w") as errors:
             self._process = subprocess.Popen(
                 command,
@@ -100,7 +102,6 @@ class Start:
 
     def stop(self, stop: Stop, rng: random.Random) -> dict[str, Any]:
         """Wait for the moment, send the signal, wait for the end; return what happened."""
-        ranks: list[int] = []
         try:
             self._wait(lambda: len(self._ranks()) == self._world_size, _START_SECONDS)
             if stop.step is not None:
@@ -108,21 +109,49 @@ class Start:
                 self._wait(lambda: self.first_step is not None, _START_SECONDS)
                 self._wait(lambda: self.newest_step >= step, _START_SECONDS)
             time.sleep(stop.delay_seconds)
-            ranks, newest_step = self._ranks(), self.newest_step
-            targets = ranks if stop.is_for_all else [rng.choice(ranks)]
-            if stop.is_for_all and stop.signal == "SIGKILL":
-                targets = [self._process.pid, *targets]
-            for pid in targets:
-                _send(pid, signal.Signals[stop.signal])
+            newest_step = self.newest_step
+        except BaseException:
+            self.kill([])
+            raise
+        is_for_launcher = stop.is_for_all and stop.signal == "SIGKILL"
+        target = "one" if not stop.is_for_all else "all" if is_for_launcher else "ranks"
+        seconds = self.send(signal.Signals[stop.signal], target, rng)
+        return {"newest_checkpoint": newest_step, "seconds_to_end": seconds}
+
+    def send(self, number: signal.Signals, target: str, rng: random.Random) -> float:
+        """Send a signal and wait until nothing of the start runs any more.
+
+        Args:
+            number: The signal.
+            target: `one` rank, all `ranks`, their `launcher`, or `all` of these.
+            rng: Draws the one rank.
+
+        Returns:
+            Seconds until the last process had ended.
+
+        Raises:
+            RuntimeError: A process lives on; it is killed.
+        """
+        ranks = self._ranks()
+        launcher = [self._process.pid]
+        pids = {
+            "one": [rng.choice(ranks or launcher)],
+            "ranks": ranks,
+            "launcher": launcher,
+            "all": [*launcher, *ranks],
+        }[target]
+        try:
+            for pid in pids:
+                _send(pid, number)
             sent = time.monotonic()
-            self._process.wait(_END_SECONDS)
-            self._wait(lambda: not any(map(_is_alive, ranks)), _END_SECONDS, is_ended=True)
+            self._wait(
+                lambda: self._process.poll() is not None and not any(map(_is_alive, ranks)),
+                _END_SECONDS,
+                is_ended=True,
+            )
         finally:
             self.kill(ranks)
-        return {
-            "newest_checkpoint": newest_step,
-            "seconds_to_end": round(time.monotonic() - sent, 2),
-        }
+        return round(time.monotonic() - sent, 2)
 
     def finish(self) -> None:
         """Wait until the run is done."""
@@ -137,6 +166,11 @@ class Start:
             _send(pid, signal.SIGKILL)
         self._process.kill()
         self._process.wait()
+
+    @property
+    def is_running(self) -> bool:
+        """Whether the program itself, or the launcher of its ranks, still runs."""
+        return self._process.poll() is None
 
     @property
     def first_step(self) -> int | None:
