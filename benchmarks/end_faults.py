@@ -265,7 +265,7 @@ class Driver:
         event |= {"signal": name, "target": target if several else "process"}
         event |= {"exit_code": code, "seconds_to_end": seconds, "is_killed": is_running}
         run.exit_codes.append(code)
-        if is_running and (problem := _unexpected(name, code, start)):
+        if is_running and (problem := _unexpected(name, event["target"], code, start)):
             run.problems.append(f"{name} to {target} {watch.latest}: {problem}")
         if not is_running and code != 0:
             run.problems.append(f"ended alone with {code}: {start.errors[-2000:]}")
@@ -432,10 +432,13 @@ def _is_equal(mine: Any, its: Any) -> bool:
     return is_nan or (type(mine) is type(its) and bool(mine == its))
 
 
-def _unexpected(name: str, code: int, start: Start) -> str:
+def _unexpected(name: str, target: str, code: int, start: Start) -> str:
     """Say what is wrong with the exit code of a start that got a signal; empty if nothing."""
-    # After its last step a run may rather end than stop.
-    is_wrong = code not in {0, STOPPED_CODE} if name == "SIGTERM" else code == 0
+    is_wrong = code == 0
+    if name == "SIGTERM":  # after its last step a run may rather end than stop
+        codes = {0, STOPPED_CODE}
+        codes |= {1} if target == "launcher" else set()  # torchrun's own code
+        is_wrong = code not in codes
     return f"exit code {code}: {start.errors[-2000:]}" if is_wrong else ""
 
 

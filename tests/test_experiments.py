@@ -156,6 +156,75 @@ def test_the_points_of_the_mixture_are_those_of_the_paper() -> None:
         assert sum(weights) == pytest.approx(1, abs=1e-10)
 
 
+CPT = [name for name in TRAINED if name.startswith("cpt/")]
+PAPER_SCALE = [n for n in CPT if "small" not in n]
+
+
+@pytest.mark.parametrize("name", CPT)
+def test_continued_pretraining_has_a_limit_of_passes(name: str) -> None:
+    limit = composed(name).data.max_repetition
+
+    assert limit == (1 if "v1" in name else 4)
+
+
+def test_the_first_version_sees_its_abstracts_once() -> None:
+    cfg = composed("cpt/biomamba1_130m_v1")
+    tokens_per_abstract = cfg.max_tokens / 1_100_000
+
+    assert 300 < tokens_per_abstract < 360
+    assert cfg.data.max_repetition == 1
+    assert cfg.max_tokens % cfg.tokens_per_step == 0
+    # The 0.43 M abstracts of cpt/prepare would be passed over 2.4 times.
+    assert "/corpora_medrag/" in cfg.sources.pubmed[0]
+
+
+@pytest.mark.parametrize("name", [n for n in PAPER_SCALE if "v1" not in n])
+def test_validation_comes_as_often_as_in_the_paper(name: str) -> None:
+    cfg = composed(name)
+
+    assert cfg.trainer.val_check_interval == 500
+    assert cfg.callbacks.checkpoint.every_n_steps == 200
+
+
+def starting_points() -> list[tuple[str, str, str]]:
+    """Return (where, experiment, folder) of every model that is taken from a run of continued
+    pretraining: in configurations, the README, docs and scripts."""
+    root = PAGE.parents[1]
+    files = [root / "README.md", *(root / "docs").rglob("*.md"), *(root / "slurm").iterdir()]
+    files += shipped.FOLDER.parent.rglob("*.yaml")
+    taken = re.compile(r"runs/(cpt/[\w{}<>]+)/(?:first|seed_\d)/(model\w*)")
+    return [
+        (path.relative_to(root).as_posix(), name, folder)
+        for path in files
+        if path.is_file()
+        for name, folder in taken.findall(path.read_text(encoding="utf-8"))
+    ]
+
+
+def test_a_run_that_keeps_an_average_is_continued_from_it() -> None:
+    found = starting_points()
+    assert len(found) > 15
+    for where, name, folder in found:
+        known = re.sub(r"[{<]scale[}>]", "130m" if "mamba2_" in name else "mamba2_130m", name)
+        is_averaged = composed(known).callbacks.ema is not None
+        assert folder == ("model_ema" if is_averaged else "model"), (where, name)
+    chain = (shipped.FOLDER.parent / "chain" / "_paper.yaml").read_text(encoding="utf-8")
+    assert set(re.findall(r"{cpt}/(\w+)", chain)) == {"model_ema"}
+
+
+def test_what_differs_from_the_paper_is_named() -> None:
+    """A file of the paper's scale names its deviations, itself or in what it builds on."""
+    for name in (n for n in TRAINED if re.match(r"(cpt|sft)/.*(130m|370m|780m|1_3b|2_7b)", n)):
+        texts = [(shipped.FOLDER / f"{name}.yaml").read_text(encoding="utf-8")]
+        for base in re.findall(r"- /experiment/([\w/]+)", texts[0]):
+            texts.append((shipped.FOLDER / f"{base}.yaml").read_text(encoding="utf-8"))
+            texts += [
+                (shipped.FOLDER / f"{further}.yaml").read_text(encoding="utf-8")
+                for further in re.findall(r"- /experiment/([\w/]+)", texts[-1])
+            ]
+        assert any("Deviation:" in text for text in texts), name
+
+
 def table() -> dict[str, list[str]]:
     """Return the cells of each row of the page by the experiment."""
     rows = re.findall(r"^\| `(\w+/[\w.-]+)` \|(.+)\|$", PAGE.read_text(), flags=re.MULTILINE)

@@ -174,6 +174,11 @@ def test_the_pipeline_starts_each_job_after_the_one_before(tmp_path: Path) -> No
     ]
 
 
-@pytest.mark.parametrize("arguments", [(), ("a b", "", "", ""), ("a", "", "")])
+def test_the_pipeline_evaluates_the_model_that_is_named(tmp_path: Path) -> None:
+    _, jobs = pipeline(tmp_path, "mix80", "", "", "", "model_ema")
+    assert jobs[-1].endswith("evaluate.sbatch runs/pipeline/mix80/model_ema --")
+
+
+@pytest.mark.parametrize("arguments", [(), ("a b", "", "", ""), ("a", "", ""), ("a", *"bcdef")])
 def test_a_wrong_pipeline_submits_nothing(tmp_path: Path, arguments: tuple[str, ...]) -> None:
     assert pipeline(tmp_path, *arguments) == (2, [])
