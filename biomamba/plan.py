@@ -101,7 +101,7 @@ def run_settings(cfg: DictConfig, hardware: Hardware) -> RunSettings:
     callbacks = cfg.get("callbacks") or {}
     checkpoint = callbacks.get("checkpoint") or {}
     objective: Objective = build(cfg.get("objective")) or Objective()
-    name = load_target(backend._target_).name
+    name = load_target(backend._target_, "model.backend").name
     return RunSettings(
         model=model,
         parameters=Parameters.described(model, build(cfg.model.get("adaptation"))),

@@ -109,7 +109,7 @@ def _unknown_key(override: Override, cfg: DictConfig, folders: Sequence[Path]) -
             return f"{override.input_line}: '{key}' is no default here; write +{key}={value}"
         names = [*(str(k) for k in cfg if k != "hydra"), *_groups(folders)]
         return f"{key}: {unknown_name('key', name, names)}"
-    parameters = parameter_names(node)
+    parameters = parameter_names(node, parent)
     if name in parameters and join_key(parent, name) == key:
         return f"{key}: the config does not set '{name}'; to add it write +{override.input_line}"
     present = [str(k) for k in node if not str(k).startswith("_")] if _is_dict(node) else []

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from biomamba.config import targets
 from biomamba.runtime.errors import DataError
 
 FILES = {
@@ -31,7 +32,7 @@ hydra: {run: {dir: "${paths.run_dir}"}, job: {chdir: false}}
 """,
     "model/tiny.yaml": "{_target_: biomamba.stand_in.Budget, max_tokens: 8, step_tokens: 4}",
     "model/_base.yaml": "{}",
-    "optimizer/adamw.yaml": "{_target_: torch.optim.AdamW, _partial_: true, lr: 1.0e-3}",
+    "optimizer/adamw.yaml": "{_target_: biomamba.stand_in.Optimizer, lr: 1.0e-3}",
     "debug/quick.yaml": "# @package _global_\nmax_tokens: 10\n",
     "experiment/cpt/good.yaml": "# @package _global_\noptimizer: {weight_decay: 0.5}\n",
     "experiment/cpt/nested_typo.yaml": "# @package _global_\noptimizer: {lrr: 0.5}\n",
@@ -64,6 +65,15 @@ class Files:
             raise DataError(f"no such file: {self.paths[0]}")
 
 
+@dataclass(frozen=True)
+class Optimizer:
+    """A value object with optional values."""
+
+    lr: float
+    weight_decay: float = 0.0
+    eps: float = 1e-8
+
+
 class Heavy:
     """Something that a check must not build."""
 
@@ -87,12 +97,18 @@ def make(**settings: Any) -> dict[str, Any]:
 def stand_in(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     """Offer the classes of this file as biomamba.stand_in."""
     module = ModuleType("biomamba.stand_in")
-    for item in (Budget, Files, Heavy, make):
+    items = (Budget, Files, Heavy, Optimizer, make)
+    for item in items:
         monkeypatch.setattr(item, "__module__", module.__name__)
         setattr(module, item.__name__, item)
     module.sys = sys  # type: ignore[attr-defined]
     monkeypatch.setattr(Heavy, "num_built", 0)
     monkeypatch.setitem(sys.modules, module.__name__, module)
+    names = (f"{module.__name__}.{item.__name__}" for item in items)
+    own = targets.Group(frozenset(names))
+    keys = ("a", "b", "d", "data", "model", "optimizer", "plain", "budget", "deep", "unknown")
+    for key in keys:
+        monkeypatch.setitem(targets.GROUPS, key, targets.GROUPS.get(key, targets.Group()) | own)
     return module
 
 

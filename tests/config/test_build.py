@@ -1,6 +1,7 @@
 """Building nodes, and whose error comes out."""
 
 from types import ModuleType
+from typing import Any
 
 import pytest
 from omegaconf import OmegaConf
@@ -68,6 +69,17 @@ def test_unknown_argument_is_a_defect_of_the_unchecked_config() -> None:
         build(OmegaConf.create(CONFIG).unknown)
 
 
-def test_hydra_refusal_is_a_config_error() -> None:
-    with pytest.raises(ConfigError, match=r"os\.rmdir"):
-        build(OmegaConf.create({"a": {"_target_": "os.rmdir", "path": "x"}}).a)
+@pytest.mark.parametrize(
+    "node",
+    [
+        {"_target_": "os.rmdir", "path": "x"},
+        {"_target_": "biomamba.stand_in.Budget", "_args_": [8]},
+        {"_target_": "biomamba.stand_in.Budget", "max_tokens": 8, "_partial_": True},
+        {"b": [{"c": {"_target_": "biomamba.stand_in.sys.exit"}}]},
+        {"_target_": "${oc.decode:os.rmdir}", "path": "x"},
+        {"b": "${oc.create:{_target_: os.rmdir, path: x}}"},
+    ],
+)
+def test_nothing_outside_the_list_is_called(node: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match=r"^a(\.b)?.*(_target_|_args_|_partial_)"):
+        build(OmegaConf.create({"a": node}).a)

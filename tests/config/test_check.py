@@ -30,7 +30,7 @@ def test_problems_of_all_nodes_come_together() -> None:
         {
             "a": {"_target_": "os.system", "command": "x"},
             "b": {"c": [{**BUDGET, "steps": 1}]},
-            "d": {"_target_": "torch.optim.AdamW", "_partial_": True, "lrr": 1},
+            "d": {**BUDGET, "_partial_": True},
             "e": "???",
             "f": "${nope}",
         }
@@ -71,6 +71,14 @@ def test_misspelled_hydra_key_is_found() -> None:
     found = problems_of({"a": {"_traget_": "x"}})
 
     assert found[0].startswith("a: unknown key '_traget_' (did you mean '_target_'?)")
+
+
+@pytest.mark.parametrize("key", ["_args_", "_partial_", "_recursive_", "_convert_"])
+def test_what_changes_the_call_of_a_target_is_no_key(key: str) -> None:
+    found = problems_of({"a": {**BUDGET, key: True}})
+
+    assert len(found) == 1
+    assert found[0].startswith(f"a: unknown key '{key}'")
 
 
 def test_scalar_in_place_of_a_node_is_found() -> None:

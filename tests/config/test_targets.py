@@ -1,28 +1,147 @@
 """Targets and their arguments."""
 
+import sys
+from collections.abc import Iterator
+from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
-import torch
+import yaml
 
-from biomamba.config.targets import TargetError, call_problems, load_target, parameter_names
+from biomamba.config.location import conf_dir
+from biomamba.config.targets import (
+    GROUPS,
+    TargetError,
+    call_problems,
+    check_target_name,
+    load_target,
+    parameter_names,
+)
+from biomamba.data.corpora.c4 import C4
+
+YAML_FILES = sorted(conf_dir().rglob("*.yaml"))
 
 
-def test_class_of_an_allowed_package_is_loaded() -> None:
-    assert load_target("torch.optim.AdamW") is torch.optim.AdamW
+def targets_in(node: Any, key: str) -> Iterator[tuple[str, str]]:
+    """Yield the key and the name of every `_target_` of a file."""
+    if isinstance(node, dict):
+        if "_target_" in node:
+            yield key, node["_target_"]
+        for name, child in node.items():
+            yield from targets_in(child, f"{key}.{name}".lstrip("."))
+    elif isinstance(node, list):
+        for child in node:
+            yield from targets_in(child, key)
+
+
+def package_of(path: Path, text: str) -> str:
+    """Return the key that a file of conf/ fills."""
+    header = next((line for line in text.splitlines()[:3] if line.startswith("# @package")), "")
+    package = header.removeprefix("# @package").strip()
+    folder = path.parent.relative_to(conf_dir()).as_posix().replace("/", ".")
+    return {"_global_": "", "": "" if folder == "." else folder}.get(package, package)
+
+
+def test_every_class_that_the_shipped_files_name_is_allowed_and_none_else_is_listed() -> None:
+    found = set()
+    for path in YAML_FILES:
+        text = path.read_text(encoding="utf-8")
+        for key, name in targets_in(yaml.safe_load(text), package_of(path, text)):
+            load_target(name, key)
+            found.add(name)
+
+    named = {name for content in GROUPS.values() for name in content.names}
+    own = {name for name in named if name.startswith("biomamba.") and "stand_in" not in name}
+    assert own <= found | {"biomamba.data.mixture.Stage"}
+
+
+def test_every_name_of_the_table_can_be_loaded() -> None:
+    for group, content in GROUPS.items():
+        for name in content.names:
+            assert callable(load_target(name, group))
+
+
+def test_class_of_an_open_package_is_loaded() -> None:
+    assert load_target("biomamba.data.corpora.c4.C4", "corpora.web") is C4
 
 
 @pytest.mark.parametrize(
-    "name", ["os.system", "torch.load", "biomamba.stand_in.sys.exit", "biomambax.Thing", None, 3]
+    ("name", "key"),
+    [
+        ("os.system", "model"),
+        ("torch.load", "model"),
+        ("torch.optim.AdamW", "optimizer"),
+        ("lightning.fabric.utilities.cloud_io._load", "trainer"),
+        ("lightning.pytorch.Trainer", "model"),
+        ("biomamba.runtime.code_version._git", "tasks.x"),
+        ("biomamba.runtime.atomic.write_bytes", "corpora.x"),
+        ("biomamba.data.corpora.c4.C4", "model"),
+        ("biomamba.data.corpora.c4.C4", "trainer.c4"),
+        ("biomamba.data.corpora.c4.C4", "paths"),
+        ("biomamba.data.corpora.c4.C4", "sources.c4"),
+        ("biomamba.data.corpora.columns.sys.exit", "corpora.x"),
+        ("biomamba.data.corpora.medline.Path", "corpora.x"),  # imported there
+        ("biomamba.data.corpora.wikipedia.ColumnCorpus", "corpora.x"),  # imported there
+        ("biomamba.data.corpora.c4.C4.shards", "corpora.x"),
+        ("biomamba.data.corpora.c4.C4.__init__", "corpora.x"),
+        ("biomamba.data.corpora..c4.C4", "corpora.x"),
+        ("biomamba.data.corpora.corpus.Corpus", "corpora.x"),  # the contract itself
+        ("biomamba.tasks.task.Task", "tasks.x"),  # abstract
+        ("biomamba.tasks.task_files.named_files", "tasks.x"),  # a function
+        ("biomamba.training.callbacks.checkpoint.checkpoints_in", "callbacks.x"),
+        ("biomambax.Thing", "model"),
+        ("biomamba.data.stage_writer.StageWriter", "data"),
+        ("biomamba.data.stage_writer.StageWriter", ""),
+        ("", "model"),
+        (None, "model"),
+        (3, "model"),
+        (["os.system"], "model"),
+    ],
 )
-def test_other_targets_are_refused(name: object) -> None:
-    with pytest.raises(TargetError, match="_target_ must name a class or function of biomamba"):
-        load_target(name)
+def test_other_targets_are_refused(name: object, key: str) -> None:
+    with pytest.raises(TargetError, match="_target_|cannot import"):
+        load_target(name, key)
+
+
+def test_name_outside_the_list_is_refused_before_it_is_imported() -> None:
+    sys.modules.pop("antigravity", None)
+    with pytest.raises(TargetError):
+        load_target("antigravity.geohash", "model")
+    with pytest.raises(TargetError):
+        check_target_name("biomamba.tasks.new._hidden", "tasks.x")
+    assert check_target_name("biomamba.tasks.new.Triage", "tasks.x") == "biomamba.tasks.new.Triage"
+    assert "antigravity" not in sys.modules
+
+
+def test_class_of_a_new_file_needs_no_entry(monkeypatch: pytest.MonkeyPatch) -> None:
+    source = """
+class Guidelines:
+    def __init__(self, rows): self.rows = rows
+    def shards(self): return ()
+    def documents(self, shard): return iter(())
+    def settings(self): return {}
+
+class Cleaner:
+    def __init__(self, folder): raise AssertionError("a class that fulfills no contract")
+
+def make(folder): raise AssertionError("a function")
+"""
+    module = ModuleType("biomamba.data.corpora.guidelines")
+    exec(source, module.__dict__)
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+
+    assert load_target(f"{module.__name__}.Guidelines", "corpora.x") is module.Guidelines
+    for name in ("Cleaner", "make"):
+        with pytest.raises(TargetError):
+            load_target(f"{module.__name__}.{name}", "corpora.x")
 
 
 def test_misspelled_target_is_named() -> None:
-    with pytest.raises(TargetError, match=r"cannot import torch\.optim\.AdamWW"):
-        load_target("torch.optim.AdamWW")
+    with pytest.raises(TargetError, match=r"cannot import biomamba\.data\.corpora\.c4\.C5"):
+        load_target("biomamba.data.corpora.c4.C5", "corpora.x")
+    with pytest.raises(TargetError, match=r"did you mean biomamba\.training\.optimizer\.AdamW"):
+        load_target("biomamba.training.optimizer.AdamWW", "optimizer")
 
 
 def test_unknown_missing_and_mistyped_arguments_are_all_found(stand_in: ModuleType) -> None:
@@ -36,15 +155,6 @@ def test_unknown_missing_and_mistyped_arguments_are_all_found(stand_in: ModuleTy
         "key 'max_tokens' is missing; biomamba.stand_in.Budget needs it",
         "key 'step_tokens' must be int, found float 1.5",
     ]
-
-
-def test_partial_may_lack_arguments_but_not_invent_them() -> None:
-    node = {"_target_": "torch.optim.AdamW", "_partial_": True, "lrr": 1.0}
-
-    problems = list(call_problems(torch.optim.AdamW, node))
-
-    assert len(problems) == 1
-    assert problems[0].startswith("unknown key 'lrr' (did you mean 'lr'?)")
 
 
 def test_target_with_open_keywords_takes_any_key(stand_in: ModuleType) -> None:
