@@ -73,7 +73,9 @@ class _Checker:
         is_plain_call = not any(name.startswith("_") and name != TARGET for name in node)
         for problem in found:
             self._add(key, problem)
-        is_ready = is_plain_call and not found and not isinstance(_all_or_nothing(children), Unresolved)
+        is_ready = (
+            is_plain_call and not found and not isinstance(_all_or_nothing(children), Unresolved)
+        )
         if not is_ready or not is_value_object(target):
             return UNRESOLVED
         return self._build(target, children, key)

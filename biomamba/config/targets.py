@@ -110,9 +110,7 @@ _CORPORA = Group(
     packages=(Package("biomamba.data.corpora", "biomamba.data.corpora.corpus.Corpus"),)
 )
 _TASKS = Group(packages=(Package("biomamba.tasks", "biomamba.tasks.task.Task"),))
-_TOKENIZERS = _group(
-    "biomamba.data.tokenizer_source", "ByteLevel", "Pretrained", "TrainedBpe"
-)
+_TOKENIZERS = _group("biomamba.data.tokenizer_source", "ByteLevel", "Pretrained", "TrainedBpe")
 _CLEANING = _BENCHMARKS | _group(
     "biomamba.data.cleaning",
     "policy.Cleaning",
@@ -146,9 +144,7 @@ GROUPS: dict[str, Group] = {
         "RichProgressBar",
         "ThroughputMonitor",
         "TQDMProgressBar",
-        packages=(
-            Package("biomamba.training.callbacks", "lightning.pytorch.callbacks.Callback"),
-        ),
+        packages=(Package("biomamba.training.callbacks", "lightning.pytorch.callbacks.Callback"),),
     ),
     "chain": _group("biomamba.workflow.chain", "Chain"),
     "cleaning": _CLEANING,
