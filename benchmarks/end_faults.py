@@ -92,13 +92,13 @@ EVENTS = {
     "last tenth begins": 0.5,
     "last checkpoint is written": 0.03,
     "last checkpoint is there": 0.5,
-    "fit ends": 0.1,
-    "model_ema is written": 0.1,
-    "model is written": 0.1,
-    "model_best is written": 0.1,
-    "record has realised": 0.1,
-    "record has selection": 0.05,
-    "record has after": 0.3,
+    "fit ends": 0.03,
+    "model_ema is written": 0.03,
+    "model is written": 0.03,
+    "model_best is written": 0.03,
+    "record has realised": 0.02,
+    "record has selection": 0.02,
+    "record has after": 0.2,
 }
 _LAST_MODEL = {"ema": {"model_best is written", "record has selection"}}
 _LAST_MODEL["select"] = {"model_ema is written"}
@@ -147,12 +147,9 @@ class Watch:
 
     def _state(self) -> dict[str, Any]:
         folder = self._run_dir
-        record: dict[str, Any] = {}
-        with suppress(OSError, ValueError):
-            record = json.loads((folder / "run.json").read_text(encoding="utf-8"))
         checkpoints = _names(folder / "checkpoints")
         state: dict[str, Any] = {
-            "record": record,
+            "record": _record(folder),
             "checkpoints": checkpoints,
             "newest": max(checkpoints_in(folder / "checkpoints"), default=0),
         }
@@ -185,11 +182,13 @@ class Driver:
     Args:
         root: A folder for all runs.
         seed: Of every draw.
+        moments: Events that kills come after.
         keep: Where the folders of runs with problems are copied to; None to drop them.
     """
 
-    def __init__(self, root: Path, seed: int, keep: Path | None = None) -> None:
+    def __init__(self, root: Path, seed: int, moments: list[str], keep: Path | None = None) -> None:
         self._root = root
+        self._moments = moments
         self._rng = random.Random(seed)
         self._keep = keep
         self._arguments = (*SETTINGS, f"paths.data_dir={prepare_embedded(root)}")
@@ -232,8 +231,8 @@ class Driver:
                 run.kills.append(event)
             if run.problems:
                 return
-            if event["exit_code"] == 0:
-                break  # it ended first, or took the signal as no reason to stop any more
+            if event["exit_code"] == 0 or "after" in _record(run_dir):
+                break  # the next start has nothing left to do
         start = self._start(run_dir, run.kind, run.callbacks)
         start.finish()
         run.exit_codes.append(start.exit_code)
@@ -296,7 +295,8 @@ class Driver:
         """Return the moments in turn; a start behind the last step has others than the first."""
         left = [name for name in EVENTS if name not in _LAST_MODEL.get(callbacks, set())]
         early = {"training starts"} if is_first else {n for n in EVENTS if n.startswith("last ")}
-        return self._endless([name for name in left if name not in early])
+        left = [name for name in left if name not in early]
+        return self._endless([name for name in left if name in self._moments] or left)
 
     def _endless(self, values: list[str]) -> Iterator[str]:
         while True:
@@ -340,7 +340,7 @@ def _different_checkpoints(run_dir: Path, whole: Path) -> list[str]:
 
 
 def _different_records(run_dir: Path, whole: Path) -> list[str]:
-    mine, its = (json.loads((folder / "run.json").read_text()) for folder in (run_dir, whole))
+    mine, its = _record(run_dir), _record(whole)
     compared = (mine.keys() | its.keys()) - {"provenance", "starts"}
     found = [
         f"run.json: {name} is {mine.get(name)}, not {its.get(name)}"
@@ -402,8 +402,14 @@ def _different_curves(run_dir: Path, whole: Path, resumed_steps: set[int]) -> li
 
 def _resumed_steps(run_dir: Path) -> set[int]:
     """Return the steps that starts went on at."""
-    record = json.loads((run_dir / "run.json").read_text(encoding="utf-8"))
-    return {int(start["step"]) for start in record.get("starts", [])[1:]}
+    return {int(start["step"]) for start in _record(run_dir).get("starts", [])[1:]}
+
+
+def _record(run_dir: Path) -> dict[str, Any]:
+    with suppress(OSError, ValueError):
+        record: dict[str, Any] = json.loads((run_dir / "run.json").read_text(encoding="utf-8"))
+        return record
+    return {}
 
 
 def _curves(run_dir: Path) -> dict[str, list[tuple[int, float]]]:
@@ -470,7 +476,7 @@ def main() -> int:
     cells = [(kind, name) for kind in options.kinds for name in options.callbacks]
     runs: list[Run] = []
     with tempfile.TemporaryDirectory() as folder:
-        driver = Driver(Path(folder), options.seed, options.keep)
+        driver = Driver(Path(folder), options.seed, options.moments, options.keep)
         whole: dict[tuple[str, str], Path] = {}
         number = 0
         while (left := options.kills - sum(len(run.kills) for run in runs)) > 0:
@@ -524,6 +530,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--kills", type=int, default=30)
     parser.add_argument("--kinds", nargs="+", choices=list(KINDS), default=list(KINDS))
     parser.add_argument("--callbacks", nargs="+", choices=list(CALLBACKS), default=list(CALLBACKS))
+    parser.add_argument("--moments", nargs="+", choices=list(EVENTS), default=list(EVENTS))
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--keep", type=Path, help="copy the folders of runs that differ to here")
     parser.add_argument("--output", type=Path)

@@ -1,0 +1,56 @@
+"""Runs that are killed while they end, by benchmarks/end_faults.py, become the run they are."""
+
+import json
+import shutil
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+from safetensors.torch import load_file, save_file
+
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def end_faults(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import end_faults as module  # a script
+
+    return module
+
+
+def test_every_difference_is_found(tmp_path: Path, end_faults: ModuleType) -> None:
+    driver = end_faults.Driver(tmp_path, 0, list(end_faults.EVENTS))
+    whole = driver.whole("one", "ema_select")
+    run = tmp_path / "run"
+    shutil.copytree(whole, run)
+    assert end_faults.differences(run, whole, set()) == []
+
+    weights = load_file(run / "model_best" / "model.safetensors")
+    next(iter(weights.values())).view(-1)[0] += 1
+    save_file(weights, run / "model_best" / "model.safetensors")
+    (run / "model_ema" / "config.json").unlink()
+    (run / ".model.tmp").touch()
+    (run / "checkpoints" / "step_0000020.ckpt").unlink()
+    record = json.loads((run / "run.json").read_text())
+    record["after"]["val/loss"] += 1.0
+    record["starts"][-1]["end"] = None
+    (run / "run.json").write_text(json.dumps(record))
+    newest = max((run / "tensorboard").glob("events*"), key=lambda path: path.stat().st_size)
+    shutil.copy(newest, newest.with_name(f"{newest.name}.9"))
+    max((run / "ledger").iterdir()).unlink()
+
+    found = "\n".join(end_faults.differences(run, whole, set()))
+    for expected in (
+        "bits of model_best/model.safetensors differ",
+        "no file model_ema/config.json",
+        "a file too many: .model.tmp",
+        "no checkpoint of step 20",
+        "run.json: after",
+        "the last start ends with None",
+        "curves: train/loss has steps",
+        "ledger: 18 steps compared",
+    ):
+        assert expected in found, found
