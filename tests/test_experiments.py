@@ -167,6 +167,20 @@ def test_continued_pretraining_has_a_limit_of_passes(name: str) -> None:
     assert limit == (1 if "v1" in name else 4)
 
 
+def test_an_experiment_that_repeats_much_is_not_refused() -> None:
+    """Passes that the head of a file tells of, against the limit that it inherits."""
+    told = {}
+    for name in TRAINED:
+        head = (shipped.FOLDER / f"{name}.yaml").read_text(encoding="utf-8").split("defaults:")[0]
+        for number in re.findall(r"([\d.]+) (?:times:|passes over)", head):
+            told[name] = float(number)
+    assert {"ablation/leakage_leaky", "scaling/pubmed_1M_tokens"} <= told.keys()
+
+    for name, passes in told.items():
+        limit = composed(name).data.max_repetition
+        assert limit is None or passes <= limit, name
+
+
 def test_the_first_version_sees_its_abstracts_once() -> None:
     cfg = composed("cpt/biomamba1_130m_v1")
     tokens_per_abstract = cfg.max_tokens / 1_100_000
