@@ -75,10 +75,12 @@ MAY_DIFFER = {
     "for",
     "curves": "throughput/ and system/: measured; train/ of the steps that a start went on at: "
     "SIGKILL may come between a checkpoint and the point of its step",
-    "files": "tensorboard/, .hydra/ and ledger/: a file per start (the curves and the ledger are "
+    "files": "which steps before the last one have checkpoints: a request to stop saves its own; "
+    "tensorboard/, .hydra/ and ledger/: a file per start (the curves and the ledger are "
     "compared by their content)",
 }
 _FREE_LEAVES = re.compile(r"/loops/|/callbacks/LedgerWriter/folder$|/run/reason$")
+_EARLIER_STEP = re.compile(rf"step_(?!{STEPS:07d})\d{{7}}")
 _FREE_FILES = ("tensorboard/", ".hydra/", "ledger/")
 _MEASURED_TAGS = ("throughput/", "system/")
 _RECORD_STAGES = ("realised", "selection", "after")
@@ -369,14 +371,16 @@ def _different_ledgers(run_dir: Path, whole: Path) -> list[str]:
 def _different_files(run_dir: Path, whole: Path) -> list[str]:
     mine, its = (
         {
-            name
+            _EARLIER_STEP.sub("step_<earlier>", name)
             for path in folder.rglob("*")
             if path.is_file()
             and not (name := str(path.relative_to(folder))).startswith(_FREE_FILES)
         }
         for folder in (run_dir, whole)
     )
-    found = [f"a file too many: {name}" for name in sorted(mine - its)]
+    numbers = [len(checkpoints_in(folder / "checkpoints")) for folder in (run_dir, whole)]
+    found = [f"{numbers[0]} checkpoints, not {numbers[1]}"] if numbers[0] != numbers[1] else []
+    found += [f"a file too many: {name}" for name in sorted(mine - its)]
     return [*found, *(f"no file {name}" for name in sorted(its - mine))]
 
 

@@ -226,6 +226,38 @@ def test_a_run_that_keeps_an_average_is_continued_from_it() -> None:
     assert set(re.findall(r"{cpt}/(\w+)", chain)) == {"model_ema"}
 
 
+# Source: LeoYML/BioMamba@e61db22. Rate, epochs, weight decay, warm-up, samples of a batch, and the
+# share of BioASQ or the training items of each task.
+FINE_TUNED = {
+    "sft/qa_130m": (3e-5, 3, 0.01, 0.1, 128, 0.65),
+    "sft/qa_370m": (3e-5, 2, 0.01, 0.1, 64, 0.70),
+    "sft/qa_780m": (2e-5, 5, 0.03, 0.15, 64, 0.65),
+    "sft/qa_1_3b": (7e-6, 3, 0.03, 0.15, 32, 0.70),
+    "sft/qa_2_7b": (2e-5, 5, 0.01, 0.1, 32, 0.65),
+    "sft/clinical_130m": (1e-5, 5, 0.01, 0.1, 32, 30_000),
+    "sft/clinical_370m": (1e-5, 5, 0.01, 0.1, 32, 30_000),
+    "sft/clinical_780m": (7.5e-6, 6, 0.01, 0.12, 32, 20_000),
+    "sft/clinical_1_3b": (9e-6, 6, 0.01, 0.12, 32, 20_000),
+    "sft/clinical_2_7b": (5e-6, 5, 0.01, 0.1, 32, 30_000),
+}
+
+
+@pytest.mark.parametrize("name", FINE_TUNED)
+def test_fine_tuning_has_the_settings_of_the_release(name: str) -> None:
+    cfg = composed(name)
+    optimizer, schedule, budget = cfg.optimizer, cfg.schedule, cfg.data.budget
+    share = (
+        cfg.data.shares.bioasq_yesno
+        if "qa" in name
+        else cfg.tasks.note_completion_paper_sft.max_train_items
+    )
+
+    found = (optimizer.lr, budget.epochs, optimizer.weight_decay, schedule.warmup_ratio)
+    assert (*found, cfg.tokens_per_step // budget.seq_len, share) == FINE_TUNED[name]
+    assert (schedule.min_lr_ratio, schedule.shape, cfg.seed) == (0.0, "cosine", 42)
+    assert schedule.warmup_ratio + schedule.decay_ratio == pytest.approx(1)
+
+
 def test_what_differs_from_the_paper_is_named() -> None:
     """A file of the paper's scale names its deviations, itself or in what it builds on."""
     for name in (n for n in TRAINED if re.match(r"(cpt|sft)/.*(130m|370m|780m|1_3b|2_7b)", n)):
