@@ -85,7 +85,7 @@ _FREE_FILES = ("tensorboard/", ".hydra/", "ledger/")
 _MEASURED_TAGS = ("throughput/", "system/")
 _RECORD_STAGES = ("realised", "selection", "after")
 _MODELS = ("model", "model_ema", "model_best")
-_POLL_SECONDS = 0.004
+_POLL_SECONDS = 0.002
 _EVENT_SECONDS = 180
 
 # What can be seen from outside while a run ends, and the longest delay behind it in seconds.
@@ -386,22 +386,23 @@ def _different_files(run_dir: Path, whole: Path) -> list[str]:
 
 def _different_curves(run_dir: Path, whole: Path, resumed_steps: set[int]) -> list[str]:
     mine, its = _curves(run_dir), _curves(whole)
-    found = [f"curves: a tag too many, {tag}" for tag in sorted(mine.keys() - its.keys())]
-    for tag, wanted in sorted(its.items()):
-        points = mine.get(tag, [])
-        steps = Counter(step for step, _ in points)
-        if twice := [step for step, number in steps.items() if number > 1]:
-            found.append(f"curves: {tag} has steps {twice} twice")
-        missing = {step for step, _ in wanted} - steps.keys()
-        if tag.startswith("train/"):
-            missing -= resumed_steps
-        if missing:
-            found.append(f"curves: {tag} has no point at {sorted(missing)}")
-        expected = dict(wanted)
-        other = [step for step, value in points if not _is_equal(value, expected.get(step))]
-        if other and not tag.startswith(_MEASURED_TAGS):
-            found.append(f"curves: {tag} has other values at {other}")
-    return found
+    tags_by_fault: dict[str, list[str]] = {}
+    for tag in mine.keys() | its.keys():
+        points, expected = mine.get(tag, []), dict(its.get(tag, []))
+        numbers = Counter(step for step, _ in points)
+        missing = expected.keys() - numbers.keys()
+        missing -= resumed_steps if tag.startswith("train/") else set()
+        is_measured = tag.startswith(_MEASURED_TAGS)
+        other = {
+            step
+            for step, value in points
+            if not (is_measured and step in expected) and not _is_equal(value, expected.get(step))
+        }
+        twice = {step for step, number in numbers.items() if number > 1}
+        for fault, steps in (("twice", twice), ("missing", missing), ("of another value", other)):
+            if steps:
+                tags_by_fault.setdefault(f"points {fault} at {sorted(steps)}", []).append(tag)
+    return [f"curves: {fault}: {sorted(tags)}" for fault, tags in sorted(tags_by_fault.items())]
 
 
 def _resumed_steps(run_dir: Path) -> set[int]:

@@ -50,7 +50,7 @@ def test_every_difference_is_found(tmp_path: Path, end_faults: ModuleType) -> No
         "no checkpoint of step 20",
         "run.json: after",
         "the last start ends with None",
-        "curves: train/loss has steps",
+        "curves: points twice at [10, 20]",
         "ledger: 18 steps compared",
     ):
         assert expected in found, found
