@@ -8,6 +8,11 @@ second compares texts of biomamba.generate with the notes of corpora, before the
 anyone, and writes verbatim.json. docs/clinical.md tells how to read the counts.
 """
 
+from biomamba.runtime import signals
+
+if __name__ == "__main__":
+    signals.start_program()
+
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path

@@ -10,6 +10,11 @@ files that biomamba.evaluate wrote, no test set and no model. docs/statistics.md
 figure.
 """
 
+from biomamba.runtime import signals
+
+if __name__ == "__main__":
+    signals.start_program()
+
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any

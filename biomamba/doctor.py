@@ -7,6 +7,11 @@ Reads and computes for some seconds; leaves nothing but `output`. Exit code 0, o
 problem; warnings do not count.
 """
 
+from biomamba.runtime import signals
+
+if __name__ == "__main__":
+    signals.start_program()
+
 from collections.abc import Sequence
 from dataclasses import asdict
 from functools import partial

@@ -8,6 +8,11 @@ Writes efficiency.jsonl into paths.run_dir, a line per point and model, as soon 
 the same command goes on where it ended. docs/efficiency.md explains what is measured.
 """
 
+from biomamba.runtime import signals
+
+if __name__ == "__main__":
+    signals.start_program()
+
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path

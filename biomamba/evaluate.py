@@ -10,6 +10,11 @@ positions.png. Of tasks: task_results.jsonl, task_results.md and predictions/. T
 reads a test split.
 """
 
+from biomamba.runtime import signals
+
+if __name__ == "__main__":
+    signals.start_program()
+
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path

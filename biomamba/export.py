@@ -8,6 +8,11 @@ The folder is complete or not there; export.json in it says where the weights co
 transformers README.md is a model card of what the records of the runs and evaluations say.
 """
 
+from biomamba.runtime import signals
+
+if __name__ == "__main__":
+    signals.start_program()
+
 from pathlib import Path
 from typing import Any
 

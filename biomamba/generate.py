@@ -9,6 +9,11 @@ One prompt is continued on standard output as the text comes. A file (.txt: one 
 kept out of the configuration, of logs and of error messages.
 """
 
+from biomamba.runtime import signals
+
+if __name__ == "__main__":
+    signals.start_program()
+
 import dataclasses
 import json
 import sys

@@ -9,6 +9,11 @@ Steps and epochs count from 0. An id is looked up in every source unless one is 
 PMID may be the number of a Wikipedia page too. Writes nothing.
 """
 
+from biomamba.runtime import signals
+
+if __name__ == "__main__":
+    signals.start_program()
+
 import json
 from collections.abc import Mapping
 from pathlib import Path

@@ -9,6 +9,11 @@ settings are those of a run that was made, and what it needed stands beside the 
 the run does not fit.
 """
 
+from biomamba.runtime import signals
+
+if __name__ == "__main__":
+    signals.start_program()
+
 import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path

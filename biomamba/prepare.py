@@ -9,6 +9,11 @@ them. With `part=3/16` only that part of the raw shards is staged, for jobs side
 without `part` then finishes the stores.
 """
 
+from biomamba.runtime import signals
+
+if __name__ == "__main__":
+    signals.start_program()
+
 from dataclasses import replace
 from pathlib import Path
 

@@ -10,6 +10,11 @@ and biomamba.evaluate wrote, no test set and no model; runs of one recipe are on
 docs/reporting.md explains every section.
 """
 
+from biomamba.runtime import signals
+
+if __name__ == "__main__":
+    signals.start_program()
+
 import sys
 from pathlib import Path
 from typing import Any

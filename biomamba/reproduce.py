@@ -5,9 +5,15 @@
 
 The same command again goes on with the first step that is not finished. Writes into the folder of
 the chain: steps/ (a record of each step that ended), logs/, and the folder of each step. Exit code
-75: stopped so that the same command goes on; else that of the step that failed.
+75: stopped so that the same command goes on (130 by Ctrl-C, 129 by SIGHUP); else that of the step
+that failed.
 docs/reproducing.md.
 """
+
+from biomamba.runtime import signals
+
+if __name__ == "__main__":
+    signals.start_program()
 
 import sys
 from collections.abc import Mapping, Sequence
@@ -149,7 +155,8 @@ def concluded(ending: Ending, runner: Runner, *, is_rerun: bool) -> int | None:
     if ending.stopped:
         left = len(runner.steps) - len(runner.finished)
         hint = " (without rerun=..., which would begin again)" if is_rerun else ""
-        raise Interrupted(f"{ending.stopped}, {left} steps are left{hint}")
+        reason = f"{ending.stopped}, {left} steps are left{hint}"
+        raise Interrupted(reason, number=ending.number)
     if ending.failed is not None and ending.log is not None:
         sys.stderr.write(
             f"{last_lines(ending.log)}\n"

@@ -10,6 +10,7 @@ from biomamba.runtime import signals
 
 if __name__ == "__main__":
     # The other imports take seconds, in which a signal would kill the process.
+    signals.end_with_launcher()
     signals.listen()
 
 from pathlib import Path
@@ -218,7 +219,7 @@ def build_callbacks(nodes: DictConfig | None) -> list[Any]:
     """Build the callbacks; without one that stops in time, signals keep their usual effect."""
     callbacks = build_all(nodes)
     if not any(isinstance(callback, Preemption) for callback in callbacks):
-        signals.restore()
+        signals.restore_for_training()
     return callbacks
 
 

@@ -6,6 +6,11 @@
 Prints a table of the stores; exit code 2 if anything deviates, with every file named.
 """
 
+from biomamba.runtime import signals
+
+if __name__ == "__main__":
+    signals.start_program()
+
 from collections.abc import Sequence
 from pathlib import Path
 

@@ -1,13 +1,15 @@
 """Run a command-line program: check first, build later, and report a user's mistake in one line.
 
-Exit codes: 0 done, 2 a mistake that the user can mend (also unknown options), 75 stopped by a
-signal or the time limit so that the same command goes on (sysexits.h, "temporary failure"), 130
-interrupted by hand, 1 a defect (with traceback); a program may return a code of its own.
+Exit codes: 0 done, 2 a mistake that the user can mend (also unknown options), 75 stopped by
+SIGTERM, SIGUSR1, SIGUSR2 or the time limit so that the same command goes on, 130 by Ctrl-C and 129
+by SIGHUP (a training saves first), 1 a defect (with traceback); a program may return a code of its
+own.
 HYDRA_FULL_ERROR=1 shows the traceback of a user's mistake too.
 """
 
 import argparse
 import os
+import signal
 import sys
 from argparse import Namespace
 from collections.abc import Callable
@@ -28,8 +30,8 @@ from biomamba.runtime.errors import BioMambaError, ConfigError
 from biomamba.runtime.ranks import is_rank_zero, rank, world_size
 
 USER_ERROR_CODE = 2
-STOPPED_CODE = 75
-INTERRUPTED_CODE = 130
+STOPPED_CODE = signals.STOPPED_CODE
+INTERRUPTED_CODE = signals.INTERRUPTED_CODE
 
 
 def run_cli(config_name: str, main: Callable[[DictConfig], int | None]) -> None:
@@ -37,11 +39,12 @@ def run_cli(config_name: str, main: Callable[[DictConfig], int | None]) -> None:
 
     The process exits with the code that `main` returns unless that is None or 0.
     """
-    register_schemas()
-    if "--list" in sys.argv[1:]:
-        sys.stdout.write(f"{experiment_table(config_name, _config_folders())}\n")
-        return
     try:
+        signals.interruptible()
+        register_schemas()
+        if "--list" in sys.argv[1:]:
+            sys.stdout.write(f"{experiment_table(config_name, _config_folders())}\n")
+            return
         arguments = get_args_parser().parse_args(sys.argv[1:])
         if _is_plain_run(arguments):
             _preflight(arguments, config_name)
@@ -52,6 +55,8 @@ def run_cli(config_name: str, main: Callable[[DictConfig], int | None]) -> None:
     except signals.Interrupted as stop:
         _exit_stopped(stop)
     except KeyboardInterrupt:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # a second one waits for no thread
+        sys.stderr.write("stopped: SIGINT\n")
         sys.exit(INTERRUPTED_CODE)
 
 
@@ -103,11 +108,11 @@ def _exit_stopped(stop: signals.Interrupted) -> NoReturn:
     Early in a program the ranks stop one by one, so each of them asks: the first one that ends
     takes the others with it.
     """
-    reasons = [stop.reason] if stop.is_settled else [stop.reason, slurm.requeue()]
+    reasons = [stop.reason] if stop.is_settled else [stop.reason, slurm.go_on(stop.number)]
     if is_rank_zero() or not stop.is_settled:
         sys.stderr.write(f"stopped: {'; '.join(reasons)}\n")
     signals.ignore()
-    sys.exit(STOPPED_CODE)
+    sys.exit(stop.exit_code)
 
 
 def _exit_with(error: BioMambaError) -> NoReturn:

@@ -9,7 +9,10 @@ import re
 import subprocess
 from datetime import datetime
 
+from biomamba.runtime import signals
+
 _TIMEOUT_SECONDS = 20
+_AGAIN = "start the same command again to go on"
 _FIELD = re.compile(r"(\w+)=(\S+)")
 
 
@@ -49,6 +52,11 @@ def end_time() -> float | None:
         return None
 
 
+def go_on(number: int) -> str:
+    """Say how a run that a signal stopped goes on; SLURM is asked unless a person stopped it."""
+    return _AGAIN if number in signals.BY_HAND else requeue()
+
+
 def requeue() -> str:
     """Put the job back into the queue unless its end is wanted; return what happened in words.
 
@@ -57,7 +65,7 @@ def requeue() -> str:
     """
     job = job_id()
     if job is None:
-        return "start the same command again to go on"
+        return _AGAIN
     state = job_fields().get("JobState")
     if state is None:
         return f"scontrol does not answer: run 'scontrol requeue {job}' to go on"

@@ -1,6 +1,5 @@
 """The process of one step: started with a log of its own, asked to stop, never left behind."""
 
-import ctypes
 import os
 import signal
 import subprocess
@@ -8,12 +7,13 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
+from biomamba.runtime.signals import end_with
 from biomamba.workflow.commands import shell_line
 from biomamba.workflow.step import Step
 
-_PR_SET_PDEATHSIG = 1  # linux/prctl.h
 LOGS_FOLDER = "logs"
 
 
@@ -66,7 +66,7 @@ class StepProcess:
                 env=dict(around.environment),
                 pass_fds=around.kept_open,
                 start_new_session=True,
-                preexec_fn=_die_with(os.getpid()),  # noqa: PLW1509 - no threads run here
+                preexec_fn=_prepare(os.getpid()),  # noqa: PLW1509 - no threads run here
             )
 
     @property
@@ -103,15 +103,6 @@ def last_lines(log: Path, count: int = 15) -> str:
     return "\n".join(lines[-count:])
 
 
-def _die_with(parent: int) -> Callable[[], None] | None:
-    """Return what lets a process die with its parent, to be called in it before its program."""
-    if sys.platform != "linux":
-        return None
-    libc = ctypes.CDLL(None)
-
-    def prepare() -> None:
-        libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != parent:
-            os._exit(1)
-
-    return prepare
+def _prepare(parent: int) -> Callable[[], None] | None:
+    """Return what is called in the process before its program; a thread would end with `exec`."""
+    return partial(end_with, parent) if sys.platform == "linux" else None

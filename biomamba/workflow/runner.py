@@ -27,12 +27,14 @@ class Ending:
         failed: The step that failed; None if none did.
         exit_code: Of it.
         stopped: What stopped the chain before its end; empty if nothing did.
+        number: The signal that did; 0 for another reason.
         log: Of the failed step.
     """
 
     failed: Step | None = None
     exit_code: int = 0
     stopped: str = ""
+    number: int = 0
     log: Path | None = None
 
 
@@ -141,7 +143,7 @@ class Runner:
 
     def _ending(self, request: StopRequest) -> Ending:
         if request.count:
-            return Ending(stopped=request.name)
+            return Ending(stopped=request.name, number=request.number)
         if self._ended is None:
             return Ending()
         step, code, log = self._ended

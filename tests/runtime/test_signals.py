@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from biomamba.runtime import signals
 
-ALL = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+ALL = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGINT, signal.SIGHUP)
 
 
 @pytest.fixture
@@ -160,7 +160,7 @@ def test_a_loader_outlives_a_signal_to_every_process_of_the_job() -> None:
         if index == 4:
             # From a process that is not the parent, as slurmstepd is.
             targets = [str(pid) for pid in (*workers, os.getpid())]
-            for name in ("-TERM", "-USR1", "-USR2"):
+            for name in ("-TERM", "-USR1", "-USR2", "-INT", "-HUP"):
                 subprocess.run(["kill", name, *targets], check=True)
     assert index == 59
     assert len(workers) == 2
@@ -197,3 +197,121 @@ def test_a_worker_dies_with_a_parent_that_is_killed() -> None:
     command = [sys.executable, "-c", code]
     done = subprocess.run(command, stdout=subprocess.PIPE, timeout=30, check=False)
     assert done.returncode == -signal.SIGKILL
+
+
+def test_ctrl_c_and_hangup_have_the_codes_of_a_shell() -> None:
+    for number in ALL:
+        expected = {signal.SIGINT: 130, signal.SIGHUP: 129}.get(number, 75)
+        assert signals.Interrupted("", number=number).exit_code == expected
+
+
+def test_what_is_ignored_at_the_start_stays_ignored() -> None:
+    earlier = {number: signal.signal(number, signal.SIG_IGN) for number in signals.BY_HAND}
+    try:
+        signals.listen()
+        for number in signals.BY_HAND:
+            os.kill(os.getpid(), number)
+        assert signals.received() == 0
+        signals.restore()
+        assert {signal.getsignal(number) for number in signals.BY_HAND} == {signal.SIG_IGN}
+    finally:
+        signals.restore()
+        for number, handler in earlier.items():
+            signal.signal(number, handler)
+
+
+def started(code: str, **environment: str) -> subprocess.Popen[str]:
+    """Start Python code that writes a line when it is ready, and wait for that line."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", code],
+        env=os.environ | environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    process.stdout.readline()
+    return process
+
+
+def test_the_second_interrupt_ends_a_process_whose_main_thread_runs_no_python() -> None:
+    process = started(
+        "import ctypes\n"
+        "from biomamba.runtime import signals\n"
+        "signals.listen()\n"
+        "print(flush=True)\n"
+        "libc = ctypes.CDLL(None)\n"
+        "(lambda sleep: sleep(sleep(sleep(60))))(libc.sleep)\n"
+    )
+    for pause in (0.1, 1.5, 0.0):  # the second comes too soon to be meant
+        process.send_signal(signal.SIGINT)
+        time.sleep(pause)
+    _, errors = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert errors.splitlines() == ["stopped: second SIGINT: nothing saved, ended at once"]
+
+
+def test_an_interrupt_during_the_imports_is_one_line() -> None:
+    process = started(
+        "import time\n"
+        "from biomamba.runtime import signals\n"
+        "signals.start_program()\n"
+        "print(flush=True)\n"
+        "time.sleep(60)\n"
+    )
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert errors.splitlines() == ["stopped: SIGINT"]
+
+
+RANK = (
+    "import os, signal, subprocess, sys\n"
+    "code = 'from biomamba.runtime import signals; signals.end_with_launcher(); '\
+"
+    "'import time; print(flush=True); time.sleep(5); print(1, flush=True)'\n"
+    "rank = subprocess.Popen([sys.executable, '-c', code])\n"
+    "rank.wait()\n"
+)
+
+
+@pytest.mark.parametrize("is_stopped", [False, True])
+def test_a_rank_of_torchrun_dies_with_it(is_stopped: bool) -> None:
+    process = started(RANK, TORCHELASTIC_RUN_ID="none")
+    if is_stopped:
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        os.kill(int(children[0]), signal.SIGSTOP)
+    process.kill()
+    # The rank holds the output open for as long as it lives.
+    output, _ = process.communicate(timeout=30)
+    assert output == ""
+
+
+def test_a_program_that_a_shell_started_outlives_it() -> None:
+    environment = {"TORCHELASTIC_RUN_ID": ""}
+    code = f"import os; os.environ.pop('TORCHELASTIC_RUN_ID')\n{RANK}"
+    process = started(code, **environment)
+    process.kill()
+    output, _ = process.communicate(timeout=30)
+    assert output == "1\n"
+
+
+def test_a_rank_whose_launcher_died_before_it_began_ends() -> None:
+    code = (
+        "import os, sys\n"
+        "from biomamba.runtime import signals\n"
+        "parent = os.fork()\n"
+        "if parent:\n"
+        "    os.waitpid(parent, 0)\n"
+        "    sys.exit()\n"
+        "expected = os.getpid()\n"
+        "if os.fork():\n"
+        "    os._exit(0)\n"
+        "while os.getppid() == expected: pass\n"
+        "signals.end_with(expected)\n"
+        "print('lives')\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=False
+    )
+    assert done.stdout == ""

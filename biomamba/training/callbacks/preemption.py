@@ -58,7 +58,7 @@ class Preemption(lightning.Callback):
             reason = "the time limit of the job leaves no time for a step: raise --time"
             raise signals.Interrupted(reason, is_settled=True)
         if request:
-            self._end(trainer, f"{_name(request)} before the first step")
+            self._end(trainer, request, f"{_name(request)} before the first step")
 
     def on_train_batch_end(
         self,
@@ -79,11 +79,11 @@ class Preemption(lightning.Callback):
         checkpoints = [found for found in _callbacks(trainer) if isinstance(found, Checkpoints)]
         if not checkpoints:
             reason = f"{name}: nothing saved, callbacks.checkpoint is switched off"
-            raise signals.Interrupted(reason, is_settled=True)
+            raise signals.Interrupted(reason, is_settled=True, number=request)
         # Lightning logs a step after the callbacks, and would not come to it.
         trainer._logger_connector.update_train_step_metrics()
         path = checkpoints[0].save_now(trainer, name)
-        self._end(trainer, f"{name}: saved step {trainer.global_step} in {path}")
+        self._end(trainer, request, f"{name}: saved step {trainer.global_step} in {path}")
 
     def _agreed_request(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule
@@ -103,11 +103,12 @@ class Preemption(lightning.Callback):
         needed = self._margin_seconds + 2 * self._longest_seconds
         return time.time() + needed > self._end_time
 
-    def _end(self, trainer: lightning.Trainer, reason: str) -> None:
+    def _end(self, trainer: lightning.Trainer, request: int, reason: str) -> None:
         """Requeue before any rank ends: the first one to end with an error takes the others."""
-        answer = slurm.requeue() if trainer.is_global_zero else ""
+        answer = slurm.go_on(request) if trainer.is_global_zero else ""
         trainer.strategy.barrier("requeue")
-        raise signals.Interrupted("; ".join(filter(None, (reason, answer))), is_settled=True)
+        reason = "; ".join(filter(None, (reason, answer)))
+        raise signals.Interrupted(reason, is_settled=True, number=request)
 
 
 class OwnSignals(_SignalConnector):
