@@ -269,7 +269,7 @@ RANK = (
     "import os, signal, subprocess, sys\n"
     "code = 'from biomamba.runtime import signals; signals.end_with_launcher(); '\
 "
-    "'import time; print(flush=True); time.sleep(5); print(1, flush=True)'\n"
+    "'import time; print(flush=True); time.sleep(2); print(1, flush=True)'\n"
     "rank = subprocess.Popen([sys.executable, '-c', code])\n"
     "rank.wait()\n"
 )
