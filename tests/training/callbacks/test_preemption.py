@@ -109,7 +109,9 @@ def test_a_signal_ends_the_fit_behind_its_step_with_a_checkpoint(
         fit(tmp_path, Line(send_at(2, number)))
     assert [path.name for path in tmp_path.iterdir()] == ["rank-0-step-3"]
     is_by_hand = number in signals.BY_HAND  # then SLURM is not asked to start the job again
-    answer = "start the same command again to go on" if is_by_hand else "job 7 is in the queue again"
+    answer = (
+        "start the same command again to go on" if is_by_hand else "job 7 is in the queue again"
+    )
     assert stop.value.reason == (
         f"{number.name}: saved step 3 in {tmp_path}/{number.name}.ckpt; {answer}"
     )
