@@ -46,7 +46,12 @@ def main(cfg: DictConfig) -> None:
         build(cfg.tokenizer),
         build(cfg.split),
         cleaning,
-        Job(num_workers=cfg.num_workers, part=part, overwrite=cfg.overwrite),
+        Job(
+            num_workers=cfg.num_workers,
+            part=part,
+            overwrite=cfg.overwrite,
+            worker_timeout_seconds=cfg.worker_timeout_seconds,
+        ),
     )
     if part is None:
         Console().print(summary(manifests))

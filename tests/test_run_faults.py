@@ -9,6 +9,7 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -24,6 +25,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from biomamba import prepare, train
 from biomamba.config.cli import USER_ERROR_CODE, run_cli
 from biomamba.config.compose import compose_config
+from biomamba.data import loader
 from biomamba.data.ledger import Ledger
 from biomamba.runtime import signals
 
@@ -139,6 +141,50 @@ def test_a_data_worker_that_dies_ends_the_run_with_its_cause(
     end = start(tmp_path / "run", "data.num_workers=2")
     assert end.code == 0, end.errors
     assert_same_run(tmp_path / "run", whole)
+
+
+def stop_the_workers() -> None:
+    for child in multiprocessing.active_children():
+        os.kill(child.pid or 0, signal.SIGSTOP)
+
+
+def stop_the_workers_then_ask_for_an_end(number: signal.Signals) -> None:
+    stop_the_workers()
+    threading.Timer(6, os.kill, (os.getpid(), number)).start()
+
+
+def be_impatient() -> None:
+    loader._PATIENCE_SECONDS = 2.0
+
+
+def test_a_data_worker_that_stops_answering_is_named_in_bounded_time(
+    start: Start, whole: Path, tmp_path: Path
+) -> None:
+    options = ("data.num_workers=1", "data.worker_timeout_seconds=5")
+    end = start(tmp_path / "run", *options, step=3, act=stop_the_workers)
+    assert end.code == USER_ERROR_CODE, end.errors
+    for part in ("data worker 0 of 1 (process ", "stopped", "data.worker_timeout_seconds"):
+        assert part in end.errors
+    assert "Traceback" not in end.errors
+    end = start(tmp_path / "run", *options)
+    assert end.code == 0, end.errors
+    assert_same_run(tmp_path / "run", whole)
+
+
+# It waits after step 4, which is validated, or after step 5.
+@pytest.mark.parametrize(("step", "number"), [(3, signal.SIGINT), (4, signal.SIGTERM)])
+def test_a_run_that_waits_for_a_stopped_worker_saves_at_a_signal(
+    start: Start, whole: Path, tmp_path: Path, step: int, number: signal.Signals
+) -> None:
+    act = functools.partial(stop_the_workers_then_ask_for_an_end, number)
+    run_dir = tmp_path / "run"
+    end = start(run_dir, "data.num_workers=1", step=step, act=act, first=be_impatient)
+    assert end.code == (130 if number == signal.SIGINT else 75), end.errors
+    assert "while data worker 0 of 1 (process " in end.errors
+    assert f"saved step {step + 1} in " in end.errors
+    end = start(run_dir)
+    assert end.code == 0, end.errors
+    assert_same_run(run_dir, whole)
 
 
 def clock(offset_seconds: float) -> Act:

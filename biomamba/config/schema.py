@@ -96,6 +96,7 @@ class PrepareSchema:
     firewall: bool = True
     split: Any = MISSING
     num_workers: int = 1
+    worker_timeout_seconds: float | None = 900.0
     part: str | None = None
     overwrite: bool = False
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from biomamba.data.budget import TokenBudget
 from biomamba.data.evaluation_rows import EvaluationRows
+from biomamba.data.loader import WORKER_TIMEOUT_SECONDS
 from biomamba.data.mixture import Mixture
 from biomamba.data.packing import Packing
 from biomamba.data.planned_data import PlannedData
@@ -39,10 +40,12 @@ class PretrainDataModule(PlannedData):
             for all of every source.
         max_repetition: Refuse a run that passes over a source more often; None for no limit.
         num_workers: Processes that build batches; 0 builds them in the main one.
+        worker_timeout_seconds: When the run gives up a worker process that gives nothing, with an
+            error that names it; None waits for ever.
         verify: `full` compares the hash of every file before the run, `size` only its size.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - one keyword per line of a data config
         self,
         *,
         sources: dict[str, list[str]],
@@ -54,6 +57,7 @@ class PretrainDataModule(PlannedData):
         max_train_tokens: dict[str, int] | None = None,
         max_repetition: float | None = None,
         num_workers: int = 0,
+        worker_timeout_seconds: float | None = WORKER_TIMEOUT_SECONDS,
         verify: str = "full",
     ) -> None:
         super().__init__(
@@ -64,6 +68,7 @@ class PretrainDataModule(PlannedData):
             seed=seed,
             max_repetition=max_repetition,
             num_workers=num_workers,
+            worker_timeout_seconds=worker_timeout_seconds,
         )
         if verify not in VERIFY_MODES:
             raise ConfigError(f"verify is {verify!r}; allowed: {', '.join(VERIFY_MODES)}")

@@ -7,13 +7,13 @@ are cut, so the figures of two runs compare.
 from collections.abc import Iterator, Sequence
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import track
 from torch.utils.data import DataLoader, Dataset
 
 from biomamba.data.batches import Batch, PlannedSource, RowRequest, build_batch, empty_batch
+from biomamba.data.loader import WORKER_TIMEOUT_SECONDS, WorkerLoader
 from biomamba.data.packing import BestFit
 from biomamba.data.store_reader import (
     OpenStore,
@@ -23,7 +23,6 @@ from biomamba.data.store_reader import (
 )
 from biomamba.data.token_split import TokenSplit
 from biomamba.runtime.errors import DataError
-from biomamba.runtime.signals import shield_worker
 
 
 class DocumentRows:
@@ -77,16 +76,19 @@ class DocumentRows:
         for number in shown:
             yield self.batch(number)
 
-    def loader(self, *, rank: int, world_size: int, num_workers: int = 0) -> DataLoader[Batch]:
+    def loader(
+        self,
+        *,
+        rank: int,
+        world_size: int,
+        num_workers: int = 0,
+        timeout_seconds: float | None = WORKER_TIMEOUT_SECONDS,
+    ) -> DataLoader[Batch]:
         """Load the batches of one rank; all ranks get equally many, the surplus is empty."""
-        return DataLoader(
+        return WorkerLoader(
             _RankBatches(self, rank, world_size),
-            batch_size=None,
-            shuffle=False,
             num_workers=num_workers,
-            worker_init_fn=shield_worker,
-            generator=torch.Generator(),  # the random state of the process is the training's
-            pin_memory=torch.cuda.is_available(),
+            timeout_seconds=timeout_seconds,
         )
 
 

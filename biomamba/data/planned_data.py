@@ -11,12 +11,14 @@ from biomamba.data.batches import Batch, PlannedSource
 from biomamba.data.budget import TokenBudget
 from biomamba.data.evaluation_rows import DocumentRows
 from biomamba.data.exposure import Exposure, check_repetition, exposures
+from biomamba.data.loader import WORKER_TIMEOUT_SECONDS
 from biomamba.data.mixed_rows import MixedRows
 from biomamba.data.mixture import Mixture, SourceSize
 from biomamba.data.packing import PackedRows, Packing
 from biomamba.data.token_split import TokenSplit
 from biomamba.data.training_data import TrainingData
 from biomamba.data.training_rows import TrainingSteps, training_loader
+from biomamba.data.worker_pool import check_timeout
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,7 @@ class PlannedData(TrainingData):
         seed: Selects the order of the rows.
         max_repetition: Refuse a run that passes over a source more often; None for no limit.
         num_workers: Processes that build batches; 0 builds them in the main one.
+        worker_timeout_seconds: When the run gives up such a process that gives nothing.
     """
 
     def __init__(
@@ -54,13 +57,16 @@ class PlannedData(TrainingData):
         seed: int,
         max_repetition: float | None,
         num_workers: int,
+        worker_timeout_seconds: float | None = WORKER_TIMEOUT_SECONDS,
     ) -> None:
+        check_timeout(worker_timeout_seconds)
         super().__init__(budget, sources, mixture)
         self._start_steps = mixture.start_steps(budget)
         self.packing = packing
         self._seed = seed
         self._max_repetition = max_repetition
         self._num_workers = num_workers
+        self._worker_timeout_seconds = worker_timeout_seconds
         self._ready: _Ready | None = None
 
     @abstractmethod
@@ -101,13 +107,20 @@ class PlannedData(TrainingData):
         """Load the steps of this rank behind those that a checkpoint has consumed."""
         rank, world_size = self._place()
         steps = self.steps(rank=rank, world_size=world_size)
-        return training_loader(steps, self._start_step, self._num_workers)
+        return training_loader(
+            steps, self._start_step, self._num_workers, self._worker_timeout_seconds
+        )
 
     def val_dataloader(self) -> list[DataLoader[Batch]]:
         """Load the validation documents of this rank, one loader per source in their order."""
         rank, world_size = self._place()
         return [
-            rows.loader(rank=rank, world_size=world_size, num_workers=self._num_workers)
+            rows.loader(
+                rank=rank,
+                world_size=world_size,
+                num_workers=self._num_workers,
+                timeout_seconds=self._worker_timeout_seconds,
+            )
             for rows in self._built.validation
         ]
 

@@ -32,7 +32,7 @@ from biomamba.data.store_facts import CONTAMINATION_NAME
 from biomamba.data.tokenizer import Tokenizer
 from biomamba.data.tokenizer_folder import obtain_tokenizer
 from biomamba.data.tokenizer_source import TokenizerSource
-from biomamba.data.worker_pool import work_on
+from biomamba.data.worker_pool import TIMEOUT_SECONDS, check_timeout, work_on
 from biomamba.runtime.errors import ConfigError, DataError
 
 Shards = Mapping[str, Sequence[RawShard]]
@@ -44,6 +44,8 @@ class Job:
 
     Attributes:
         num_workers: Processes that stage raw shards side by side.
+        worker_timeout_seconds: When one of several such processes that reports nothing is given
+            up; None for never.
         part: Only stage this part of the raw shards; None stages all and finishes the stores.
         overwrite: Rebuild what is there; staging of the same settings is used again.
     """
@@ -51,8 +53,10 @@ class Job:
     num_workers: int = 1
     part: Part | None = None
     overwrite: bool = False
+    worker_timeout_seconds: float | None = TIMEOUT_SECONDS
 
     def __post_init__(self) -> None:
+        check_timeout(self.worker_timeout_seconds, "worker_timeout_seconds")
         if self.num_workers < 1:
             raise ConfigError(f"num_workers is {self.num_workers}; use 1 or more")
         if self.part is not None and self.overwrite:
@@ -157,7 +161,7 @@ def stage_stores(stores: Sequence[Store], job: Job, progress: PrepareProgress) -
         own = {task.number: sizes[task.number] for task in chosen if task.store == store.name}
         phases[store.name] = progress.phase(f"stage {store.name}", own)
     stager = Stager({s.name: s.stage_rules(is_rebuild=job.overwrite) for s in stores})
-    for event in work_on(stager, chosen, job.num_workers):
+    for event in work_on(stager, chosen, job.num_workers, job.worker_timeout_seconds):
         phase, number = phases[event.task.store], event.task.number
         if event.is_finished:
             phase.shard(number)

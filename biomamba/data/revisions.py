@@ -7,10 +7,8 @@ Nothing depends on the number of workers.
 """
 
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from enum import IntEnum
 from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +17,7 @@ from rich.console import Console
 from rich.progress import track
 
 from biomamba.data.file_keys import FileKeys, cached_keys
+from biomamba.data.worker_pool import map_on
 
 Fates = NDArray[np.uint8]
 
@@ -61,14 +60,8 @@ def read_all_keys(
         DataError: If a file is not PubMed XML or is damaged.
     """
     read = partial(cached_keys, folder=cache)
-    if num_workers == 1:
-        return list(_tracked(map(read, paths), len(paths)))
-    with ProcessPoolExecutor(num_workers, mp_context=get_context("spawn")) as pool:
-        try:
-            return list(_tracked(pool.map(read, paths), len(paths)))
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+    found = dict(_tracked(map_on(read, paths, num_workers), len(paths)))
+    return [found[path] for path in paths]
 
 
 def decide(files: Sequence[FileKeys]) -> list[Fates]:
@@ -107,6 +100,6 @@ def _file_fates(keys: FileKeys, later: Fates) -> Fates:
     return fates
 
 
-def _tracked(keys: Iterable[FileKeys], total: int) -> Iterable[FileKeys]:
+def _tracked(keys: Iterable[tuple[Path, FileKeys]], total: int) -> Iterable[tuple[Path, FileKeys]]:
     console = Console(stderr=True)
     return track(keys, "PubMed revisions", total=total, console=console, transient=True)

@@ -9,13 +9,12 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
-import torch
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import Dataset, Sampler
 
 from biomamba.data.batches import Batch, PlannedSource, RowRequest, build_batch
 from biomamba.data.budget import TokenBudget
+from biomamba.data.loader import WORKER_TIMEOUT_SECONDS, WorkerLoader
 from biomamba.data.mixed_rows import MixedRows
-from biomamba.runtime.signals import shield_worker
 
 
 class TrainingSteps(Dataset[list[Batch]]):
@@ -78,7 +77,7 @@ class StepSampler(Sampler[int]):
         return iter(range(self._start, self._num_steps))
 
 
-class StepLoader(DataLoader[list[Batch]]):
+class StepLoader(WorkerLoader[list[Batch]]):
     """The loader of a run.
 
     The position in the run is kept by the datamodule, with the fingerprint of the stream and equal
@@ -93,14 +92,16 @@ class StepLoader(DataLoader[list[Batch]]):
         """Do nothing: the loader was built at the position."""
 
 
-def training_loader(steps: TrainingSteps, start_step: int, num_workers: int) -> StepLoader:
+def training_loader(
+    steps: TrainingSteps,
+    start_step: int,
+    num_workers: int,
+    timeout_seconds: float | None = WORKER_TIMEOUT_SECONDS,
+) -> StepLoader:
     """Load the steps of a rank from `start_step` on."""
     return StepLoader(
         steps,
-        batch_size=None,
         sampler=StepSampler(start_step, len(steps)),
         num_workers=num_workers,
-        worker_init_fn=shield_worker,
-        generator=torch.Generator(),  # the random state of the process is the training's
-        pin_memory=torch.cuda.is_available(),
+        timeout_seconds=timeout_seconds,
     )

@@ -7,22 +7,36 @@ locks that do not survive a fork.
 import os
 import signal
 import sys
+import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from multiprocessing import get_context, parent_process
+from multiprocessing import get_context
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pickle import PicklingError
-from threading import Thread
 from typing import Any, Generic, TypeVar
 
-from biomamba.runtime.errors import BioMambaError, DataError
+from biomamba.runtime import signals
+from biomamba.runtime.errors import BioMambaError, ConfigError, DataError
 
 Task = TypeVar("Task")
-Work = Callable[[Any], Iterator[int]]  # yields amounts of work done
+Result = TypeVar("Result")
+Work = Callable[[Any], Iterator[Any]]  # yields amounts of work done
+TIMEOUT_SECONDS = 900.0
 _LEAVE_SECONDS = 10
+_POLL_SECONDS = 1.0
+
+
+def check_timeout(seconds: float | None, key: str = "data.worker_timeout_seconds") -> None:
+    """Refuse what is no time to wait for a worker.
+
+    Raises:
+        ConfigError: It is not positive, or not finite.
+    """
+    if seconds is not None and not 0 < seconds < float("inf"):
+        raise ConfigError(f"{key} is {seconds}; use more than 0, or null to wait for ever")
 
 
 @dataclass(frozen=True)
@@ -30,25 +44,32 @@ class Progress(Generic[Task]):
     """Some work on a task is done, or all of it."""
 
     task: Task
-    amount: int
+    amount: Any
     is_finished: bool
 
 
-def work_on(work: Work, tasks: Sequence[Task], num_workers: int) -> Iterator[Progress[Task]]:
+def work_on(
+    work: Work,
+    tasks: Sequence[Task],
+    num_workers: int,
+    timeout_seconds: float | None = TIMEOUT_SECONDS,
+) -> Iterator[Progress[Task]]:
     """Work on every task and yield the progress; with one worker in this process.
 
     Args:
         work: Called with a task; for several workers it and the tasks must be picklable.
         tasks: Started in this order.
         num_workers: Processes.
+        timeout_seconds: A worker process that reports nothing for so long is given up; None waits
+            for ever.
 
     Raises:
-        DataError: If a worker died, or work or tasks cannot be sent to processes.
+        DataError: If a worker died or was given up, or work or tasks cannot be sent to processes.
         Exception: What `work` raised. No worker is left, whatever happened.
     """
     num_workers = min(num_workers, len(tasks))
     if num_workers > 1:
-        yield from _Pool(work, tasks, num_workers).run()
+        yield from _Pool(work, tasks, num_workers, timeout_seconds).run()
         return
     for task in tasks:
         for amount in work(task):
@@ -57,7 +78,15 @@ def work_on(work: Work, tasks: Sequence[Task], num_workers: int) -> Iterator[Pro
 
 
 class _Pool(Generic[Task]):
-    def __init__(self, work: Work, tasks: Sequence[Task], num_workers: int) -> None:
+    def __init__(
+        self,
+        work: Work,
+        tasks: Sequence[Task],
+        num_workers: int,
+        timeout_seconds: float | None,
+    ) -> None:
+        self._timeout_seconds = timeout_seconds
+        self._silent_seconds: dict[Connection, float] = {}
         self._work = work
         self._waiting = list(reversed(tasks))
         self._num_workers = num_workers
@@ -69,7 +98,10 @@ class _Pool(Generic[Task]):
             for _ in range(self._num_workers):
                 self._assign(self._start())
             while self._current:
-                for connection in wait(list(self._current)):
+                ready = wait(list(self._current), _POLL_SECONDS)
+                if not ready:
+                    self._note_silence()
+                for connection in ready:
                     assert isinstance(connection, Connection)
                     yield self._receive(connection)
         finally:
@@ -96,6 +128,23 @@ class _Pool(Generic[Task]):
             with _told_if_not_picklable():
                 connection.send(task)
 
+    def _note_silence(self) -> None:
+        """Give up a worker that has reported nothing for too long.
+
+        Only polls in which nobody reported are counted, no clock: a suspended job, or one whose
+        consumer is slow, has waited for nothing.
+        """
+        for connection, task in self._current.items():
+            silent = self._silent_seconds.get(connection, 0.0) + _POLL_SECONDS
+            self._silent_seconds[connection] = silent
+            if self._timeout_seconds is not None and silent >= self._timeout_seconds:
+                process = self._workers[connection]
+                raise DataError(
+                    f"the worker process for {task} (process {process.pid}) has reported nothing "
+                    f"for {silent:.0f} s: look what it waits for (stopped, a disk, a network), or "
+                    "raise worker_timeout_seconds; what is committed is safe, run again"
+                )
+
     def _receive(self, connection: Connection) -> Progress[Task]:
         task = self._current[connection]
         try:
@@ -107,20 +156,51 @@ class _Pool(Generic[Task]):
                 f"the worker process for {task} died (exit code {process.exitcode}), perhaps for "
                 "want of memory; what is committed is safe, run again, with fewer workers"
             ) from error
+        self._silent_seconds.pop(connection, None)
         if isinstance(answer, Exception):
             raise answer
         if answer is None:
             self._assign(connection)
-        return Progress(task, answer or 0, is_finished=answer is None)
+        return Progress(task, 0 if answer is None else answer, is_finished=answer is None)
 
     def _stop(self) -> None:
-        for process in self._workers.values():
-            process.terminate()
-        for connection, process in self._workers.items():
-            process.join(_LEAVE_SECONDS)
-            process.kill()
-            process.join()
-            connection.close()
+        """End the workers; they have some seconds to remove their temporary files."""
+        try:
+            for process in self._workers.values():
+                process.terminate()
+            end = time.monotonic() + _LEAVE_SECONDS
+            for process in self._workers.values():
+                process.join(max(0.0, end - time.monotonic()))
+        finally:  # also at the next Ctrl-C
+            for connection, process in self._workers.items():
+                process.kill()
+                process.join()
+                connection.close()
+
+
+def map_on(
+    function: Callable[[Any], Result],
+    tasks: Sequence[Task],
+    num_workers: int,
+    timeout_seconds: float | None = TIMEOUT_SECONDS,
+) -> Iterator[tuple[Task, Result]]:
+    """Apply a function to every task and yield each with its result, in the order of the ends.
+
+    For the arguments and errors see `work_on`.
+    """
+    for event in work_on(_Once(function), tasks, num_workers, timeout_seconds):
+        if not event.is_finished:
+            yield event.task, event.amount
+
+
+@dataclass(frozen=True)
+class _Once:
+    """Work whose only amount is the result of a function."""
+
+    function: Callable[[Any], Any]
+
+    def __call__(self, task: Any) -> Iterator[Any]:
+        yield self.function(task)
 
 
 @contextmanager
@@ -142,7 +222,7 @@ def _serve(connection: Connection, work: Work, num_threads: int) -> None:
     """Run a worker process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends its workers
     signal.signal(signal.SIGTERM, _leave)
-    Thread(target=_die_with_parent, daemon=True).start()
+    signals.end_with_parent()
     os.environ["RAYON_NUM_THREADS"] = str(num_threads)
     os.environ["TOKENIZERS_PARALLELISM"] = "true" if num_threads > 1 else "false"
     while True:
@@ -163,10 +243,3 @@ def _serve(connection: Connection, work: Work, num_threads: int) -> None:
 
 def _leave(*_: object) -> None:
     sys.exit(1)  # unwinds the work, which removes its temporary files
-
-
-def _die_with_parent() -> None:
-    parent = parent_process()
-    assert parent is not None
-    wait([parent.sentinel])
-    os._exit(1)

@@ -14,6 +14,7 @@ from typing import Any
 from rich.console import Console
 
 from biomamba.data.evaluation_rows import DocumentRows
+from biomamba.data.loader import WORKER_TIMEOUT_SECONDS
 from biomamba.data.memory_split import MemorySplit
 from biomamba.data.mixture import SourceSize
 from biomamba.data.packing import Packing
@@ -54,9 +55,11 @@ class InstructDataModule(PlannedData):
             sample equally often.
         max_repetition: Refuse a run that passes over a task more often; None for no limit.
         num_workers: Processes that build batches; 0 builds them in the main one.
+        worker_timeout_seconds: When the run gives up a worker process that gives nothing, with an
+            error that names it; None waits for ever.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - one keyword per line of a data config
         self,
         *,
         tasks: dict[str, Task],
@@ -69,6 +72,7 @@ class InstructDataModule(PlannedData):
         shares: dict[str, float] | None = None,
         max_repetition: float | None = None,
         num_workers: int = 0,
+        worker_timeout_seconds: float | None = WORKER_TIMEOUT_SECONDS,
     ) -> None:
         _check(tasks, shares, balance)
         self.tokenizer = open_tokenizer(tokenizer)
@@ -92,6 +96,7 @@ class InstructDataModule(PlannedData):
             seed=seed,
             max_repetition=max_repetition,
             num_workers=num_workers,
+            worker_timeout_seconds=worker_timeout_seconds,
         )
         if is_rank_zero():
             self._tell()

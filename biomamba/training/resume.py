@@ -23,7 +23,14 @@ _TOP_KEYS = ("seed", "max_tokens", "tokens_per_step", "optimizer", "schedule")
 _UNDECIDED_OBJECTIVE_KEYS = frozenset({"loss_kernel"})
 _UNDECIDED_MODEL_KEYS = frozenset({"backend", "activation_checkpointing", "compile_norms"})
 _UNDECIDED_DATA_KEYS = frozenset(
-    {"sources", "num_workers", "verify", "max_val_documents", "max_repetition"}
+    {
+        "sources",
+        "num_workers",
+        "worker_timeout_seconds",
+        "verify",
+        "max_val_documents",
+        "max_repetition",
+    }
 )
 
 

@@ -12,8 +12,9 @@ from typing import Any
 
 import pytest
 
+from biomamba.data import worker_pool
 from biomamba.data.tokenizer import Tokenizer
-from biomamba.data.worker_pool import work_on
+from biomamba.data.worker_pool import map_on, work_on
 from biomamba.runtime.errors import DataError
 
 # The works are functions of the library: a worker process imports them by name.
@@ -121,3 +122,22 @@ def is_running(pid: int) -> bool:
     except FileNotFoundError:
         return False
     return status.rpartition(")")[2].split()[0] != "Z"
+
+
+def test_a_worker_that_stops_answering_is_given_up_by_name(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(worker_pool, "_LEAVE_SECONDS", 0.5)
+    with pytest.raises(DataError, match=r"worker process for 19 \(process \d+\) has .* for 2 s"):
+        list(work_on(signal.raise_signal, [int(signal.SIGSTOP), int(signal.SIGSTOP)], 2, 2.0))
+    assert not active_children()
+
+
+def test_time_that_the_consumer_takes_is_not_that_of_the_workers() -> None:
+    for _ in work_on(iter, [(1, 2), (3,)], 2, 1.0):
+        time.sleep(1.5)
+
+
+@pytest.mark.parametrize("num_workers", [1, 2])
+def test_results_come_with_their_tasks(num_workers: int) -> None:
+    assert dict(map_on(abs, [0, -1, -2], num_workers)) == {0: 0, -1: 1, -2: 2}

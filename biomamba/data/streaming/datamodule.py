@@ -22,6 +22,7 @@ from biomamba.data.corpora.corpus import Corpus
 from biomamba.data.document import SplitRule
 from biomamba.data.evaluation_rows import DocumentRows
 from biomamba.data.exposure import Exposure
+from biomamba.data.loader import WORKER_TIMEOUT_SECONDS
 from biomamba.data.mixture import Mixture
 from biomamba.data.store_reader import content_fingerprint
 from biomamba.data.streaming.admission import Admission
@@ -33,6 +34,7 @@ from biomamba.data.streaming.step_stream import StreamLoader, readers_of
 from biomamba.data.tokenizer import Tokenizer
 from biomamba.data.tokenizer_source import TokenizerSource
 from biomamba.data.training_data import TrainingData
+from biomamba.data.worker_pool import check_timeout
 from biomamba.runtime.errors import ConfigError
 from biomamba.runtime.ranks import is_rank_zero
 
@@ -59,6 +61,8 @@ class StreamingDataModule(TrainingData):
         max_repetition: Passes over a source that each reader may begin; None for no limit.
         num_workers: Processes that read and tokenise on each rank, at most one for each of its
             readers; 0 reads in the main one.
+        worker_timeout_seconds: When the run gives up a worker process that gives nothing, with an
+            error that names it; None waits for ever.
     """
 
     def __init__(  # noqa: PLR0913 - one keyword per line of a data config
@@ -76,7 +80,9 @@ class StreamingDataModule(TrainingData):
         max_val_documents: int,
         max_repetition: int | None = None,
         num_workers: int = 0,
+        worker_timeout_seconds: float | None = WORKER_TIMEOUT_SECONDS,
     ) -> None:
+        check_timeout(worker_timeout_seconds)
         super().__init__(budget, sources, mixture)
         _check_names(sources, corpora)
         if max_val_documents < 1 or split.val_permille < 1:
@@ -97,6 +103,7 @@ class StreamingDataModule(TrainingData):
         self._max_val_documents = max_val_documents
         self._max_repetition = max_repetition
         self._num_workers = num_workers
+        self._worker_timeout_seconds = worker_timeout_seconds
         self._positions: dict[int, Positions] = {}
         self._loader: StreamLoader | None = None
         self._order = endless_order(mixture, self.source_names, budget, seed)
@@ -170,7 +177,12 @@ class StreamingDataModule(TrainingData):
         self.budget.accumulation(world_size)
         readers = readers_of(rank, world_size, self.plan)
         return StreamLoader(
-            self.plan, readers, self._positions, self._start_step, self._num_workers
+            self.plan,
+            readers,
+            self._positions,
+            self._start_step,
+            self._num_workers,
+            self._worker_timeout_seconds,
         )
 
     def val_dataloader(self) -> list[DataLoader[Batch]]:

@@ -13,12 +13,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+from torch.utils.data import IterableDataset, get_worker_info
 
 from biomamba.data.batches import Batch, lay_out
+from biomamba.data.loader import WORKER_TIMEOUT_SECONDS, WorkerLoader
 from biomamba.data.streaming.row_reader import Positions, RowPart, RowReader, StreamPlan, join
 from biomamba.runtime.errors import BioMambaError, ConfigError
-from biomamba.runtime.signals import shield_worker
 
 _STEPS_KEPT = 8
 _Item = tuple[RowPart, dict[int, Positions]] | BioMambaError
@@ -95,6 +95,7 @@ class StreamLoader:
         positions: Where each reader goes on; empty for the beginning.
         start_step: First step.
         num_workers: Processes that share the readers; 0 reads in this one.
+        timeout_seconds: When the loader gives up a worker that gives nothing; None for never.
     """
 
     def __init__(
@@ -104,7 +105,9 @@ class StreamLoader:
         positions: Mapping[int, Positions],
         start_step: int,
         num_workers: int,
+        timeout_seconds: float | None = WORKER_TIMEOUT_SECONDS,
     ) -> None:
+        self._timeout_seconds = timeout_seconds
         self._plan = plan
         self._start_step = start_step
         self._num_workers = min(num_workers, len(readers))
@@ -120,12 +123,11 @@ class StreamLoader:
             # Each worker is one process of several; and a fork would turn the threads of the
             # tokenizer off with a warning.
             os.environ["TOKENIZERS_PARALLELISM"] = "false"
-        loader = DataLoader(
+        loader = WorkerLoader(
             self._parts,
-            batch_size=None,
             num_workers=self._num_workers,
-            worker_init_fn=shield_worker,
-            generator=torch.Generator(),  # the random state of the process is the training's
+            timeout_seconds=self._timeout_seconds,
+            pin_memory=False,
         )
         items = iter(loader)
         try:

@@ -40,6 +40,7 @@ class Preemption(lightning.Callback):
         self._end_time: float | None = None
         self._boundary_at = 0.0
         self._longest_seconds = 0.0
+        self._first_step = 0
 
     def setup(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str
@@ -53,6 +54,7 @@ class Preemption(lightning.Callback):
         """Find the end of the job; stop here if there is no time or a signal came earlier."""
         self._end_time = slurm.end_time() if trainer.is_global_zero else None
         self._boundary_at, self._longest_seconds = time.monotonic(), 0.0
+        self._first_step = trainer.global_step
         request = self._agreed_request(trainer, pl_module)
         if request == _TIME_LIMIT:
             reason = "the time limit of the job leaves no time for a step: raise --time"
@@ -84,6 +86,26 @@ class Preemption(lightning.Callback):
         trainer._logger_connector.update_train_step_metrics()
         path = checkpoints[0].save_now(trainer, name)
         self._end(trainer, request, f"{name}: saved step {trainer.global_step} in {path}")
+
+    def on_exception(
+        self,
+        trainer: lightning.Trainer,
+        pl_module: lightning.LightningModule,
+        exception: BaseException,
+    ) -> None:
+        """Save where a run of one process was stopped while it waited for the data of a step.
+
+        That is a step boundary too. Other ranks would be waiting in the sums of that step.
+        """
+        if not isinstance(exception, signals.Interrupted) or exception.is_settled:
+            return
+        checkpoints = [found for found in _callbacks(trainer) if isinstance(found, Checkpoints)]
+        is_boundary = trainer.training and trainer.global_step > self._first_step
+        if not checkpoints or not is_boundary or trainer.world_size > 1:
+            exception.reason += ": nothing saved, the newest checkpoint is whole"
+            return
+        path = checkpoints[0].save_now(trainer, _name(exception.number))
+        exception.reason += f": saved step {trainer.global_step} in {path}"
 
     def _agreed_request(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule
