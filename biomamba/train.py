@@ -33,10 +33,10 @@ from biomamba.training.callbacks.checkpoint import Checkpoints
 from biomamba.training.callbacks.preemption import Preemption
 from biomamba.training.callbacks.run_page import RunPage
 from biomamba.training.callbacks.samples import Samples
-from biomamba.training.callbacks.selection import Selection
 from biomamba.training.checkpoint_io import DurableCheckpointIO, remove_leftovers
 from biomamba.training.event_files import put_before_now
 from biomamba.training.faults import explained_faults
+from biomamba.training.finish import DueValidation, check_figures, finish
 from biomamba.training.launch import (
     check_launch,
     check_precision,
@@ -60,8 +60,6 @@ from biomamba.training.run_lock import run_lock
 from biomamba.training.run_record import (
     RunRecord,
     StartRecord,
-    final_figures,
-    save_model,
 )
 
 
@@ -70,7 +68,7 @@ def main(cfg: DictConfig) -> None:
     quiet_lightning()
     check_launch(cfg.trainer.devices, cfg.trainer.num_nodes)
     check_precision(cfg.trainer.precision)
-    check_trainer_keys(str(key) for key in cfg.trainer)
+    check_trainer_keys({str(key): value for key, value in cfg.trainer.items()})
     check_tasks(list(cfg.tasks or ()), list(cfg.data))
     check_run_folder(HydraConfig.get().overrides.task)
     seed_everything(cfg.seed)
@@ -102,7 +100,7 @@ def train(cfg: DictConfig) -> None:
         max_steps=datamodule.budget.num_steps,
         default_root_dir=str(run_dir),
         logger=build_loggers(cfg.logger, start),
-        callbacks=[*callbacks, StartRecord(record), RunPage(config)],
+        callbacks=[*callbacks, DueValidation(), StartRecord(record), RunPage(config)],
         enable_checkpointing=any(isinstance(found, Checkpoints) for found in callbacks),
         plugins=[DurableCheckpointIO()],
     )
@@ -115,32 +113,13 @@ def train(cfg: DictConfig) -> None:
     if is_rank_zero() and datamodule.exposures:
         print(f"\nTraining split of each source:\n\n{exposure_table(datamodule.exposures)}\n")
     if start.checkpoint is None:
-        record.add("before", trainer.validate(module, datamodule, verbose=False))
+        figures = trainer.validate(module, datamodule, verbose=False)
+        check_figures(figures, "the validation before the first step")
+        record.add("before", figures)
     trainer.fit(module, datamodule, ckpt_path=start.checkpoint, weights_only=True)
-    record.add_realised(module.seen.realised())
-    figures = final_figures(trainer, module, datamodule)
-    save(module, datamodule, run_dir, callbacks, record)
-    # Last of all: it says that the run is finished.
-    record.add("after", figures)
-
-
-def save(
-    module: LanguageModelingModule,
-    datamodule: TrainingData,
-    run_dir: Path,
-    callbacks: list[Any],
-    record: RunRecord,
-) -> None:
-    """Write the model of the last step, and the selected one."""
-    folder = save_model(module.model, datamodule, run_dir / "model")
+    lines = finish(trainer, module, datamodule, record, run_dir)
     if is_rank_zero():
-        print(f"model: {folder}\ncurves: tensorboard --logdir {run_dir}")
-    for selection in callbacks:
-        if isinstance(selection, Selection):
-            chosen = selection.save(module.model, datamodule)
-            record.add_selection(selection.description)
-            if is_rank_zero():
-                print(f"selected: {chosen}, {selection.description}")
+        print("\n".join([*lines, f"curves: tensorboard --logdir {run_dir}"]))
 
 
 def begin(cfg: DictConfig, config: Any, datamodule: TrainingData, callbacks: list[Any]) -> Start:

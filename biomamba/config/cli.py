@@ -27,6 +27,7 @@ from biomamba.config.location import conf_dir
 from biomamba.config.schema import register_schemas
 from biomamba.runtime import signals, slurm
 from biomamba.runtime.errors import BioMambaError, ConfigError
+from biomamba.runtime.output import keep_going_without_reader
 from biomamba.runtime.ranks import is_rank_zero, rank, world_size
 
 USER_ERROR_CODE = 2
@@ -40,6 +41,7 @@ def run_cli(config_name: str, main: Callable[[DictConfig], int | None]) -> None:
     The process exits with the code that `main` returns unless that is None or 0.
     """
     try:
+        keep_going_without_reader()
         signals.interruptible()
         register_schemas()
         if "--list" in sys.argv[1:]:
@@ -50,6 +52,8 @@ def run_cli(config_name: str, main: Callable[[DictConfig], int | None]) -> None:
             _preflight(arguments, config_name)
             signals.check()
         _hydra_main(config_name, main)
+        # All is written: a signal during the exit of the interpreter would change the exit code.
+        signals.ignore()
     except BioMambaError as error:
         _exit_with(error)
     except signals.Interrupted as stop:

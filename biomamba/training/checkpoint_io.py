@@ -21,6 +21,7 @@ from typing import IO, Any
 import torch
 from lightning.pytorch.plugins.io import CheckpointIO
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 
 from biomamba.data.sealed import TEMPORARY_SUFFIX, read_sealed, sha256_of, write_sealed
 from biomamba.runtime.atomic import sync_folder
@@ -111,10 +112,11 @@ class DurableCheckpointIO(CheckpointIO):
         """Replace a checkpoint; in the background it is durable only after `wait`.
 
         Raises:
-            CheckpointError: If it cannot be written, or an earlier one could not; the old file
-                stands, and no other is left.
+            CheckpointError: If weights are not finite, if it cannot be written, or an earlier one
+                could not; the old file stands, and no other is left.
         """
         self.wait()
+        _check_finite(checkpoint, Path(path))
         if not self.is_background:
             _write(checkpoint, Path(path))
             return
@@ -198,6 +200,20 @@ class _HashingFile:
 
     def flush(self) -> None:
         self._file.flush()
+
+
+def _check_finite(checkpoint: Mapping[str, Any], path: Path) -> None:
+    """Refuse weights that no reader of models would take: they would replace good ones."""
+    for name, value in checkpoint.get("state_dict", {}).items():
+        # A state dict holds counters too, and a shard on each rank is checked where it is.
+        if isinstance(value, Tensor) and value.is_floating_point():
+            local = value.to_local() if isinstance(value, DTensor) else value
+            if not torch.isfinite(local).all():
+                raise CheckpointError(
+                    f"{path} is not written: the weights of {name} are not finite. The earlier "
+                    "checkpoints are whole; go on from one of them in another run "
+                    "(run_id=<new> resume=<checkpoint> allow_change=true) with a lower optimizer.lr"
+                )
 
 
 def _write(checkpoint: Mapping[str, Any], path: Path) -> None:

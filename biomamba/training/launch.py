@@ -3,7 +3,7 @@
 import logging
 import os
 import warnings
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import torch
 
@@ -32,6 +32,26 @@ _KEYS_INSTEAD = {
     "default_root_dir": "paths.run_dir",
     "logger": "the group logger",
     "callbacks": "the group callbacks",
+    "plugins": "trainer.precision and trainer.strategy",
+    "enable_checkpointing": "callbacks.checkpoint",
+    "max_time": "max_tokens, or the time limit of the SLURM job",
+    "min_steps": "max_tokens",
+    "min_epochs": "max_tokens",
+    "limit_train_batches": "max_tokens",
+    "overfit_batches": "max_tokens and data.mixture",
+    "fast_dev_run": "max_tokens",
+    "limit_val_batches": "data.max_val_documents",
+    "limit_test_batches": "evaluation.max_documents of biomamba.evaluate",
+    "limit_predict_batches": "evaluation.max_documents of biomamba.evaluate",
+    "reload_dataloaders_every_n_epochs": "max_tokens",
+    "barebones": "logger=[] and callbacks.<name>=null",
+}
+# Values that the unit of everything, the step of a run, depends on.
+_FIXED_VALUES: Mapping[str, object] = {
+    "max_epochs": 1,
+    "check_val_every_n_epoch": None,
+    "num_sanity_val_steps": 0,
+    "use_distributed_sampler": False,
 }
 
 
@@ -42,13 +62,29 @@ def quiet_lightning() -> None:
         warnings.filterwarnings("ignore", message=message)
 
 
-def check_trainer_keys(keys: Iterable[str]) -> None:
-    """Raise ConfigError for Trainer arguments that would be overruled or refused later."""
+def check_trainer_keys(trainer: Mapping[str, object]) -> None:
+    """Check the arguments of Lightning's Trainer.
+
+    Raises:
+        ConfigError: For arguments that would be overruled, or end a run before its last step.
+    """
     misplaced = [
-        f"trainer.{key} (use {_KEYS_INSTEAD[key]})" for key in keys if key in _KEYS_INSTEAD
+        f"trainer.{key} (use {_KEYS_INSTEAD[key]})" for key in trainer if key in _KEYS_INSTEAD
     ]
     if misplaced:
-        raise ConfigError(f"these keys have no effect here: {', '.join(misplaced)}")
+        raise ConfigError(
+            "these keys are not allowed, because a run takes exactly the steps of its budget: "
+            f"{', '.join(misplaced)}"
+        )
+    for key, value in _FIXED_VALUES.items():
+        if key in trainer and trainer[key] != value:
+            shown = "null" if value is None else str(value).lower()
+            raise ConfigError(f"trainer.{key} is {trainer[key]!r}; allowed is {shown} only")
+    interval = trainer.get("val_check_interval")
+    if interval is not None and (isinstance(interval, bool) or not isinstance(interval, int)):
+        raise ConfigError(
+            f"trainer.val_check_interval is {interval!r}; it must be a number of optimizer steps"
+        )
 
 
 def check_precision(precision: str) -> None:

@@ -21,7 +21,6 @@ from biomamba.runtime import slurm
 from biomamba.runtime.atomic import write_json
 from biomamba.runtime.ranks import is_rank_zero
 from biomamba.runtime.signals import Interrupted
-from biomamba.training.module import LanguageModelingModule
 from biomamba.training.resume import Start, read_record
 
 
@@ -39,6 +38,7 @@ class RunRecord:
         start: Start | None = None,
     ) -> None:
         self._path = path
+        self._has_begun = False
         self._record: dict[str, Any] = {
             "provenance": dict(provenance),
             "data_fingerprint": datamodule.fingerprint,
@@ -62,6 +62,7 @@ class RunRecord:
             "end": None,
         }
         self._record.setdefault("starts", []).append(start)
+        self._has_begun = True
         self._write()
 
     def end(self, reason: str) -> None:
@@ -69,6 +70,24 @@ class RunRecord:
         if self._record.get("starts"):
             self._record["starts"][-1]["end"] = reason
             self._write()
+
+    def ensure_started(self, step: int, world_size: int) -> None:
+        """Add a start for a fit that had no step left to take, which calls no hook."""
+        if not self._has_begun:
+            self.begin(step, world_size)
+
+    def close(
+        self,
+        figures: Sequence[Mapping[str, float]],
+        realised: Mapping[str, Mapping[str, Any]],
+        selection: Mapping[str, Any] | None,
+    ) -> None:
+        """Add everything that is known at the end, in one write: after it the run is finished."""
+        self._record["realised"] = {name: dict(found) for name, found in realised.items()}
+        if selection is not None:
+            self._record["selection"] = dict(selection)
+        self._record["starts"][-1]["end"] = "finished"
+        self.add("after", figures)
 
     def add(self, stage: str, results: Sequence[Mapping[str, float]]) -> None:
         """Add the validation figures of a stage, as Trainer.validate returns them.
@@ -87,11 +106,6 @@ class RunRecord:
             self._record["data"] = dict(description)
             self._write()
 
-    def add_selection(self, description: Mapping[str, Any]) -> None:
-        """Add which step was selected, by which figure."""
-        self._record["selection"] = dict(description)
-        self._write()
-
     def add_backend(self, isolation: Isolation) -> None:
         """Add what computes, why, and how well it keeps documents apart."""
         self._record["backend"] = asdict(isolation)
@@ -100,11 +114,6 @@ class RunRecord:
     def add_parameters(self, parameters: ParameterCount) -> None:
         """Add how many numbers the model holds, and how many of them are trained."""
         self._record["parameters"] = asdict(parameters)
-        self._write()
-
-    def add_realised(self, realised: Mapping[str, Mapping[str, Any]]) -> None:
-        """Add what the run has trained on, source by source."""
-        self._record["realised"] = {name: dict(found) for name, found in realised.items()}
         self._write()
 
     def _take_over(self, provenance: Mapping[str, Any], start: Start, checkpoint: Path) -> None:
@@ -125,7 +134,7 @@ class RunRecord:
 
 
 class StartRecord(lightning.Callback):
-    """Writes each start of the fit and the reason of its end into the record of the run."""
+    """Writes each start of the fit, and what stopped it, into the record of the run."""
 
     def __init__(self, record: RunRecord) -> None:
         self._record = record
@@ -135,12 +144,6 @@ class StartRecord(lightning.Callback):
     ) -> None:
         """Note the step that the run starts at, after a checkpoint was restored."""
         self._record.begin(trainer.global_step, trainer.world_size)
-
-    def on_train_end(
-        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule
-    ) -> None:
-        """Note that all steps were made."""
-        self._record.end("finished")
 
     def on_exception(
         self,
@@ -159,20 +162,6 @@ def _kept(path: Path) -> dict[str, Any]:
     """Return the list of the earlier starts in this folder."""
     earlier = read_record(path)
     return {"starts": earlier["starts"]} if "starts" in earlier else {}
-
-
-def final_figures(
-    trainer: lightning.Trainer, module: LanguageModelingModule, datamodule: TrainingData
-) -> Sequence[Mapping[str, float]]:
-    """Validate after the fit, unless its last step was followed by a validation already."""
-    interval = trainer.val_check_batch
-    metrics = trainer.callback_metrics
-    # A run that was stopped behind its last step has not validated in this process.
-    has_figures = any(name.startswith("val/") for name in metrics)
-    if not isinstance(interval, int) or trainer.global_step % interval or not has_figures:
-        return trainer.validate(module, datamodule, verbose=False)
-    wanted = {n: value for n, value in metrics.items() if n == "step" or n.startswith("val/")}
-    return [{name: float(value) for name, value in wanted.items()}]
 
 
 def save_model(model: MambaLM, datamodule: TrainingData, folder: Path) -> Path:

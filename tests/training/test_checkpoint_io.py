@@ -2,6 +2,7 @@
 
 import functools
 import itertools
+import math
 import os
 import resource
 import signal
@@ -122,6 +123,21 @@ def test_an_object_in_a_checkpoint_is_not_run(tmp_path: Path) -> None:
     DurableCheckpointIO().save_checkpoint({**content(1), "path": Path("x")}, path)
     with pytest.raises(CheckpointError, match="cannot be loaded"):
         DurableCheckpointIO().load_checkpoint(path, weights_only=False)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+@pytest.mark.parametrize("is_background", [False, True])
+def test_weights_that_are_not_finite_replace_no_checkpoint(
+    tmp_path: Path, value: float, is_background: bool
+) -> None:
+    good = save(tmp_path, 1)
+    weights = {"model.a.weight": torch.ones(3), "model.b.weight": torch.tensor([0.0, value])}
+    io = DurableCheckpointIO(is_background=is_background)
+
+    with pytest.raises(CheckpointError, match=r"step_0000002.* model\.b\.weight are not finite"):
+        io.save_checkpoint(content(2) | {"state_dict": weights}, tmp_path / "step_0000002.ckpt")
+    io.teardown()
+    assert sorted(path.name for path in tmp_path.iterdir()) == [good.name, f"{good.name}.json"]
 
 
 @pytest.mark.parametrize("is_background", [False, True])

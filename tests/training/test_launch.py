@@ -90,10 +90,32 @@ def test_only_the_named_hints_are_silenced() -> None:
 
 
 def test_trainer_keys_that_are_set_elsewhere_are_all_named() -> None:
-    check_trainer_keys(["devices", "precision", "limit_val_batches"])
+    check_trainer_keys({"devices": 1, "precision": "32-true", "max_epochs": 1})
     message = r"trainer\.max_steps \(use max_tokens\), trainer\.gradient_clip_val \(use objective"
     with pytest.raises(ConfigError, match=message):
-        check_trainer_keys(["max_steps", "devices", "gradient_clip_val"])
+        check_trainer_keys({"max_steps": 5, "devices": 1, "gradient_clip_val": 1.0})
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("max_time", "00:00:00:01"),
+        ("min_steps", 1),
+        ("limit_train_batches", 2),
+        ("limit_val_batches", 2),
+        ("overfit_batches", 1),
+        ("fast_dev_run", True),
+        ("max_epochs", 0),
+        ("max_epochs", 2),
+        ("num_sanity_val_steps", 2),
+        ("check_val_every_n_epoch", 1),
+        ("val_check_interval", 0.5),
+        ("use_distributed_sampler", True),
+    ],
+)
+def test_trainer_keys_that_would_end_a_run_early_are_refused(key: str, value: object) -> None:
+    with pytest.raises(ConfigError, match=rf"trainer\.{key}"):
+        check_trainer_keys({"devices": 1, key: value})
 
 
 @pytest.mark.parametrize(

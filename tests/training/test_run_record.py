@@ -22,7 +22,7 @@ from biomamba.model.language_model import MambaLM
 from biomamba.model.lora import Lora
 from biomamba.runtime.signals import Interrupted
 from biomamba.training.resume import Start
-from biomamba.training.run_record import RunRecord, StartRecord, final_figures, save_model
+from biomamba.training.run_record import RunRecord, StartRecord, save_model
 
 
 class StubData:
@@ -89,7 +89,9 @@ def test_a_run_that_goes_on_keeps_its_first_figures_and_names_its_resumes(
 
 def test_what_the_run_has_trained_on_is_added(tmp_path: Path) -> None:
     realised = {"web": {"tokens": 3, "share": 1.0, "epochs": None, "documents": 1}}
-    make_record(tmp_path / "run.json").add_realised(realised)
+    record = make_record(tmp_path / "run.json")
+    record.begin(0, 1)
+    record.close([], realised, None)
     assert json.loads((tmp_path / "run.json").read_text())["realised"] == realised
 
 
@@ -98,7 +100,8 @@ def test_what_was_selected_and_what_the_data_tells_are_added(tmp_path: Path) -> 
     record.add_data({})
     assert "data" not in json.loads((tmp_path / "run.json").read_text())
     record.add_data({"steps": 3})
-    record.add_selection({"step": 2, "figure": None})
+    record.begin(0, 1)
+    record.close([], {}, {"step": 2, "figure": None})
     found = json.loads((tmp_path / "run.json").read_text())
     assert found["data"] == {"steps": 3}
     assert found["selection"] == {"step": 2, "figure": None}
@@ -127,18 +130,6 @@ def test_other_ranks_write_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("WORLD_SIZE", "2")
     make_record(tmp_path / "run.json").add("after", [{"val/loss": 1.0}])
     assert not (tmp_path / "run.json").exists()
-
-
-@pytest.mark.parametrize(("step", "source"), [(8, "fit"), (9, "validate")])
-def test_a_validation_at_the_last_step_is_not_made_twice(step: int, source: str) -> None:
-    trainer: Any = SimpleNamespace(
-        global_step=step,
-        val_check_batch=4,
-        callback_metrics={"val/from": torch.tensor(0.0), "train/loss": torch.tensor(1.0)},
-        validate=lambda *_, verbose: [{"val/from": 1.0}],
-    )
-    (figures,) = final_figures(trainer, Any, Any)  # type: ignore[arg-type]
-    assert figures == {"val/from": {"fit": 0.0, "validate": 1.0}[source]}
 
 
 def test_a_saved_model_comes_back_with_its_tokenizer(tmp_path: Path) -> None:
@@ -181,10 +172,11 @@ def test_every_start_is_kept_with_the_reason_of_its_end(
     assert json.loads(path.read_text())["starts"][0]["end"] is None
     first.on_exception(stopped, stopped, Interrupted("SIGTERM: saved step 3"))
     monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
-    second = StartRecord(make_record(path))
+    record = make_record(path)
     resumed: Any = SimpleNamespace(global_step=3, world_size=4)
-    second.on_train_start(resumed, resumed)
-    second.on_train_end(resumed, resumed)
+    StartRecord(record).on_train_start(resumed, resumed)
+    record.ensure_started(3, 4)
+    record.close([{"val/loss": 1.0}], {}, None)
     starts = json.loads(path.read_text())["starts"]
     keys = ("step", "world_size", "slurm_job", "slurm_restarts", "end")
     assert [tuple(start[key] for key in keys) for start in starts] == [

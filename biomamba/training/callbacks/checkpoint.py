@@ -85,11 +85,17 @@ class Checkpoints(Checkpoint):
         self._rng_states: list[dict[str, Any]] = []
         self._group_options: list[dict[str, Any]] = []
 
-    def save_now(self, trainer: lightning.Trainer, reason: str) -> Path:
+    def save_now(self, trainer: lightning.Trainer, reason: str, *, again: bool = False) -> Path:
         """Save at this step boundary and return the durable file; all ranks must call it.
 
-        A step that is saved already is not saved again.
+        Args:
+            trainer: At a step boundary.
+            reason: Why, for the record of the checkpoint.
+            again: Replace the checkpoint of this step if there is one, because what callbacks
+                know has changed since.
         """
+        if again:
+            self._saved_step = None
         path = self._save(trainer, reason)
         _io_of(trainer).wait()
         trainer.strategy.barrier("checkpoint")
@@ -217,10 +223,25 @@ class Checkpoints(Checkpoint):
         io.raise_failure()
         self._must_prune = False
         found = checkpoints_in(self.folder)
-        behind = [step for step in found if step <= (self._saved_step or 0)]
-        for step in behind[self._keep_last :]:
-            if not self._keep_every_steps or step % self._keep_every_steps:
-                io.remove_checkpoint(found[step])
+        saved = [step for step in found if step <= (self._saved_step or 0)]
+        kept = {*saved[: self._keep_last], *self._before_skipped(trainer, saved)}
+        for step in saved:
+            if step in kept or (self._keep_every_steps and step % self._keep_every_steps == 0):
+                continue
+            io.remove_checkpoint(found[step])
+
+    def _before_skipped(self, trainer: lightning.Trainer, saved: Sequence[int]) -> list[int]:
+        """Return the newest checkpoints before the steps that are being skipped.
+
+        While steps are skipped, newer checkpoints hold the weights that made them fail. Without
+        these older ones nothing would be left to go on from at a lower learning rate.
+        """
+        guard = getattr(trainer.lightning_module, "guard", None)
+        skipped = guard.skipped_in_a_row if guard is not None else 0
+        if not skipped:
+            return []
+        last_taken = trainer.global_step - skipped
+        return [step for step in saved if step <= last_taken][: self._keep_last]
 
 
 def _flush_curves(trainer: lightning.Trainer) -> None:

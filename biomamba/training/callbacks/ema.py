@@ -56,12 +56,22 @@ class Ema(lightning.Callback):
     def on_train_start(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule
     ) -> None:
-        """Begin with the average of the checkpoint, or with the weights if it has none.
+        """Start with the average of the checkpoint, or with the weights if it has none."""
+        self._average = {}
+        self.restore(_model_of(pl_module))
+
+    def restore(self, model: MambaLM) -> None:
+        """Put the average of the checkpoint beside the weights, unless it is there already.
+
+        A run that goes on after its last step never starts a fit, and still needs the average for
+        its validation and for the averaged model.
 
         Raises:
             CheckpointError: If the average is of another model.
         """
-        weights = dict(_model_of(pl_module).named_parameters())
+        if self._average:
+            return
+        weights = dict(model.named_parameters())
         loaded, self._loaded = self._loaded, {}
         if loaded and {n: t.shape for n, t in loaded.items()} != {
             n: t.shape for n, t in weights.items()
@@ -92,14 +102,12 @@ class Ema(lightning.Callback):
         averages = [_local(average) for average in self._average.values()]
         torch._foreach_lerp_(averages, weights, 1 - self._decay)
 
-    def on_train_end(
-        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule
-    ) -> None:
-        """Write the averaged model."""
-        model, data = _model_of(pl_module), getattr(trainer, "datamodule", None)
-        assert isinstance(data, TrainingData)
+    def save(self, model: MambaLM, datamodule: TrainingData) -> Path:
+        """Write the averaged model and leave the model as it is; all ranks call it."""
+        self.restore(model)
         with self.averaged(model):
-            save_model(model, data, self._folder)
+            save_model(model, datamodule, self._folder)
+        return self._folder
 
     def on_validation_start(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule

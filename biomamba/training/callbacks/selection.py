@@ -30,7 +30,7 @@ class Selection(lightning.Callback):
 
     The weights are whole in the checkpoints, so that a resumed run selects what the uninterrupted
     one does: 4 bytes per trained parameter there and in main memory (of a sharded model, on the
-    device of each shard). A validation that the run was stopped before is made up for.
+    device of each shard).
 
     Args:
         folder: Where the selected model is written, beside the one of the last step.
@@ -75,6 +75,11 @@ class Selection(lightning.Callback):
         self._loaded = state_dict["weights"]
 
     @property
+    def judged_step(self) -> int:
+        """The step of the last validation that was a candidate."""
+        return self._judged_step
+
+    @property
     def is_exhausted(self) -> bool:
         """Whether the run has waited long enough for something better."""
         return self._patience is not None and self._num_worse >= self._patience
@@ -106,15 +111,8 @@ class Selection(lightning.Callback):
     def on_train_start(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule
     ) -> None:
-        """Go on with the choice of the checkpoint; validate if the run was stopped before it could.
-
-        Checkpoints are saved before the validation of their step.
-        """
-        self._take_over(_model_of(pl_module))
-        step = trainer.global_step
-        interval: Any = trainer.val_check_batch
-        if isinstance(interval, int) and step % interval == 0 and step > self._judged_step:
-            _validate(trainer)
+        """Go on with the choice of the checkpoint."""
+        self.restore(_model_of(pl_module))
         if self.is_exhausted:
             trainer.should_stop = True
 
@@ -143,7 +141,8 @@ class Selection(lightning.Callback):
             return
         for callback in _callbacks(trainer):
             if isinstance(callback, Checkpoints):
-                callback.save_now(trainer, "early stop")
+                # That of the schedule was saved before the validation that stopped the run.
+                callback.save_now(trainer, "early stop", again=True)
 
     def save(self, model: MambaLM, datamodule: TrainingData) -> Path | None:
         """Write the selected model and leave the model as it is; all ranks call it.
@@ -151,7 +150,7 @@ class Selection(lightning.Callback):
         Returns:
             The folder; None if no validation gave a number.
         """
-        self._take_over(model)
+        self.restore(model)
         if not self._weights:
             return None
         own = dict(model.named_parameters())
@@ -180,8 +179,10 @@ class Selection(lightning.Callback):
             return True
         return figure < self._best if self._mode == "min" else figure > self._best
 
-    def _take_over(self, model: MambaLM) -> None:
-        """Put the weights of a checkpoint where those of the model are.
+    def restore(self, model: MambaLM) -> None:
+        """Put the selected weights of a checkpoint where those of the model are, once.
+
+        Must run before the next validation, whose weights would be overwritten by older ones.
 
         Raises:
             CheckpointError: They are of another model.
@@ -196,13 +197,6 @@ class Selection(lightning.Callback):
                 "callbacks.selection=null, or resume with the model of the checkpoint"
             )
         self._weights = {name: scatter(whole, own[name]) for name, whole in loaded.items()}
-
-
-def _validate(trainer: lightning.Trainer) -> None:
-    """Validate as the loop of the fit does behind a step."""
-    trainer.validating = True
-    trainer.fit_loop.epoch_loop.val_loop.run()
-    trainer.training = True
 
 
 def _validated_weights(trainer: lightning.Trainer, model: MambaLM) -> dict[str, Tensor]:

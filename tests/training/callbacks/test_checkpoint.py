@@ -3,6 +3,7 @@
 import os
 import tempfile
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import lightning
@@ -106,6 +107,35 @@ def test_the_newest_and_every_mth_are_kept(
     fit(Checkpoints(str(tmp_path), in_background=in_background, **options))
     assert steps_in(tmp_path) == kept
     assert len(list(tmp_path.iterdir())) == 2 * len(kept)  # nothing but files and records
+
+
+class Guard(lightning.Callback):
+    """Says how many steps were skipped in a row at each step."""
+
+    def __init__(self, skipped: dict[int, int]) -> None:
+        self.skipped = skipped
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, *_: Any) -> None:
+        skipped = self.skipped.get(trainer.global_step, 0)
+        pl_module.guard = SimpleNamespace(skipped_in_a_row=skipped)
+
+
+@pytest.mark.parametrize(
+    ("skipped", "kept"),
+    [
+        # Two before the weights that made steps fail, and the two newest.
+        ({6: 1, 7: 2, 8: 3, 9: 4, 10: 5}, [4, 5, 9, 10]),
+        ({9: 1, 10: 2}, [7, 8, 9, 10]),
+        ({6: 1, 7: 2}, [9, 10]),  # steps were taken again
+        ({}, [9, 10]),
+    ],
+)
+def test_checkpoints_before_steps_that_are_being_skipped_are_kept(
+    tmp_path: Path, skipped: dict[int, int], kept: list[int]
+) -> None:
+    fit(Checkpoints(str(tmp_path), every_n_steps=1, keep_last=2), Guard(skipped))
+
+    assert steps_in(tmp_path) == kept
 
 
 def test_an_old_one_goes_only_when_a_newer_one_is_there(

@@ -131,7 +131,9 @@ class Run:
             ],
         )
         self._break_steps()
-        self.trainer.fit(self.module, Stream(), ckpt_path=resume, weights_only=True)
+        data = Stream()
+        self.trainer.fit(self.module, data, ckpt_path=resume, weights_only=True)
+        self.ema.save(self.module.model, data)
 
     def _break_steps(self) -> None:
         module, backward = self.module, self.module._backward

@@ -26,6 +26,7 @@ from biomamba.training.callbacks.checkpoint import Checkpoints, checkpoint_name
 from biomamba.training.callbacks.ema import Ema
 from biomamba.training.callbacks.selection import Selection
 from biomamba.training.checkpoint_io import DurableCheckpointIO
+from biomamba.training.finish import DueValidation
 from biomamba.training.module import LanguageModelingModule
 from biomamba.training.objective import Objective
 from biomamba.training.optimizer import AdamW
@@ -158,11 +159,15 @@ class Run:
                 *([every] if every else []),
                 self.seen,
                 self.selection,
+                DueValidation(),
                 Checkpoints(str(folder / "checkpoints"), every_n_steps=save_every, keep_last=STEPS),
             ],
         )
         self.trainer.validate(self.module, self.data, verbose=False)
         self.trainer.fit(self.module, self.data, ckpt_path=resume, weights_only=True)
+        for average in averages:
+            average.restore(self.module.model)
+        self.selection.restore(self.module.model)
         self.trainer.validate(self.module, self.data, verbose=False)
         self.selection.save(self.module.model, self.data)
 
@@ -263,7 +268,7 @@ def test_averaged_weights_are_selected_where_they_are_validated(
     assert not torch.equal(averaged.best[name], plain.seen.weights[4][name])
 
 
-@pytest.mark.parametrize(("step", "ema"), [(1, False), (4, True), (5, True), (8, False)])
+@pytest.mark.parametrize(("step", "ema"), [(1, False), (4, True), (5, True), (8, False), (8, True)])
 def test_a_resumed_run_selects_what_an_uninterrupted_one_does(
     tmp_path: Path, whole: Callable[[bool], Run], step: int, ema: bool
 ) -> None:
@@ -274,17 +279,23 @@ def test_a_resumed_run_selects_what_an_uninterrupted_one_does(
     assert_equal(resumed.best, whole(ema).best)
 
 
+@pytest.mark.parametrize("ema", [False, True])
+@pytest.mark.parametrize("step", [4, 8])
 @pytest.mark.parametrize("hook", ["on_validation_start", "on_validation_end"])
 def test_a_run_stopped_in_a_validation_makes_up_for_it(
-    tmp_path: Path, whole: Callable[[bool], Run], hook: str
+    tmp_path: Path, whole: Callable[[bool], Run], hook: str, step: int, ema: bool
 ) -> None:
-    """The checkpoint of a step is saved before its validation."""
-    stop(tmp_path, StopAt(hook, 4), save_every=4)
-    resumed = Run(tmp_path, resume=tmp_path / "checkpoints" / checkpoint_name(4))
+    """A checkpoint is saved before its validation; after the last step no fit starts."""
+    falling = (4.0, 3.0, 2.0, 1.0)
+    straight = Run(tmp_path / "straight", figures=falling, ema=ema)
+    stop(tmp_path / "stopped", StopAt(hook, step), save_every=4, figures=falling, ema=ema)
+    saved = tmp_path / "stopped" / "checkpoints" / checkpoint_name(step)
+    resumed = Run(tmp_path / "stopped", resume=saved, figures=falling, ema=ema)
 
-    assert resumed.selection.description == whole(False).selection.description
-    assert_equal(resumed.best, whole(False).best)
-    assert_equal(weights_of(resumed.module.model), weights_of(whole(False).module.model))
+    assert resumed.selection.description == straight.selection.description
+    assert resumed.selection.description["step"] == 8
+    assert_equal(resumed.best, straight.best)
+    assert_equal(weights_of(resumed.module.model), weights_of(straight.module.model))
 
 
 @pytest.mark.parametrize(
