@@ -10,6 +10,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
+from biomamba.config.names import name_problems
 from biomamba.config.targets import (
     TARGET,
     TargetError,
@@ -32,6 +33,7 @@ def check_config(cfg: DictConfig) -> None:
 def config_problems(cfg: DictConfig) -> list[str]:
     """Return one line per problem, each beginning with the dotted key; none if it can be built."""
     tree, problems = plain_tree(cfg)
+    problems += name_problems(tree)
     checker = _Checker(problems)
     for name, child in tree.items():
         checker.visit(child, name)

@@ -24,6 +24,7 @@ from biomamba.config.check import check_config
 from biomamba.config.compose import preflight
 from biomamba.config.experiments import experiment_table
 from biomamba.config.location import conf_dir
+from biomamba.config.safety import checked_loading
 from biomamba.config.schema import register_schemas
 from biomamba.runtime import signals, slurm
 from biomamba.runtime.errors import BioMambaError, ConfigError
@@ -48,6 +49,8 @@ def run_cli(config_name: str, main: Callable[[DictConfig], int | None]) -> None:
             sys.stdout.write(f"{experiment_table(config_name, _config_folders())}\n")
             return
         arguments = get_args_parser().parse_args(sys.argv[1:])
+        if arguments.experimental_rerun is not None:
+            raise ConfigError("--experimental-rerun unpickles a file, which may run its code")
         if _is_plain_run(arguments):
             _preflight(arguments, config_name)
             signals.check()
@@ -75,7 +78,8 @@ def _hydra_main(config_name: str, main: Callable[[DictConfig], int | None]) -> N
             sys.exit(code)
 
     decorate = hydra.main(config_path=str(conf_dir()), config_name=config_name, version_base="1.3")
-    decorate(job)()
+    with checked_loading(_exit_with):
+        decorate(job)()
 
 
 def _is_plain_run(arguments: Namespace) -> bool:
@@ -86,7 +90,7 @@ def _is_plain_run(arguments: Namespace) -> bool:
     """
     others = ("help", "hydra_help", "cfg", "info", "multirun", "shell_completion", "config_path")
     has_other = any(getattr(arguments, name, None) for name in others)
-    return not has_other and getattr(arguments, "experimental_rerun", None) is None
+    return not has_other
 
 
 def _preflight(arguments: Namespace, config_name: str) -> None:

@@ -23,6 +23,7 @@ from yaml import YAMLError
 from biomamba.config.check import config_problems
 from biomamba.config.location import conf_dir
 from biomamba.config.overrides import Rejection, explain
+from biomamba.config.safety import hydra_problems
 from biomamba.config.schema import register_schemas
 from biomamba.config.wording import report
 from biomamba.runtime.errors import ConfigError
@@ -100,6 +101,7 @@ def preflight(
             problems, is_complete = explain(rejected, cfg, folders)
         else:
             is_complete = True
+        problems += hydra_problems(cfg.hydra)
         if is_complete:
             problems += _problems_of(cfg)
     if problems:

@@ -12,6 +12,8 @@ from typing import Any
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING
 
+from biomamba.config.safety import install
+
 
 @dataclass
 class Paths:
@@ -262,6 +264,7 @@ SCHEMAS = {
 
 
 def register_schemas() -> None:
-    """Make the schemas available to the defaults lists under conf/."""
+    """Make the schemas available to the defaults lists under conf/, and Hydra follow our rules."""
+    install()
     for name, schema in SCHEMAS.items():
         ConfigStore.instance().store(name=name, node=schema)
