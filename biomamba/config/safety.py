@@ -29,7 +29,10 @@ from biomamba.runtime.input_files import check_yaml
 
 # Names that a config may read with ${oc.env:NAME}. Never a name that holds a secret: what a
 # config reads ends up in paths, records and printed lines.
-ENVIRONMENT = ("HOME", "HOSTNAME", "SCRATCH", "TMPDIR", "USER", "WORK")
+ENVIRONMENT = (
+    *("HOME", "HOSTNAME", "SCRATCH", "TMPDIR", "USER", "WORK"),
+    *("LOCAL_RANK", "NODE_RANK", "RANK", "WORLD_SIZE"),  # of torchrun
+)
 ENVIRONMENT_PREFIXES = ("BIOMAMBA_", "SLURM_")
 _SECRET_WORDS = ("AUTH", "CRED", "JWT", "KEY", "PASS", "SECRET", "TOKEN")
 
@@ -124,11 +127,12 @@ def checked_loading(refuse: Callable[[BioMambaError], NoReturn]) -> Iterator[Non
     Args:
         refuse: Ends the program. Hydra would print an exception with its traceback.
     """
-    original = ConfigLoaderImpl.load_configuration
+    loader: Any = ConfigLoaderImpl
+    original = loader.load_configuration
 
     def load(*arguments: Any, **options: Any) -> DictConfig:
         try:
-            cfg = original(*arguments, **options)
+            cfg: DictConfig = original(*arguments, **options)
             problems = hydra_problems(cfg.hydra)
             if problems:
                 raise ConfigError(report("the configuration", problems))
@@ -136,13 +140,13 @@ def checked_loading(refuse: Callable[[BioMambaError], NoReturn]) -> Iterator[Non
             refuse(error)
         return cfg
 
-    ConfigLoaderImpl.load_configuration = load  # type: ignore[method-assign]
+    loader.load_configuration = load
     _refusals.append(refuse)
     try:
         yield
     finally:
         _refusals.remove(refuse)
-        ConfigLoaderImpl.load_configuration = original  # type: ignore[method-assign]
+        loader.load_configuration = original
 
 
 def hydra_problems(hydra: DictConfig) -> list[str]:

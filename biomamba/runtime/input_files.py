@@ -268,7 +268,12 @@ def _described(shape: Any) -> str:
         return "an object"
     if typing.get_origin(shape) is list:
         return "a list"
-    names = {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}
+    names: dict[Any, str] = {
+        int: "a whole number",
+        float: "a number",
+        str: "a text",
+        bool: "true or false",
+    }
     if isinstance(shape, type):
         return names.get(shape, "null" if shape is type(None) else shape.__name__)
     if typing.get_origin(shape) is typing.Literal:
