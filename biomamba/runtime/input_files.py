@@ -260,7 +260,8 @@ def _found(value: Any, shape: Any, key: str) -> str:
 
 
 def _kind(value: Any) -> str:
-    return {dict: "an object", list: "a list"}.get(type(value), type(value).__name__)
+    name = type(value).__name__
+    return {"dict": "an object", "list": "a list"}.get(name, name)
 
 
 def _described(shape: Any) -> str:
