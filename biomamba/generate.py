@@ -41,14 +41,14 @@ from biomamba.inference.prompts import Prompt, read_prompts, read_stream
 from biomamba.inference.text_generator import Completion, TextGenerator
 from biomamba.model.checkpoint import load_pretrained, weights_digest
 from biomamba.runtime.errors import ConfigError, DataError
+from biomamba.runtime.numbers import check_whole
 
 
 def main(cfg: DictConfig, prompt: str | None = None) -> None:
     """Continue the prompt, the prompts of the file, or standard input."""
     prompts = find_prompts(cfg.prompts, prompt)
     output = None if cfg.prompts is None else new_file(Path(cfg.output))
-    if cfg.batch_size < 1:
-        raise ConfigError(f"batch_size={cfg.batch_size}: must be at least 1")
+    check_whole("batch_size", cfg.batch_size)
     options = build(cfg.text)
     stop = [text.replace(r"\n", "\n") for text in options.stop]  # Hydra leaves the two characters
     options = dataclasses.replace(options, stop=stop)

@@ -25,6 +25,7 @@ from biomamba.config.build import build
 from biomamba.config.cli import run_cli
 from biomamba.config.other_program import checked_settings
 from biomamba.runtime.errors import ConfigError
+from biomamba.runtime.numbers import check_whole
 from biomamba.runtime.provenance import config_hash
 from biomamba.runtime.signals import Interrupted
 from biomamba.workflow.chain import Chain
@@ -44,8 +45,7 @@ def main(cfg: DictConfig) -> int | None:
     """Check all steps of the chain, then print or run them."""
     if cfg.print not in (None, "slurm"):
         raise ConfigError(f"print is {cfg.print!r}; allowed: slurm, or null to run the chain")
-    if cfg.jobs < 1:
-        raise ConfigError(f"jobs is {cfg.jobs}; use 1 or more")
+    check_whole("jobs", cfg.jobs)
     chain: Chain = build(cfg.chain)
     places = [f"paths.data_dir={cfg.paths.data_dir}"]
     if chain.raw_files and cfg.paths.raw_dir is not None:

@@ -3,14 +3,18 @@
 Every `_target_` must be on the list of its group (see targets.py). Each node is compared with the
 signature of its target: unknown and missing keys, types, missing values, interpolations. Value
 objects (frozen dataclasses made of nothing but values) are built on trial, so that their own rules
-are part of the report.
+are part of the report. Numbers are finite and fit into 64 bits, and seeds into 32, wherever they
+stand: parameters of other libraries have no rules of their own that say so.
 """
 
+import math
+from collections.abc import Mapping
 from typing import Any
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from biomamba.config.names import name_problems
+from biomamba.config.schema import number_bounds
 from biomamba.config.targets import (
     TARGET,
     TargetError,
@@ -21,6 +25,7 @@ from biomamba.config.targets import (
 from biomamba.config.tree import UNRESOLVED, Unresolved, join_key, plain_tree
 from biomamba.config.wording import report, unknown_name
 from biomamba.runtime.errors import BioMambaError, ConfigError
+from biomamba.runtime.numbers import MAX_SEED, MAX_WHOLE, check_whole
 
 
 def check_config(cfg: DictConfig) -> None:
@@ -34,9 +39,12 @@ def config_problems(cfg: DictConfig) -> list[str]:
     """Return one line per problem, each beginning with the dotted key; none if it can be built."""
     tree, problems = plain_tree(cfg)
     problems += name_problems(tree)
+    bounds = number_bounds(OmegaConf.get_type(cfg))
     checker = _Checker(problems)
     for name, child in tree.items():
-        checker.visit(child, name)
+        value = checker.visit(child, name)
+        if name in bounds and not isinstance(value, Unresolved):
+            checker.check_bounds(name, value, bounds[name])
     return checker.problems
 
 
@@ -51,12 +59,33 @@ class _Checker:
         if isinstance(node, list):
             return _all_or_nothing([self.visit(v, join_key(key, i)) for i, v in enumerate(node)])
         if not isinstance(node, dict):
-            return node
+            return self._visit_leaf(node, key)
         self._check_underscores(node, key)
         children = {name: self.visit(value, join_key(key, name)) for name, value in node.items()}
         if TARGET not in node:
             return _all_or_nothing(children)
         return self._visit_target(node, children, key)
+
+    def check_bounds(self, key: str, value: Any, bounds: Mapping[str, Any]) -> None:
+        """Report a number of the top level that its schema does not allow."""
+        try:
+            check_whole(key, value, **bounds)
+        except ConfigError as error:
+            self._add(key, str(error).removeprefix(f"{key} "))
+
+    def _visit_leaf(self, value: Any, key: str) -> Any:
+        """Report what no parameter takes: NaN, infinity, more than 64 bits, a seed of more."""
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            return value
+        if not math.isfinite(value):
+            self._add(key, f"must be a finite number, found {value}")
+        elif abs(value) > MAX_WHOLE and isinstance(value, int):
+            self._add(key, f"must fit into 64 bits, found {value}")
+        elif key.rpartition(".")[2] == "seed" and not _is_seed(value):
+            self._add(key, f"must be a whole number from 0 to {MAX_SEED}, found {value}")
+        else:
+            return value
+        return UNRESOLVED
 
     def _check_underscores(self, node: dict[str, Any], key: str) -> None:
         for name in node:
@@ -92,6 +121,10 @@ class _Checker:
 
     def _add(self, key: str, problem: str) -> None:
         self.problems.append(f"{key}: {problem}")
+
+
+def _is_seed(value: float) -> bool:
+    return isinstance(value, int) and 0 <= value <= MAX_SEED
 
 
 def _all_or_nothing(children: Any) -> Any:

@@ -6,6 +6,8 @@ checked against the class that it builds (see check.py). A key without a default
 the YAML files.
 """
 
+import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,6 +15,19 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING
 
 from biomamba.config.safety import install
+
+_BOUNDS = "bounds"
+
+
+def _whole(default: Any = MISSING, **bounds: Any) -> Any:
+    """Declare an integer and its bounds, as arguments of check_whole."""
+    return field(default=default, metadata={_BOUNDS: bounds})
+
+
+def number_bounds(schema: Any) -> dict[str, Mapping[str, Any]]:
+    """Return the bounds of the numbers of a schema, by key; none for another class."""
+    fields = dataclasses.fields(schema) if dataclasses.is_dataclass(schema) else ()
+    return {each.name: each.metadata[_BOUNDS] for each in fields if _BOUNDS in each.metadata}
 
 
 @dataclass
@@ -31,8 +46,8 @@ class TrainSchema:
     name: str = MISSING
     run_id: str = MISSING
     seed: int = MISSING
-    max_tokens: int | None = MISSING
-    tokens_per_step: int = MISSING
+    max_tokens: int | None = _whole(optional=True)
+    tokens_per_step: int = _whole()
     paths: Paths = field(default_factory=Paths)
     sources: Any = MISSING
     data: Any = MISSING
@@ -77,7 +92,7 @@ class GenerateSchema:
     tokenizer_file: str | None = None
     prompts: str | None = None
     output: str = MISSING
-    batch_size: int = MISSING
+    batch_size: int = _whole()
     seed: int = MISSING
     model: Any = MISSING
     sampling: Any = MISSING
@@ -97,7 +112,7 @@ class PrepareSchema:
     cleaning: Any = MISSING
     firewall: bool = True
     split: Any = MISSING
-    num_workers: int = 1
+    num_workers: int = _whole(1)
     worker_timeout_seconds: float | None = 900.0
     part: str | None = None
     overwrite: bool = False
@@ -120,7 +135,7 @@ class LedgerSchema:
     run: str = MISSING
     compare: str | None = None
     document: str | None = None
-    pmid: int | None = None
+    pmid: int | None = _whole(None, optional=True)
     source: str | None = None
 
 
@@ -180,7 +195,7 @@ class ExportSchema:
     format: str = MISSING
     dtype: str = MISSING
     container: str = MISSING
-    max_shard_bytes: int = MISSING
+    max_shard_bytes: int = _whole()
     tokenizer_file: str | None = None
     output: str = MISSING
     overwrite: bool = False
@@ -239,7 +254,7 @@ class ReproduceSchema:
 
     paths: Paths = field(default_factory=Paths)
     chain: Any = MISSING
-    jobs: int = MISSING
+    jobs: int = _whole()
     rerun: list[str] = MISSING
     dry_run: bool = MISSING
     print: str | None = None

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from biomamba.runtime.errors import ConfigError
+from biomamba.runtime.numbers import check_whole
 
 
 @dataclass(frozen=True)
@@ -25,8 +26,7 @@ class TokenBudget:
 
     def __post_init__(self) -> None:
         for name in ("max_tokens", "tokens_per_step", "seq_len", "micro_batch_size"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} is {getattr(self, name)}; use 1 or more")
+            check_whole(name, getattr(self, name))
         _check_divides("tokens_per_step", self.tokens_per_step, "seq_len", self.seq_len)
         _check_divides("max_tokens", self.max_tokens, "tokens_per_step", self.tokens_per_step)
         _check_divides(

@@ -22,6 +22,7 @@ from biomamba.data.store_reader import (
 from biomamba.data.token_split import TokenSplit
 from biomamba.data.tokenizer_folder import load_tokenizer
 from biomamba.runtime.errors import ConfigError, DataError
+from biomamba.runtime.numbers import check_whole
 
 
 class PretrainDataModule(PlannedData):
@@ -72,8 +73,7 @@ class PretrainDataModule(PlannedData):
         )
         if verify not in VERIFY_MODES:
             raise ConfigError(f"verify is {verify!r}; allowed: {', '.join(VERIFY_MODES)}")
-        if max_val_documents is not None and max_val_documents < 1:
-            raise ConfigError(f"max_val_documents is {max_val_documents}; use 1 or more, or null")
+        check_whole("max_val_documents", max_val_documents, optional=True)
         self._folders = sources
         self._max_val_documents = max_val_documents
         self._max_train_tokens = _checked_limits(max_train_tokens or {}, sources)
@@ -195,8 +195,5 @@ def _checked_limits(limits: dict[str, int], sources: dict[str, list[str]]) -> di
             f"{', '.join(sources)}"
         )
     for name, limit in limits.items():
-        if limit < 1:
-            raise ConfigError(
-                f"data.max_train_tokens.{name} is {limit}; use 1 or more, or leave it out"
-            )
+        check_whole(f"data.max_train_tokens.{name}", limit)
     return dict(sorted(limits.items()))

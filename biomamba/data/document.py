@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from biomamba.data.document_facts import DocumentFacts
+from biomamba.runtime.numbers import check_whole
 
 SPLITS = ("train", "val", "test")
 _PERMILLE = 1000
@@ -65,8 +66,8 @@ class SplitRule:
     test_permille: int
 
     def __post_init__(self) -> None:
-        if min(self.val_permille, self.test_permille) < 0:
-            raise ValueError(f"val_permille and test_permille must not be negative: {self}")
+        check_whole("val_permille", self.val_permille, at_least=0)
+        check_whole("test_permille", self.test_permille, at_least=0)
         if self.val_permille + self.test_permille >= _PERMILLE:
             raise ValueError(f"val_permille + test_permille must stay below 1000: {self}")
 

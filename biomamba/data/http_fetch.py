@@ -16,7 +16,8 @@ from typing import IO, TypeVar
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
-from biomamba.runtime.errors import ConfigError, DataError
+from biomamba.runtime.errors import DataError
+from biomamba.runtime.numbers import check_number, check_whole
 
 _LOG = logging.getLogger(__name__)
 _BLOCK_BYTES = 1 << 18
@@ -43,12 +44,9 @@ class Patience:
     timeout_seconds: float = 60.0
 
     def __post_init__(self) -> None:
-        if self.attempts < 1:
-            raise ConfigError(f"attempts is {self.attempts}; use 1 or more")
-        if self.first_pause_seconds < 0:
-            raise ConfigError(f"first_pause_seconds is {self.first_pause_seconds}; use 0 or more")
-        if self.timeout_seconds <= 0:
-            raise ConfigError(f"timeout_seconds is {self.timeout_seconds}; use more than 0")
+        check_whole("attempts", self.attempts)
+        check_number("first_pause_seconds", self.first_pause_seconds, at_least=0)
+        check_number("timeout_seconds", self.timeout_seconds, above=0)
 
     def pause_seconds(self, num_failures: int, asked_seconds: float = 0.0) -> float:
         """Return the pause after so many failures in a row."""

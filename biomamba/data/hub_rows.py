@@ -18,6 +18,7 @@ from biomamba.data.http_fetch import Patience
 from biomamba.data.hub_faults import STREAM_ERRORS, Faults
 from biomamba.data.rows import RawShard, Row
 from biomamba.runtime.errors import ConfigError, DataError
+from biomamba.runtime.numbers import check_whole
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _ROWS_AT_ONCE = 64
@@ -67,8 +68,7 @@ class HubRows:
         if not self.columns:
             raise ConfigError(f"columns of {self.dataset} is empty; name the columns to read")
         for name, value in (("max_rows", self.max_rows), ("max_shards", self.max_shards)):
-            if value is not None and value < 1:
-                raise ConfigError(f"{name} of {self.dataset} is {value}; use 1 or more")
+            check_whole(f"{name} of {self.dataset}", value, optional=True)
         if self.max_rows and self.max_shards and self.max_rows % self.max_shards:
             raise ConfigError(
                 f"max_rows = {self.max_rows} of {self.dataset} is no multiple of max_shards = "

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from biomamba.data.mixture import Mixture, SourceSize
 from biomamba.data.permutation import FeistelPermutation
-from biomamba.runtime.errors import ConfigError
+from biomamba.runtime.numbers import check_seed
 
 Ints = NDArray[np.int64]
 
@@ -36,8 +36,7 @@ class MixedRows:
         seed: int,
         first_samples: Sequence[int] = (0,),
     ) -> None:
-        if seed < 0:
-            raise ConfigError(f"seed is {seed}; use 0 or more")
+        check_seed("seed", seed)
         if len(first_samples) != len(mixture.parts):
             raise ValueError(f"{len(mixture.parts)} parts need as many starts: {first_samples}")
         self._mixture, self._sizes, self._seed = mixture, dict(sizes), seed

@@ -8,6 +8,7 @@ import numpy as np
 
 from biomamba.data.budget import TokenBudget
 from biomamba.runtime.errors import ConfigError, DataError
+from biomamba.runtime.numbers import check_number, check_whole
 
 UNITS = ("tokens", "sequences", "documents")
 MAX_SHARE_ERROR = 0.005
@@ -46,11 +47,8 @@ class Stage:
     weights: dict[str, float]
 
     def __post_init__(self) -> None:
-        if self.start_tokens < 1:
-            raise ConfigError(
-                f"start_tokens is {self.start_tokens}; use 1 or more: the weights of the mixture "
-                "itself hold from the start of the run"
-            )
+        # The weights of the mixture itself hold from token 0 on.
+        check_whole("start_tokens", self.start_tokens)
         _check_weights(self.weights)
 
 
@@ -77,8 +75,7 @@ class Mixture:
     def __post_init__(self) -> None:
         if self.unit not in UNITS:
             raise ConfigError(f"unit is {self.unit!r}; allowed: {', '.join(UNITS)}")
-        if self.block_size < 1:
-            raise ConfigError(f"block_size is {self.block_size}; use 1 or more")
+        check_whole("block_size", self.block_size)
         _check_weights(self.weights)
         starts = [stage.start_tokens for stage in self.stages]
         if starts != sorted(set(starts)):
@@ -186,9 +183,8 @@ class Mixture:
 
 
 def _check_weights(weights: Mapping[str, float]) -> None:
-    negative = {name: weight for name, weight in weights.items() if not weight >= 0}
-    if negative:
-        raise ConfigError(f"weights must not be negative, got {negative}")
+    for name, weight in weights.items():
+        check_number(f"weights.{name}", weight, at_least=0)
     total = sum(weights.values())
     if abs(total - 1) > _WEIGHT_TOLERANCE:
         raise ConfigError(f"weights sum to {total:.10g}, not to 1: {weights}")

@@ -16,6 +16,7 @@ from biomamba.data.folder_lock import folder_lock
 from biomamba.data.http_fetch import Patience, fetch_bytes, fetch_file
 from biomamba.data.sealed import move_into_place, write_file
 from biomamba.runtime.errors import ConfigError, DataError
+from biomamba.runtime.numbers import check_whole
 
 _LOG = logging.getLogger(__name__)
 _NAME = re.compile(r"pubmed\d\dn\d{4,5}\.xml\.gz")
@@ -53,8 +54,7 @@ class NlmMirror:
         strange = [part for part in self.parts if not re.fullmatch(r"\w+", part)]
         if strange:
             raise ConfigError(f"parts {strange} are no plain folder names")
-        if self.max_files is not None and self.max_files < 1:
-            raise ConfigError(f"max_files is {self.max_files}; use 1 or more, or null for all")
+        check_whole("max_files", self.max_files, optional=True)
 
     def files(self) -> list[Path]:
         """Return the files, complete and checked; progress goes to stderr.

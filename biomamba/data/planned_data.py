@@ -19,6 +19,7 @@ from biomamba.data.token_split import TokenSplit
 from biomamba.data.training_data import TrainingData
 from biomamba.data.training_rows import TrainingSteps, training_loader
 from biomamba.data.worker_pool import check_timeout
+from biomamba.runtime.numbers import check_number, check_seed, check_whole
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,9 @@ class PlannedData(TrainingData):
     ) -> None:
         check_timeout(worker_timeout_seconds)
         super().__init__(budget, sources, mixture)
+        check_seed("seed", seed)
+        check_number("max_repetition", max_repetition, above=0, optional=True)
+        check_whole("num_workers", num_workers, at_least=0)
         self._start_steps = mixture.start_steps(budget)
         self.packing = packing
         self._seed = seed

@@ -34,6 +34,7 @@ from biomamba.data.tokenizer_folder import obtain_tokenizer
 from biomamba.data.tokenizer_source import TokenizerSource
 from biomamba.data.worker_pool import TIMEOUT_SECONDS, check_timeout, work_on
 from biomamba.runtime.errors import ConfigError, DataError
+from biomamba.runtime.numbers import check_whole
 
 Shards = Mapping[str, Sequence[RawShard]]
 
@@ -57,8 +58,7 @@ class Job:
 
     def __post_init__(self) -> None:
         check_timeout(self.worker_timeout_seconds, "worker_timeout_seconds")
-        if self.num_workers < 1:
-            raise ConfigError(f"num_workers is {self.num_workers}; use 1 or more")
+        check_whole("num_workers", self.num_workers)
         if self.part is not None and self.overwrite:
             raise ConfigError(
                 "overwrite=true with part would clear what other parts have done; remove the set "

@@ -14,7 +14,8 @@ from biomamba.data.settings_difference import settings_difference
 from biomamba.data.stage_writer import StageWriter
 from biomamba.data.staged_shard import STAGE_VERSION, StagedRecord, StagedShard
 from biomamba.data.tokenizer import Tokenizer
-from biomamba.runtime.errors import ConfigError, DataError
+from biomamba.runtime.errors import DataError
+from biomamba.runtime.numbers import check_number
 
 _LOG = logging.getLogger(__name__)
 
@@ -40,8 +41,7 @@ class StageRules:
     is_rebuild: bool = False
 
     def __post_init__(self) -> None:
-        if not 0 <= self.max_bad_fraction <= 1:
-            raise ConfigError(f"max_bad_fraction is {self.max_bad_fraction}; use 0 to 1")
+        check_number("max_bad_fraction", self.max_bad_fraction, at_least=0, at_most=1)
 
     def settings(self) -> dict[str, Any]:
         """Return everything that decides the content, apart from the raw bytes, as in JSON."""

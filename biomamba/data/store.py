@@ -41,7 +41,8 @@ from biomamba.data.staging import (
 )
 from biomamba.data.tokenizer import Tokenizer
 from biomamba.runtime.code_version import code_version
-from biomamba.runtime.errors import ConfigError, DataError
+from biomamba.runtime.errors import DataError
+from biomamba.runtime.numbers import check_number
 
 _KINDS = ("bin", "idx", FACTS_KIND)  # what a token shard may have of a split
 
@@ -61,8 +62,7 @@ class StorePolicy:
     max_bad_fraction: float = 0.001
 
     def __post_init__(self) -> None:
-        if not 0 <= self.max_bad_fraction <= 1:
-            raise ConfigError(f"max_bad_fraction is {self.max_bad_fraction}; use 0 to 1")
+        check_number("max_bad_fraction", self.max_bad_fraction, at_least=0, at_most=1)
         _ = self.rule
 
     @property

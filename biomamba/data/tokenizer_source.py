@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
 from biomamba.data.tokenizer import Tokenizer
-from biomamba.runtime.errors import ConfigError
+from biomamba.runtime.numbers import check_whole
 
 
 class TokenizerSource(Protocol):
@@ -73,8 +73,7 @@ class TrainedBpe:
     needs_texts = True
 
     def __post_init__(self) -> None:
-        if self.vocab_size <= 256:
-            raise ConfigError(f"vocab_size is {self.vocab_size}; use 257 or more")
+        check_whole("vocab_size", self.vocab_size, at_least=257)
 
     def build(self, texts: Iterable[str]) -> Tokenizer:
         """Obtain the tokenizer."""

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from biomamba.evaluation.label_head import HeadOptions
 from biomamba.runtime.errors import ConfigError
+from biomamba.runtime.numbers import check_whole
 
 LABEL_BY = ("likelihood", "generation", "head")
 DECISIONS = ("argmax", "thresholds")
@@ -55,10 +56,8 @@ class AnswerOptions:
                     f"{name} is {getattr(self, name)!r}; allowed: {', '.join(values)}"
                 )
         for name in ("max_prompt_tokens", "max_label_tokens", "batch_size", "num_random_draws"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if self.max_items is not None and self.max_items < 1:
-            raise ConfigError(f"max_items must be at least 1 or null, got {self.max_items}")
+            check_whole(name, getattr(self, name))
+        check_whole("max_items", self.max_items, optional=True)
         self._check_head()
         if self.label_by == "generation" and (self.prior_correction or self.fits_thresholds):
             raise ConfigError(

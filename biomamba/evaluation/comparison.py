@@ -22,6 +22,7 @@ from biomamba.metrics.seeds import (
     over_seeds,
 )
 from biomamba.runtime.errors import ConfigError, DataError
+from biomamba.runtime.numbers import check_number
 
 
 @dataclass(frozen=True)
@@ -39,8 +40,7 @@ class ComparisonSettings:
     bootstrap: Bootstrap = field(default_factory=Bootstrap)
 
     def __post_init__(self) -> None:
-        if not 0.5 <= self.power < 1:
-            raise ValueError(f"power must be at least 0.5 and below 1, got {self.power}")
+        check_number("power", self.power, at_least=0.5, below=1)
 
 
 @dataclass(frozen=True)

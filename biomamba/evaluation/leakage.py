@@ -11,6 +11,7 @@ from typing import Any
 from biomamba.evaluation.task_split import TaskSplit
 from biomamba.metrics.word_runs import covered, grams_of, words_of
 from biomamba.runtime.errors import ConfigError
+from biomamba.runtime.numbers import check_whole
 from biomamba.tasks.item import Item
 from biomamba.tasks.writing import AuditedItem, WritingTask
 
@@ -37,11 +38,8 @@ class LeakageSettings:
         odd = sorted(set(self.splits) - set(SPLITS))
         if odd or not self.splits:
             raise ConfigError(f"splits of the audit are {odd or 'empty'}; use {', '.join(SPLITS)}")
-        if self.min_words < 1 or self.run_words < self.min_words:
-            raise ConfigError(
-                f"run_words is {self.run_words} and min_words {self.min_words}; "
-                "use 1 <= min_words <= run_words"
-            )
+        check_whole("min_words", self.min_words)
+        check_whole("run_words", self.run_words, at_least=self.min_words)
 
 
 @dataclass(kw_only=True)

@@ -23,6 +23,7 @@ from biomamba.metrics.interval import Bootstrap
 from biomamba.model.language_model import MambaLM
 from biomamba.model.segments import Segments
 from biomamba.runtime.errors import CheckpointError, ConfigError, DataError
+from biomamba.runtime.numbers import check_whole
 
 
 @dataclass(frozen=True)
@@ -53,10 +54,8 @@ class EvaluationSettings:
         if self.split not in SPLITS:
             raise ValueError(f"split must be one of {', '.join(SPLITS)}, got {self.split!r}")
         for name in ("seq_len", "batch_size", "min_document_tokens"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if self.max_documents is not None and self.max_documents < 1:
-            raise ValueError(f"max_documents must be at least 1, got {self.max_documents}")
+            check_whole(name, getattr(self, name))
+        check_whole("max_documents", self.max_documents, optional=True)
         Segments.of(self.segment_tokens, self.segment_state)
 
     @property

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from biomamba.metrics.word_runs import Gram, grams_of, words_of
-from biomamba.runtime.errors import ConfigError, DataError
+from biomamba.runtime.errors import DataError
+from biomamba.runtime.numbers import check_whole
 
 Place = tuple[str, int]  # of a run: the name of its text and the word at which it begins
 
@@ -28,8 +29,7 @@ class VerbatimSettings:
     run_words: int = 20
 
     def __post_init__(self) -> None:
-        if self.run_words < 2:
-            raise ConfigError(f"run_words of the audit is {self.run_words}; use 2 or more")
+        check_whole("run_words", self.run_words, at_least=2)
 
 
 @dataclass(kw_only=True)

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from biomamba.model.decoder import Decoder
 from biomamba.model.generation import Vocabulary, prefill
+from biomamba.runtime.numbers import check_whole
 
 IsStopped = Callable[[Sequence[int]], bool]
 
@@ -48,8 +49,7 @@ class BeamOptions:
 
     def __post_init__(self) -> None:
         for name in ("width", "max_new_tokens", "prefill_tokens"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)}: must be at least 1")
+            check_whole(name, getattr(self, name))
 
 
 @dataclass

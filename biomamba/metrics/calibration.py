@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from biomamba.metrics.measure import Measure, mean
+from biomamba.runtime.numbers import check_whole
 
 
 def calibration_error(
@@ -18,8 +19,7 @@ def calibration_error(
     is above 0 by chance in a small sample.
     Source: Guo et al. 2017, arXiv 1706.04599, eq. 3.
     """
-    if num_bins < 1:
-        raise ValueError(f"num_bins must be at least 1, got {num_bins}")
+    check_whole("num_bins", num_bins)
     _check(truths, scores)
     columns = np.zeros((len(scores), num_bins + 1))
     for row, (truth, score) in enumerate(zip(truths, scores, strict=True)):

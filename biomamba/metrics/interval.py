@@ -11,6 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from biomamba.runtime.numbers import check_number, check_seed, check_whole
+
 Statistic = Callable[[NDArray[np.float64]], NDArray[np.float64]]
 
 # Rows of draw counts held at once: bounds memory at this many times the number of documents.
@@ -26,10 +28,9 @@ class Bootstrap:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.num_resamples < 1:
-            raise ValueError(f"num_resamples must be at least 1, got {self.num_resamples}")
-        if not 0 < self.level < 1:
-            raise ValueError(f"level must lie between 0 and 1, got {self.level}")
+        check_whole("num_resamples", self.num_resamples)
+        check_number("level", self.level, above=0, below=1)
+        check_seed("seed", self.seed)
 
 
 @dataclass(frozen=True)

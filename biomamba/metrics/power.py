@@ -8,6 +8,8 @@ import math
 from scipy.optimize import brentq
 from scipy.special import ndtri
 
+from biomamba.runtime.numbers import check_number, check_whole
+
 
 def minimum_detectable_difference(
     n: int, rate: float, power: float = 0.8, level: float = 0.95
@@ -77,11 +79,7 @@ def _quantiles(power: float, level: float) -> tuple[float, float]:
 
 
 def _check(n: int, rate: float, power: float, level: float) -> None:
-    if n < 1:
-        raise ValueError(f"n must be at least 1, got {n}")
-    if not 0 <= rate <= 1:
-        raise ValueError(f"a rate must lie between 0 and 1, got {rate}")
-    if not 0.5 <= power < 1:
-        raise ValueError(f"power must be at least 0.5 and below 1, got {power}")
-    if not 0 < level < 1:
-        raise ValueError(f"level must lie between 0 and 1, got {level}")
+    check_whole("n", n)
+    check_number("a rate", rate, at_least=0, at_most=1)
+    check_number("power", power, at_least=0.5, below=1)
+    check_number("level", level, above=0, below=1)

@@ -9,7 +9,9 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import Any, ClassVar
+from typing import ClassVar
+
+from biomamba.runtime.numbers import check_number, check_whole
 
 _SELECTIVE = ("dt", "B", "C")
 
@@ -66,9 +68,9 @@ class MambaConfig(ABC):
         for field in fields(self):
             value = getattr(self, field.name)
             if field.type is int:
-                _check_size(field.name, value)
-            elif field.type is float and not (value > 0 and math.isfinite(value)):
-                raise ValueError(f"{field.name}={value}: must be positive and finite")
+                check_whole(field.name, value)
+            elif field.type is float:
+                check_number(field.name, value, above=0)
         if self.dt_min > self.dt_max:
             raise ValueError(f"dt_min={self.dt_min}: must not exceed dt_max={self.dt_max}")
         if not self.rms_norm:
@@ -134,7 +136,7 @@ class Mamba1Config(MambaConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         if isinstance(self.dt_rank, int):
-            _check_size("dt_rank", self.dt_rank)
+            check_whole("dt_rank", self.dt_rank)
         elif self.dt_rank != "auto":
             raise ValueError(f"dt_rank={self.dt_rank!r}: must be auto or an integer")
         if self.dt_init not in ("random", "constant"):
@@ -228,11 +230,3 @@ class Mamba2Config(MambaConfig):
         per_head = 3 * self.nheads  # A_log, D, dt_bias
         static = len(self.static_maps) * self.ngroups * self.d_state
         return in_and_out + conv + per_head + static + self.d_inner  # the gated norm
-
-
-def _check_size(name: str, value: Any) -> None:
-    is_integer = isinstance(value, int) and not isinstance(value, bool)
-    if not is_integer:
-        raise ValueError(f"{name}={value!r}: must be an integer")
-    if value < 1:
-        raise ValueError(f"{name}={value}: must be at least 1")

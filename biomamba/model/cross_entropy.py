@@ -15,6 +15,7 @@ from torch.autograd.function import once_differentiable
 from biomamba.model.norm import product_dtype
 from biomamba.model.ssd import state_dtype
 from biomamba.runtime.errors import DataError
+from biomamba.runtime.numbers import check_whole
 
 IGNORED_TARGET = -100
 
@@ -128,8 +129,7 @@ def check_arguments(
 
 
 def _check_rows(block_rows: int | None) -> None:
-    if block_rows is not None and block_rows < 1:
-        raise ValueError(f"block_rows={block_rows}: must be at least 1")
+    check_whole("block_rows", block_rows, optional=True)
 
 
 def _blocks(

@@ -11,6 +11,7 @@ from biomamba.model.graphed_decoder import CHOICES, make_decoder
 from biomamba.model.language_model import MambaLM
 from biomamba.model.mixer import LayerState
 from biomamba.model.sampling import Sampler, Sampling
+from biomamba.runtime.numbers import check_whole
 
 _PRODUCT_DTYPES = {"float32": None, "bfloat16": torch.bfloat16}
 
@@ -36,15 +37,9 @@ class GenerationOptions:
     sampling: Sampling = field(default_factory=Sampling)
 
     def __post_init__(self) -> None:
-        if self.max_new_tokens < 1:
-            raise ValueError(f"max_new_tokens={self.max_new_tokens}: must be at least 1")
-        if not 0 <= self.min_new_tokens <= self.max_new_tokens:
-            raise ValueError(
-                f"min_new_tokens={self.min_new_tokens}: must be between 0 and max_new_tokens, "
-                f"{self.max_new_tokens}"
-            )
-        if self.prefill_tokens < 1:
-            raise ValueError(f"prefill_tokens={self.prefill_tokens}: must be at least 1")
+        check_whole("max_new_tokens", self.max_new_tokens)
+        check_whole("min_new_tokens", self.min_new_tokens, at_least=0, at_most=self.max_new_tokens)
+        check_whole("prefill_tokens", self.prefill_tokens)
         if self.precision not in _PRODUCT_DTYPES:
             names = " or ".join(_PRODUCT_DTYPES)
             raise ValueError(f"precision={self.precision!r}: must be {names}")

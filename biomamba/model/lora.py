@@ -19,6 +19,7 @@ from torch.distributed.tensor import DTensor
 from torch.nn import functional as F
 
 from biomamba.runtime.errors import ConfigError
+from biomamba.runtime.numbers import check_number, check_whole
 
 A_NAME, B_NAME = "lora_a", "lora_b"
 
@@ -36,10 +37,8 @@ class Lora:
     targets: Sequence[str]
 
     def __post_init__(self) -> None:
-        if self.rank < 1:
-            raise ValueError(f"rank must be at least 1, got {self.rank}")
-        if not (self.alpha > 0 and math.isfinite(self.alpha)):
-            raise ValueError(f"alpha must be positive and finite, got {self.alpha}")
+        check_whole("rank", self.rank)
+        check_number("alpha", self.alpha, above=0)
         if not self.targets:
             raise ValueError("targets must name at least one module, such as in_proj")
 

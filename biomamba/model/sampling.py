@@ -6,6 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from biomamba.runtime.numbers import check_number, check_whole
+
 
 @dataclass(frozen=True, kw_only=True)
 class Sampling:
@@ -28,16 +30,10 @@ class Sampling:
     """
 
     def __post_init__(self) -> None:
-        if not 0 <= self.temperature < float("inf"):
-            raise ValueError(f"temperature={self.temperature}: must be 0 (greedy) or positive")
-        if self.top_k < 0:
-            raise ValueError(f"top_k={self.top_k}: must be 0 (all) or positive")
-        if not 0 < self.top_p <= 1:
-            raise ValueError(f"top_p={self.top_p}: must be above 0 and at most 1")
-        if not 0 < self.repetition_penalty < float("inf"):
-            raise ValueError(
-                f"repetition_penalty={self.repetition_penalty}: must be positive; 1 is none"
-            )
+        check_number("temperature", self.temperature, at_least=0)
+        check_whole("top_k", self.top_k, at_least=0)
+        check_number("top_p", self.top_p, above=0, at_most=1)
+        check_number("repetition_penalty", self.repetition_penalty, above=0)
 
     def probabilities(self, logits: Tensor) -> Tensor:
         """Return the probabilities (rows, vocab) of a temperature above 0, in float64."""

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from biomamba.model.language_model import MambaLM
 from biomamba.model.mixer import LayerState
+from biomamba.runtime.numbers import check_whole
 
 STATES = ("reset", "carry", "zero")
 
@@ -31,8 +32,7 @@ class Segments:
     state: str = "reset"
 
     def __post_init__(self) -> None:
-        if self.tokens < 1:
-            raise ValueError(f"tokens={self.tokens}: must be at least 1")
+        check_whole("segment_tokens", self.tokens)
         if self.state not in STATES:
             raise ValueError(f"state={self.state!r}: must be one of {', '.join(STATES)}")
 

@@ -8,6 +8,7 @@ from biomamba.planning.memory import Memory
 from biomamba.planning.parameters import adamw_bytes, float32_bytes
 from biomamba.planning.settings import RunSettings
 from biomamba.planning.speed import Rate
+from biomamba.runtime.numbers import check_number
 
 _FORWARD_PART = 1 / 3
 _HOUR = 3600
@@ -34,8 +35,8 @@ class Allowance:
 
     def __post_init__(self) -> None:
         for key in ("memory_margin_ratio", "time_margin_ratio", "start_minutes"):
-            if getattr(self, key) < 0:
-                raise ValueError(f"{key} must not be negative, got {getattr(self, key)}")
+            check_number(key, getattr(self, key), at_least=0)
+        check_number("limit_hours", self.limit_hours, above=0)
         if self.limit_hours * 60 <= self.start_minutes:
             raise ValueError(
                 f"limit_hours must be longer than start_minutes={self.start_minutes}, "

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from biomamba.runtime.errors import ConfigError
+from biomamba.runtime.numbers import check_number, check_whole
 
 GIB = 2**30
 # Fused kernels need it (see biomamba.model.backends.auto), and so does bf16.
@@ -47,15 +48,14 @@ class Hardware:
         if self.device not in ("gpu", "cpu"):
             raise ValueError(f"device must be gpu or cpu, got {self.device!r}")
         for key in ("devices_per_node", "num_nodes"):
-            if getattr(self, key) < 1:
-                raise ValueError(f"{key} must be at least 1, got {getattr(self, key)}")
-        if self.memory_gib is not None and self.memory_gib <= 0:
-            raise ValueError(f"memory_gib must be positive, got {self.memory_gib}")
-        if self.reserved_gib < 0:
-            raise ValueError(f"reserved_gib must not be negative, got {self.reserved_gib}")
-        wrong = {name: part for name, part in self.assumed_utilisation.items() if not 0 < part <= 1}
-        if wrong:
-            raise ValueError(f"assumed_utilisation must lie above 0 and up to 1, got {wrong}")
+            check_whole(key, getattr(self, key))
+        check_number("memory_gib", self.memory_gib, above=0, optional=True)
+        check_number("capability", self.capability, above=0, optional=True)
+        check_number("reserved_gib", self.reserved_gib, at_least=0)
+        for precision, rate in self.peak_tflops.items():
+            check_number(f"peak_tflops.{precision}", rate, above=0)
+        for precision, part in self.assumed_utilisation.items():
+            check_number(f"assumed_utilisation.{precision}", part, above=0, at_most=1)
 
     @property
     def world_size(self) -> int:

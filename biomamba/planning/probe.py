@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from biomamba.data.batches import Batch
 from biomamba.data.budget import TokenBudget
+from biomamba.runtime.numbers import check_whole
 
 # About the length of an abstract of PubMed with its title.
 _MEAN_DOCUMENT_TOKENS = 300
@@ -33,12 +34,9 @@ class Probe:
     micro_batches: int | None = None
 
     def __post_init__(self) -> None:
-        if self.steps < 1:
-            raise ValueError(f"steps must be at least 1, got {self.steps}")
-        if self.warmup_steps < 0:
-            raise ValueError(f"warmup_steps must not be negative, got {self.warmup_steps}")
-        if self.micro_batches is not None and self.micro_batches < 1:
-            raise ValueError(f"micro_batches must be at least 1 or null, got {self.micro_batches}")
+        check_whole("steps", self.steps)
+        check_whole("warmup_steps", self.warmup_steps, at_least=0)
+        check_whole("micro_batches", self.micro_batches, optional=True)
 
     @property
     def all_steps(self) -> int:

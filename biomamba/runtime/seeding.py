@@ -5,8 +5,7 @@ import random
 import numpy as np
 import torch
 
-# numpy's global generator takes 32 bits.
-MAX_SEED = 2**32 - 1
+from biomamba.runtime.numbers import check_seed
 
 
 def seed_everything(seed: int) -> None:
@@ -16,10 +15,9 @@ def seed_everything(seed: int) -> None:
     ranks (data order, sampling) is drawn from generators of its own, keyed by position.
 
     Raises:
-        ValueError: the seed does not fit in 32 bits.
+        ConfigError: the seed does not fit in 32 bits.
     """
-    if not 0 <= seed <= MAX_SEED:
-        raise ValueError(f"seed must be between 0 and {MAX_SEED}, found {seed}")
+    check_seed("seed", seed)
     random.seed(seed)
     np.random.seed(seed)  # noqa: NPY002  # libraries still draw from the global generator
     torch.manual_seed(seed)

@@ -9,7 +9,7 @@ import numpy as np
 from biomamba.data.document import Reject
 from biomamba.metrics.measure import Measure, proportion
 from biomamba.metrics.ranking import MAX_CANDIDATES, ranking_measures
-from biomamba.runtime.errors import ConfigError
+from biomamba.runtime.numbers import check_whole
 from biomamba.tasks.bioasq_questions import Question
 from biomamba.tasks.bioasq_task import BioASQTask, parts_of
 from biomamba.tasks.item import Item
@@ -42,10 +42,7 @@ class BioASQFactoid(BioASQTask):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_cleaning(self.cleaning, self.protocol, OFFICIAL)
-        if not 1 <= self.num_candidates <= MAX_CANDIDATES:
-            raise ConfigError(
-                f"num_candidates is {self.num_candidates}; allowed: 1 to {MAX_CANDIDATES}"
-            )
+        check_whole("num_candidates", self.num_candidates, at_most=MAX_CANDIDATES)
 
     @property
     def answer(self) -> WriteText:

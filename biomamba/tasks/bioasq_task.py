@@ -9,6 +9,7 @@ from typing import ClassVar
 
 from biomamba.data.document import Reject, SplitRule, document_key
 from biomamba.runtime.errors import ConfigError, DataError
+from biomamba.runtime.numbers import check_whole
 from biomamba.tasks.bioasq_questions import Question, read_questions
 from biomamba.tasks.item import Item, Items
 from biomamba.tasks.prompt import Prompt
@@ -41,8 +42,7 @@ class BioASQTask(Task):
         check_access(self.access)
         if not self.train_files and not self.test_files:
             raise ConfigError(f"train_files and test_files of {self.name} are empty; name some")
-        if not 0 <= self.val_permille < 1000:
-            raise ConfigError(f"val_permille is {self.val_permille}; allowed: 0 to 999")
+        check_whole("val_permille", self.val_permille, at_least=0, at_most=999)
 
     @property
     def files(self) -> Mapping[str, str]:

@@ -22,6 +22,7 @@ from biomamba.data.planned_data import PlannedData
 from biomamba.data.store_reader import content_fingerprint
 from biomamba.data.tokenizer import Tokenizer
 from biomamba.runtime.errors import ConfigError, DataError
+from biomamba.runtime.numbers import check_number
 from biomamba.runtime.ranks import is_rank_zero
 from biomamba.tasks.instruct_balance import LabelBalance
 from biomamba.tasks.instruct_budget import InstructBudget, epoch_of
@@ -238,6 +239,8 @@ def _check(
             f"data.shares names {sorted(shares)}, the tasks are {sorted(tasks)}; name the same, "
             "and give 0 to a task that is only validated"
         )
+    for name, share in (shares or {}).items():
+        check_number(f"data.shares.{name}", share, at_least=0)
     if shares is not None and not any(share > 0 for share in shares.values()):
         raise ConfigError(f"data.shares is {shares}; give a share to a task")
     balance.check_tasks(list(tasks))

@@ -7,6 +7,7 @@ from fractions import Fraction
 
 from biomamba.data.document import document_key
 from biomamba.runtime.errors import ConfigError
+from biomamba.runtime.numbers import check_number
 from biomamba.tasks.instruct_samples import Sample, Samples
 
 # Weights are multiples of this, so that their sums are exact in any order: the number of ranks and
@@ -32,12 +33,12 @@ class LabelBalance:
 
     def __post_init__(self) -> None:
         for task, ratio in self.ratios.items():
-            wrong = {label: part for label, part in ratio.items() if not part > 0}
-            if wrong or len(ratio) < 2:
+            if len(ratio) < 2:
                 raise ConfigError(
-                    f"balance.ratios of {task} is {dict(ratio)}; name two labels or more, each "
-                    "with a part above 0"
+                    f"balance.ratios of {task} is {dict(ratio)}; name two labels or more"
                 )
+            for label, part in ratio.items():
+                check_number(f"balance.ratios.{task}.{label}", part, above=0)
 
     def check_tasks(self, tasks: Sequence[str]) -> None:
         """Raise ConfigError if a ratio names a task that is not trained on."""

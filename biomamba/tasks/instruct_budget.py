@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from biomamba.data.budget import TokenBudget
 from biomamba.data.mixture import Mixture, SourceSize
 from biomamba.runtime.errors import ConfigError
+from biomamba.runtime.numbers import check_number
 
 # The shares hold after so many rows at the latest.
 _MIN_BLOCK_ROWS = 1_000
@@ -37,8 +38,7 @@ class InstructBudget:
                 f"epochs is {self.epochs} and max_tokens is {self.max_tokens}; set one of them and "
                 "the other to null"
             )
-        if self.epochs is not None and not self.epochs > 0:
-            raise ConfigError(f"epochs is {self.epochs}; use a number above 0")
+        check_number("epochs", self.epochs, above=0, optional=True)
         self.of(1)
 
     def of(self, rows_per_epoch: int) -> TokenBudget:

@@ -16,6 +16,7 @@ from biomamba.data.memory_split import MemorySplit
 from biomamba.data.supervision import Supervision
 from biomamba.data.tokenizer import Tokenizer
 from biomamba.runtime.errors import ConfigError, DataError
+from biomamba.runtime.numbers import check_number, check_whole
 from biomamba.tasks.item import Item
 from biomamba.tasks.prompt import PromptTooLongError
 from biomamba.tasks.task import Task
@@ -42,19 +43,13 @@ class SampleRules:
     max_val_items: int | None = None
 
     def __post_init__(self) -> None:
-        if self.max_target_tokens < 2:
-            raise ConfigError(
-                f"max_target_tokens is {self.max_target_tokens}; use 2 or more: an answer and its "
-                "end"
-            )
+        check_whole("max_target_tokens", self.max_target_tokens, at_least=2)  # answer and its end
         if self.long_targets not in LONG_TARGETS:
             raise ConfigError(
                 f"long_targets is {self.long_targets!r}; allowed: {', '.join(LONG_TARGETS)}"
             )
-        if not 0 <= self.max_reject_ratio <= 1:
-            raise ConfigError(f"max_reject_ratio is {self.max_reject_ratio}; use 0 to 1")
-        if self.max_val_items is not None and self.max_val_items < 1:
-            raise ConfigError(f"max_val_items is {self.max_val_items}; use 1 or more, or null")
+        check_number("max_reject_ratio", self.max_reject_ratio, at_least=0, at_most=1)
+        check_whole("max_val_items", self.max_val_items, optional=True)
 
     def max_prompt_tokens(self, seq_len: int) -> int:
         """Return what a row leaves for the prompt.

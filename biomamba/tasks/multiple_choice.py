@@ -11,6 +11,7 @@ from biomamba.data.rows import RowSource
 from biomamba.metrics.calibration import calibration_measures
 from biomamba.metrics.measure import Measure, proportion
 from biomamba.runtime.errors import ConfigError, DataError
+from biomamba.runtime.numbers import check_whole
 from biomamba.tasks.choice_rows import LETTERS, Choice, ChoiceColumns, read_choices
 from biomamba.tasks.item import Item, Items
 from biomamba.tasks.label_figures import in_order
@@ -60,8 +61,7 @@ class MultipleChoice(Task):
         ):
             if value not in allowed:
                 raise ConfigError(f"{name} is {value!r}; allowed: {', '.join(allowed)}")
-        if not 0 <= self.val_permille < 1000:
-            raise ConfigError(f"val_permille is {self.val_permille}; allowed: 0 to 999")
+        check_whole("val_permille", self.val_permille, at_least=0, at_most=999)
         if self.columns.form == "winogrande" and (self.written_as, self.normalise) != (
             "text",
             "none",

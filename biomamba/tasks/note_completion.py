@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from biomamba.data.document import Document, Reject
-from biomamba.runtime.errors import ConfigError
+from biomamba.runtime.numbers import check_number, check_whole
 from biomamba.tasks.item import Item
 from biomamba.tasks.note_task import NoteTask
 
@@ -31,12 +31,11 @@ class NoteCompletion(NoteTask):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0 < self.prefix_ratio < 1:
-            raise ConfigError(
-                f"prefix_ratio of {self.name} is {self.prefix_ratio}; use more than 0 and below 1"
-            )
-        if min(self.min_prefix_chars, self.min_target_chars) < 1:
-            raise ConfigError(f"min_prefix_chars, min_target_chars of {self.name}: use 1 up")
+        check_number(f"prefix_ratio of {self.name}", self.prefix_ratio, above=0, below=1)
+        for name in ("min_prefix_chars", "min_target_chars"):
+            check_whole(f"{name} of {self.name}", getattr(self, name))
+        for name in ("max_prefix_chars", "max_target_chars"):
+            check_whole(f"{name} of {self.name}", getattr(self, name), optional=True)
 
     def _item(self, note: Document) -> Item | Reject:
         prefix, rest = self._parts(note.text)

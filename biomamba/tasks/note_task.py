@@ -15,6 +15,7 @@ from functools import cached_property
 from biomamba.data.corpora.corpus import Corpus
 from biomamba.data.document import SPLITS, Document, Reject, SplitRule, document_key
 from biomamba.runtime.errors import ConfigError
+from biomamba.runtime.numbers import check_whole
 from biomamba.tasks.item import Item, Items
 from biomamba.tasks.task import check_training_split
 from biomamba.tasks.task_rows import collect
@@ -49,8 +50,7 @@ class NoteTask(WritingTask):
                 "set access=restricted"
             )
         for split, limit in self._limits.items():
-            if limit is not None and limit < 1:
-                raise ConfigError(f"max_{split}_items of {self.name} is {limit}; use 1 up or null")
+            check_whole(f"max_{split}_items of {self.name}", limit, optional=True)
 
     @property
     def _limits(self) -> dict[str, int | None]:

@@ -11,6 +11,7 @@ from biomamba.data.document import Reject, document_key
 from biomamba.data.rows import LocalRows
 from biomamba.metrics.measure import Measure
 from biomamba.runtime.errors import ConfigError, DataError
+from biomamba.runtime.numbers import check_whole
 from biomamba.tasks.item import Item, Items
 from biomamba.tasks.label_figures import label_figures
 from biomamba.tasks.prediction import Prediction
@@ -68,8 +69,7 @@ class PubMedQA(Task):
                 f"protocol is {self.protocol!r} and prompt {self.prompt.name} has the parts "
                 f"{self.prompt.parts}: {QUESTION_ONLY} is for a prompt without context"
             )
-        if not 0 <= self.fold < NUM_FOLDS:
-            raise ConfigError(f"fold is {self.fold}; allowed: 0 to {NUM_FOLDS - 1}")
+        check_whole("fold", self.fold, at_least=0, at_most=NUM_FOLDS - 1)
 
     @property
     def answer(self) -> ChooseLabel:

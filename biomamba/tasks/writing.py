@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 
 from biomamba.metrics import clinical_text, overlap
 from biomamba.metrics.measure import Measure
-from biomamba.runtime.errors import ConfigError
+from biomamba.runtime.numbers import check_whole
 from biomamba.tasks.clinical_sections import headings_of
 from biomamba.tasks.item import Item
 from biomamba.tasks.prediction import EMPTY, Prediction
@@ -43,8 +43,7 @@ class WritingTask(Task):
 
     def __post_init__(self) -> None:
         check_access(self.access)
-        if self.max_new_tokens < 1:
-            raise ConfigError(f"max_new_tokens of {self.name} is {self.max_new_tokens}; use 1 up")
+        check_whole(f"max_new_tokens of {self.name}", self.max_new_tokens)
 
     @property
     def has_headings(self) -> bool:

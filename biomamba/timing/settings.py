@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from biomamba.runtime.errors import ConfigError
+from biomamba.runtime.numbers import check_number, check_whole
 
 TRAIN, PREFILL, DECODE = "train", "prefill", "decode"
 PHASES = (TRAIN, PREFILL, DECODE)
@@ -72,11 +73,8 @@ class EfficiencySettings:
             raise ValueError(f"phases has {odd}: allowed are {', '.join(PHASES)}")
         sizes = ("repeats", "warmup", "decode_tokens", "prefill_tokens", "product_size", "threads")
         for name in sizes:
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name}={value}: must be at least 1")
-        if self.memory_gib is not None and self.memory_gib <= 0:
-            raise ValueError(f"memory_gib={self.memory_gib}: must be positive")
+            check_whole(name, getattr(self, name), optional=name == "threads")
+        check_number("memory_gib", self.memory_gib, above=0, optional=True)
 
     def _listed(self, name: str) -> tuple[Any, ...]:
         values = tuple(getattr(self, name))
@@ -86,8 +84,8 @@ class EfficiencySettings:
             return tuple(phase for phase in PHASES if phase in values) + tuple(
                 phase for phase in values if phase not in PHASES
             )
-        if min(values) < 1:
-            raise ValueError(f"{name}={list(values)}: must be at least 1 each")
+        for index, value in enumerate(values):
+            check_whole(f"{name}[{index}]", value)
         return tuple(sorted(values))
 
     def points(self) -> list[Point]:

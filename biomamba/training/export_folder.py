@@ -23,6 +23,7 @@ from biomamba.model.formats.detection import LAYOUTS, layout_for
 from biomamba.model.formats.tensor_writer import Container, WeightsFormat, write_weights
 from biomamba.runtime.atomic import sync_folder, write_json, write_text
 from biomamba.runtime.errors import CheckpointError, ConfigError
+from biomamba.runtime.numbers import check_whole
 from biomamba.training.export_source import ExportSource
 
 RECORD = "export.json"
@@ -52,8 +53,7 @@ class ExportFormat:
         _check("format", self.name, {layout.name for layout in LAYOUTS})
         _check("dtype", self.dtype, _DTYPES)
         _check("container", self.container, get_args(Container))
-        if self.max_shard_bytes < 1:
-            raise ConfigError(f"max_shard_bytes is {self.max_shard_bytes}, must be at least 1")
+        check_whole("max_shard_bytes", self.max_shard_bytes)
 
     def of_weights(self, source: ExportSource) -> WeightsFormat:
         """Return how the weights of a source are written."""

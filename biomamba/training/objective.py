@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from biomamba.model.fused_loss import LOSS_KERNELS
 from biomamba.model.segments import Segments
+from biomamba.runtime.numbers import check_number, check_whole
 from biomamba.training.gradients import SUM_DTYPES
 from biomamba.training.step_guard import SpikeDetection
 
@@ -31,10 +32,8 @@ class Objective:
     loss_kernel: str = "chunked"
 
     def __post_init__(self) -> None:
-        if self.max_grad_norm <= 0:
-            raise ValueError(f"max_grad_norm must be positive, got {self.max_grad_norm}")
-        if self.max_skipped_steps < 1:
-            raise ValueError(f"max_skipped_steps must be at least 1, got {self.max_skipped_steps}")
+        check_number("max_grad_norm", self.max_grad_norm, above=0)
+        check_whole("max_skipped_steps", self.max_skipped_steps)
         if self.gradient_sums not in SUM_DTYPES:
             names = " or ".join(SUM_DTYPES)
             raise ValueError(f"gradient_sums must be {names}, got {self.gradient_sums!r}")

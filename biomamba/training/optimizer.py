@@ -9,6 +9,8 @@ import torch
 from torch import nn
 
 from biomamba.model.language_model import no_decay_parameter_names
+from biomamba.runtime.errors import ConfigError
+from biomamba.runtime.numbers import check_number
 
 _LAYER = re.compile(r"(?:^|\.)layers\.(\d+)\.")
 _OUTSIDE = -1
@@ -32,14 +34,14 @@ class AdamW:
     layer_decay: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.lr <= 0:
-            raise ValueError(f"lr must be positive, got {self.lr}")
-        if self.weight_decay < 0:
-            raise ValueError(f"weight_decay must not be negative, got {self.weight_decay}")
-        if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
-            raise ValueError(f"betas must be two numbers from 0 to below 1, got {self.betas}")
-        if not 0 < self.layer_decay <= 1:
-            raise ValueError(f"layer_decay must lie above 0 and up to 1, got {self.layer_decay}")
+        check_number("lr", self.lr, above=0)
+        check_number("weight_decay", self.weight_decay, at_least=0)
+        if len(self.betas) != 2:
+            raise ConfigError(f"betas must be two numbers, found {list(self.betas)}")
+        for index, beta in enumerate(self.betas):
+            check_number(f"betas[{index}]", beta, at_least=0, below=1)
+        check_number("eps", self.eps, above=0)
+        check_number("layer_decay", self.layer_decay, above=0, at_most=1)
 
     def build(self, model: nn.Module) -> torch.optim.AdamW:
         """Return the optimiser with the groups `decay` and `no_decay`.

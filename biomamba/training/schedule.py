@@ -9,6 +9,8 @@ import math
 from dataclasses import dataclass
 from typing import Protocol
 
+from biomamba.runtime.numbers import check_number, check_whole
+
 
 class Schedule(Protocol):
     """Maps the tokens seen to a factor of the peak learning rate."""
@@ -20,13 +22,11 @@ class Schedule(Protocol):
 
 def _check_ratios(**ratios: float) -> None:
     for name, ratio in ratios.items():
-        if not 0 <= ratio <= 1:
-            raise ValueError(f"{name} must lie between 0 and 1, got {ratio}")
+        check_number(name, ratio, at_least=0, at_most=1)
 
 
 def _check_total(total_tokens: int | None) -> None:
-    if total_tokens is not None and total_tokens < 1:
-        raise ValueError(f"total_tokens must be at least 1, got {total_tokens}")
+    check_whole("total_tokens", total_tokens, optional=True)
 
 
 def _progress(tokens: int, total_tokens: int | None) -> float:

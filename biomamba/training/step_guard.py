@@ -14,6 +14,7 @@ from statistics import median
 from typing import Any
 
 from biomamba.data.batches import Batch
+from biomamba.runtime.numbers import check_number, check_whole
 
 # The median absolute deviation of a normal distribution times this is its standard deviation.
 _MAD_TO_SIGMA = 1.4826
@@ -42,13 +43,9 @@ class SpikeDetection:
     skip: bool = False
 
     def __post_init__(self) -> None:
-        if not 2 <= self.min_steps <= self.window_steps:
-            raise ValueError(
-                f"min_steps must lie between 2 and window_steps ({self.window_steps}), "
-                f"got {self.min_steps}"
-            )
-        if self.deviations <= 0:
-            raise ValueError(f"deviations must be positive, got {self.deviations}")
+        check_whole("window_steps", self.window_steps, at_least=2)
+        check_whole("min_steps", self.min_steps, at_least=2, at_most=self.window_steps)
+        check_number("deviations", self.deviations, above=0)
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,9 @@ from torch.optim import Optimizer
 
 from biomamba.model.language_model import MambaLM
 from biomamba.model.sharding import gather, load_whole, scatter, shard
-from biomamba.runtime.errors import ConfigError
+from biomamba.runtime.numbers import check_number
+
+_MAX_TIMEOUT_SECONDS = 365 * 24 * 3600
 
 
 def ddp(timeout_seconds: float = 1800.0) -> DDPStrategy:
@@ -44,8 +46,7 @@ def fsdp(
 
 
 def _timeout(seconds: float) -> timedelta:
-    if seconds <= 0:
-        raise ConfigError(f"timeout_seconds must be positive, got {seconds}")
+    check_number("timeout_seconds", seconds, above=0, at_most=_MAX_TIMEOUT_SECONDS)
     return timedelta(seconds=seconds)
 
 

@@ -7,6 +7,7 @@ from typing import Any
 from biomamba.config.annotations import describe, fits, parameter_hints
 from biomamba.config.wording import unknown_name
 from biomamba.runtime.errors import ConfigError
+from biomamba.runtime.numbers import check_number
 
 # Where each program is told its folder.
 OUTPUT_KEYS = {
@@ -85,8 +86,7 @@ class Template:
     def __post_init__(self) -> None:
         if self.program not in OUTPUT_KEYS:
             raise ConfigError(unknown_name("program", self.program, OUTPUT_KEYS))
-        if self.minutes is not None and not self.minutes > 0:
-            raise ConfigError(f"minutes is {self.minutes}; must be above 0")
+        check_number("minutes", self.minutes, above=0, optional=True)
         key = OUTPUT_KEYS[self.program]
         if any(text.lstrip("+").startswith(f"{key}=") for text in self.texts):
             raise ConfigError(f"overrides hold {key}=...; write it as output: <folder>")

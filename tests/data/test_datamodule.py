@@ -176,7 +176,10 @@ def test_keys_of_weights_and_sources_must_be_equal(make: Make) -> None:
 
 @pytest.mark.parametrize(
     ("changes", "match"),
-    [({"verify": "quick"}, "full, size"), ({"max_val_documents": 0}, "max_val_documents is 0")],
+    [
+        ({"verify": "quick"}, "full, size"),
+        ({"max_val_documents": 0}, "max_val_documents must be .* at least 1, or null, found 0"),
+    ],
 )
 def test_impossible_options_are_refused(changes: dict[str, Any], match: str, make: Make) -> None:
     with pytest.raises(ConfigError, match=match):
@@ -377,7 +380,7 @@ def test_a_limit_gives_fewer_documents_and_other_steps(make: Make) -> None:
     ("limits", "message"),
     [
         ({"shrot": 5}, "max_train_tokens names shrot; the sources are short, long, mixed"),
-        ({"short": 0}, r"max_train_tokens\.short is 0; use 1 or more"),
+        ({"short": 0}, r"max_train_tokens\.short must be .* at least 1, found 0"),
     ],
 )
 def test_a_limit_that_no_source_can_have_is_refused(

@@ -421,7 +421,7 @@ def test_a_damaged_manifest_is_written_again(
 @pytest.mark.parametrize(
     ("options", "match"),
     [
-        ({"num_workers": 0}, "num_workers is 0"),
+        ({"num_workers": 0}, "num_workers must be .* at least 1, found 0"),
         ({"part": Part(1, 2), "overwrite": True}, "overwrite=true with part"),
     ],
 )

@@ -107,10 +107,10 @@ def test_a_standard_error_gives_the_sum_of_the_quantiles_of_itself() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((0, 0.5, 0.8, 0.95), "n must be at least 1, got 0"),
-        ((9, 1.5, 0.8, 0.95), "a rate must lie between 0 and 1, got 1.5"),
-        ((9, 0.5, 0.4, 0.95), "power must be at least 0.5 and below 1, got 0.4"),
-        ((9, 0.5, 0.8, 1.0), "level must lie between 0 and 1, got 1.0"),
+        ((0, 0.5, 0.8, 0.95), "n must be .* at least 1, found 0"),
+        ((9, 1.5, 0.8, 0.95), "a rate must be a finite number .*, found 1.5"),
+        ((9, 0.5, 0.4, 0.95), "power must be .* at least 0.5 and below 1, found 0.4"),
+        ((9, 0.5, 0.8, 1.0), "level must be a finite number .*, found 1.0"),
     ],
 )
 def test_what_lies_out_of_range_is_refused(

@@ -130,14 +130,14 @@ def test_an_excluded_id_is_not_chosen() -> None:
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [
-        ("temperature", -1.0, "temperature=-1.0: must be 0"),
-        ("temperature", float("nan"), "temperature=nan"),
-        ("temperature", float("inf"), "temperature=inf"),
-        ("top_k", -1, "top_k=-1: must be 0"),
-        ("top_p", 0.0, "top_p=0.0: must be above 0 and at most 1"),
-        ("top_p", 1.1, "top_p=1.1"),
-        ("repetition_penalty", 0.0, "repetition_penalty=0.0: must be positive"),
-        ("repetition_penalty", float("nan"), "repetition_penalty=nan"),
+        ("temperature", -1.0, "temperature must be .*, found -1.0"),
+        ("temperature", float("nan"), "temperature must be .*, found nan"),
+        ("temperature", float("inf"), "temperature must be .*, found inf"),
+        ("top_k", -1, "top_k must be .*, found -1"),
+        ("top_p", 0.0, "top_p must be .* above 0 and at most 1, found 0.0"),
+        ("top_p", 1.1, "top_p must be .*, found 1.1"),
+        ("repetition_penalty", 0.0, "repetition_penalty must be .*, found 0.0"),
+        ("repetition_penalty", float("nan"), "repetition_penalty must be .*, found nan"),
     ],
 )
 def test_sampling_out_of_range_is_refused(field: str, value: Any, message: str) -> None:

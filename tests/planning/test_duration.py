@@ -24,8 +24,8 @@ ALLOWANCE = Allowance(time_margin_ratio=0.5, start_minutes=30, limit_hours=24)
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"memory_margin_ratio": -0.1}, "memory_margin_ratio must not be negative"),
-        ({"time_margin_ratio": -1}, "time_margin_ratio must not be negative"),
+        ({"memory_margin_ratio": -0.1}, "memory_margin_ratio must be .* at least 0, found -"),
+        ({"time_margin_ratio": -1}, "time_margin_ratio must be .* at least 0, found -"),
         ({"limit_hours": 0.5, "start_minutes": 30}, "limit_hours must be longer"),
     ],
 )

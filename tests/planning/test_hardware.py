@@ -15,11 +15,14 @@ V100: dict[str, Any] = {"device": "gpu", "devices_per_node": 8, "memory_gib": 32
     ("change", "message"),
     [
         ({"device": "tpu"}, "device must be gpu or cpu"),
-        ({"devices_per_node": 0}, "devices_per_node must be at least 1"),
-        ({"num_nodes": 0}, "num_nodes must be at least 1"),
-        ({"memory_gib": 0}, "memory_gib must be positive"),
-        ({"reserved_gib": -1}, "reserved_gib must not be negative"),
-        ({"assumed_utilisation": {"fused": 30}}, "assumed_utilisation must lie above 0"),
+        ({"devices_per_node": 0}, "devices_per_node must be .* at least 1, found 0"),
+        ({"num_nodes": 0}, "num_nodes must be .* at least 1, found 0"),
+        ({"memory_gib": 0}, "memory_gib must be a finite number above 0, or null, found 0"),
+        ({"reserved_gib": -1}, "reserved_gib must be .* at least 0, found -"),
+        (
+            {"assumed_utilisation": {"fused": 30}},
+            "assumed_utilisation.fused must be .* above 0 and at most 1, found 30",
+        ),
     ],
 )
 def test_wrong_values_are_refused(change: dict[str, Any], message: str) -> None:

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from biomamba.runtime.seeding import MAX_SEED, seed_everything
+from biomamba.runtime.numbers import MAX_SEED
+from biomamba.runtime.seeding import seed_everything
 
 
 def draw() -> tuple[float, float, float]:

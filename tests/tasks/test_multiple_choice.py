@@ -162,7 +162,7 @@ def test_files_are_known_by_split_and_name(tmp_path: Path) -> None:
     [
         ({"written_as": "essay"}, "written_as is 'essay'; allowed: text, letter"),
         ({"normalise": "words"}, "normalise is 'words'; allowed: bytes, tokens, none"),
-        ({"val_permille": -1}, "val_permille is -1; allowed: 0 to 999"),
+        ({"val_permille": -1}, "val_permille must be .* at most 999, found -1"),
     ],
 )
 def test_settings_that_are_not_known_are_refused(

@@ -107,9 +107,11 @@ def test_scores_of_perfect_empty_and_constant_texts() -> None:
 
 
 def test_settings_are_checked() -> None:
-    with pytest.raises(ConfigError, match="prefix_ratio of note_completion is 1"):
+    with pytest.raises(
+        ConfigError, match=r"prefix_ratio of note_completion must be .* below 1, found 1"
+    ):
         task(ratio=1)
-    with pytest.raises(ConfigError, match="use 1 up"):
+    with pytest.raises(ConfigError, match="must be a whole number of at least 1, found 0"):
         task(min_chars=0)
 
 

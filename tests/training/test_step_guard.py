@@ -128,9 +128,9 @@ def test_records_are_lines_of_plain_json(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"min_steps": 1}, "between 2 and window_steps .128., got 1"),
-        ({"window_steps": 8}, "between 2 and window_steps .8., got 32"),
-        ({"deviations": 0.0}, "must be positive, got 0.0"),
+        ({"min_steps": 1}, "min_steps must be .* at least 2 and at most 128, found 1"),
+        ({"window_steps": 8}, "min_steps must be .* at least 2 and at most 8, found 32"),
+        ({"deviations": 0.0}, "deviations must be a finite number above 0, found 0.0"),
     ],
 )
 def test_impossible_settings_are_refused(settings: dict[str, Any], message: str) -> None:

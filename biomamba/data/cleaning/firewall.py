@@ -11,7 +11,7 @@ from biomamba.data.cleaning.benchmarks.item import Benchmark
 from biomamba.data.cleaning.item_index import HIT_DTYPE, Hits, ItemIndex
 from biomamba.data.cleaning.words import HashRows
 from biomamba.data.document import Document
-from biomamba.runtime.errors import ConfigError
+from biomamba.runtime.numbers import check_whole
 
 
 @dataclass(frozen=True)
@@ -30,11 +30,8 @@ class Firewall:
     min_ngrams: int = 3
 
     def __post_init__(self) -> None:
-        if min(self.ngram_words, self.min_ngrams) < 1:
-            raise ConfigError(
-                f"ngram_words and min_ngrams must be 1 or more, found {self.ngram_words} and "
-                f"{self.min_ngrams}"
-            )
+        check_whole("ngram_words", self.ngram_words)
+        check_whole("min_ngrams", self.min_ngrams)
 
     @cached_property
     def index(self) -> ItemIndex:

@@ -24,6 +24,7 @@ from biomamba.data.cleaning.words import (
     scramble,
 )
 from biomamba.runtime.errors import ConfigError
+from biomamba.runtime.numbers import check_number, check_whole
 
 
 @dataclass(frozen=True)
@@ -43,12 +44,9 @@ class NearDuplicates:
     drop: bool = False
 
     def __post_init__(self) -> None:
-        if not 0 < self.threshold < 1:
-            raise ConfigError(f"threshold is {self.threshold}; use more than 0 and less than 1")
-        if self.num_perm < 2:
-            raise ConfigError(f"num_perm is {self.num_perm}; use 2 or more")
-        if self.ngram_words < 1:
-            raise ConfigError(f"ngram_words is {self.ngram_words}; use 1 or more")
+        check_number("threshold", self.threshold, above=0, below=1)
+        check_whole("num_perm", self.num_perm, at_least=2)
+        check_whole("ngram_words", self.ngram_words)
         bands_and_rows(self.threshold, self.num_perm)
 
     def settings(self) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from biomamba.data.document import Document, Reject, text_id
 from biomamba.data.document_facts import DocumentFacts, year_of
 from biomamba.data.rows import RawShard, Row, RowSource
 from biomamba.runtime.errors import ConfigError
+from biomamba.runtime.numbers import check_whole
 
 
 @dataclass(frozen=True)
@@ -52,8 +53,7 @@ class ColumnCorpus:
             raise ConfigError(
                 f"optional_columns {unknown} are not among text_columns {self.text_columns}"
             )
-        if self.min_chars < 1:
-            raise ConfigError(f"min_chars is {self.min_chars}; use 1 or more")
+        check_whole("min_chars", self.min_chars)
 
     def shards(self) -> Sequence[RawShard]:
         """Return the raw shards in a fixed order."""

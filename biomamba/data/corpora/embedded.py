@@ -12,6 +12,7 @@ from biomamba.data.corpora.grammar import seeded
 from biomamba.data.document import Document, Reject
 from biomamba.data.rows import RawShard, Row
 from biomamba.runtime.errors import ConfigError
+from biomamba.runtime.numbers import check_seed, check_whole
 
 _VERSION = 1
 _DOCUMENTS_PER_SHARD = 500
@@ -38,8 +39,8 @@ class EmbeddedCorpus:
             raise ConfigError(
                 f"domain is {self.domain!r}; embedded corpora exist for {', '.join(GRAMMARS)}"
             )
-        if self.num_documents < 1:
-            raise ConfigError(f"num_documents is {self.num_documents}; use 1 or more")
+        check_whole("num_documents", self.num_documents)
+        check_seed("seed", self.seed)
 
     @property
     def licence(self) -> str:

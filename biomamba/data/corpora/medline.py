@@ -17,6 +17,7 @@ from biomamba.data.rows import RawShard, Row
 from biomamba.data.sealed import sha256_of
 from biomamba.data.xml_files import FileSource
 from biomamba.runtime.errors import ConfigError, DataError
+from biomamba.runtime.numbers import check_whole
 
 _YEAR = re.compile(r"(?:pubmed|medline)(\d\d)n\d+", re.IGNORECASE)
 # The second name was used until 2024.
@@ -66,8 +67,7 @@ class MedlineCorpus:
     cache_dir: str | None = None
 
     def __post_init__(self) -> None:
-        if self.num_workers < 1:
-            raise ConfigError(f"num_workers is {self.num_workers}; use 1 or more")
+        check_whole("num_workers", self.num_workers)
         if self.languages is not None and not self.languages:
             raise ConfigError("languages is empty; name at least one, or null for all")
         if self._year_reason(self.min_year) == "after max_year":

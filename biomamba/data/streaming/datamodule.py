@@ -36,6 +36,7 @@ from biomamba.data.tokenizer_source import TokenizerSource
 from biomamba.data.training_data import TrainingData
 from biomamba.data.worker_pool import check_timeout
 from biomamba.runtime.errors import ConfigError
+from biomamba.runtime.numbers import check_whole
 from biomamba.runtime.ranks import is_rank_zero
 
 _NOTICE = (
@@ -90,8 +91,8 @@ class StreamingDataModule(TrainingData):
                 f"max_val_documents is {max_val_documents} and split.val_permille "
                 f"{split.val_permille}; both must be 1 or more: every source is validated on"
             )
-        if max_repetition is not None and max_repetition < 1:
-            raise ConfigError(f"max_repetition is {max_repetition}; use 1 or more, or null")
+        check_whole("max_repetition", max_repetition, optional=True)
+        check_whole("num_workers", num_workers, at_least=0)
         _check_readable(reading, budget, cleaning, tokenizer)
         self._corpora = corpora
         self._pools = sources

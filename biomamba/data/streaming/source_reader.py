@@ -14,6 +14,7 @@ from biomamba.data.streaming.admission import Admission
 from biomamba.data.streaming.source import ReaderPart, StreamedSource
 from biomamba.data.tokenizer import Tokenizer
 from biomamba.runtime.errors import ConfigError, DataError
+from biomamba.runtime.numbers import check_number, check_whole
 
 _DOCUMENTS_AT_ONCE = 16
 
@@ -36,10 +37,8 @@ class Reading:
 
     def __post_init__(self) -> None:
         for name in ("num_readers", "block_documents"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} is {getattr(self, name)}; use 1 or more")
-        if not 0 <= self.max_bad_fraction <= 1:
-            raise ConfigError(f"max_bad_fraction is {self.max_bad_fraction}; use 0 to 1")
+            check_whole(name, getattr(self, name))
+        check_number("max_bad_fraction", self.max_bad_fraction, at_least=0, at_most=1)
 
 
 @dataclass(frozen=True)

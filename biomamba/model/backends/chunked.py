@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from biomamba.model.chunk_scan import Decays, scan_chunks
 from biomamba.model.selective_scan import scan_selectively
 from biomamba.model.ssd import document_numbers, state_dtype
+from biomamba.runtime.numbers import check_whole
 
 # exp of these is 0 in the dtype, as of anything below. Sums of dt * A lose no digits to more.
 _FORGOTTEN = {torch.float32: -128.0, torch.float64: -1_000.0}
@@ -29,8 +30,7 @@ class ChunkedScan:
     name = "chunked"
 
     def __init__(self, chunk_size: int = 64) -> None:
-        if chunk_size < 1:
-            raise ValueError(f"chunk_size={chunk_size}: must be at least 1")
+        check_whole("chunk_size", chunk_size)
         self.chunk_size = chunk_size
 
     def scan(

@@ -14,6 +14,7 @@ from torch.distributed.tensor import DTensor
 from biomamba.data.batches import Batch
 from biomamba.data.training_data import TrainingData
 from biomamba.runtime.errors import TrainingError
+from biomamba.runtime.numbers import check_whole
 from biomamba.training.checkpoint_io import DurableCheckpointIO
 from biomamba.training.module import LanguageModelingModule
 
@@ -46,8 +47,7 @@ class Agreement(lightning.Callback):
     """
 
     def __init__(self, every_n_steps: int = 500) -> None:
-        if every_n_steps < 1:
-            raise ValueError(f"every_n_steps must be at least 1, got {every_n_steps}")
+        check_whole("every_n_steps", every_n_steps)
         self._every_n_steps = every_n_steps
 
     def on_train_start(

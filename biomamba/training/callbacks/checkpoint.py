@@ -12,6 +12,7 @@ from lightning.pytorch.utilities.types import STEP_OUTPUT
 
 from biomamba.data.batches import Batch
 from biomamba.runtime.errors import CheckpointError, ConfigError
+from biomamba.runtime.numbers import check_whole
 from biomamba.runtime.rng_state import load_rng_state, rng_state
 from biomamba.training.checkpoint_io import RUN_KEY, DurableCheckpointIO
 
@@ -66,12 +67,9 @@ class Checkpoints(Checkpoint):
         *,
         in_background: bool = False,
     ) -> None:
-        given = {"every_n_steps": every_n_steps, "keep_last": keep_last}
-        if keep_every_steps is not None:
-            given["keep_every_steps"] = keep_every_steps
-        for name, value in given.items():
-            if value < 1:
-                raise ConfigError(f"{name} must be at least 1, got {value}")
+        check_whole("every_n_steps", every_n_steps)
+        check_whole("keep_last", keep_last)
+        check_whole("keep_every_steps", keep_every_steps, optional=True)
         self.folder = Path(folder)
         # What decides about the run, for its checkpoints; the program sets it.
         self.settings: Mapping[str, Any] = {}

@@ -16,6 +16,7 @@ from biomamba.data.training_data import TrainingData
 from biomamba.model.language_model import MambaLM
 from biomamba.model.sharding import gather, scatter
 from biomamba.runtime.errors import CheckpointError
+from biomamba.runtime.numbers import check_number
 from biomamba.training.module import LanguageModelingModule
 from biomamba.training.run_record import save_model
 
@@ -35,8 +36,7 @@ class Ema(lightning.Callback):
     """
 
     def __init__(self, folder: str, decay: float = 0.999, *, validate: bool = True) -> None:
-        if not 0 <= decay < 1:
-            raise ValueError(f"decay must lie between 0 and below 1, got {decay}")
+        check_number("decay", decay, at_least=0, below=1)
         self._folder = Path(folder)
         self._decay = decay
         self._validates = validate

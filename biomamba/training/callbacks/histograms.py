@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from torch.optim import Optimizer
 
 from biomamba.runtime.errors import ConfigError
+from biomamba.runtime.numbers import check_whole
 from biomamba.training.event_writers import has_tensorboard, writers_of
 from biomamba.training.module import LanguageModelingModule
 from biomamba.training.strategy import ShardedStrategy
@@ -31,8 +32,7 @@ class Histograms(lightning.Callback):
     """
 
     def __init__(self, every_n_steps: int = 100) -> None:
-        if every_n_steps < 1:
-            raise ConfigError(f"every_n_steps must be at least 1, got {every_n_steps}")
+        check_whole("every_n_steps", every_n_steps)
         self._every_n_steps = every_n_steps
         self._norms: dict[str, float] = {}
 

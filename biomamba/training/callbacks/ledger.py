@@ -15,6 +15,7 @@ from biomamba.data.batches import Batch
 from biomamba.data.ledger import copy_ledger, cut_ledger, num_recorded_steps
 from biomamba.data.ledger_chunk import ENTRY_DTYPE, Chunk, Origin, Span
 from biomamba.data.training_data import TrainingData
+from biomamba.runtime.numbers import check_whole
 
 
 class LedgerWriter(lightning.Callback):
@@ -35,8 +36,7 @@ class LedgerWriter(lightning.Callback):
     """
 
     def __init__(self, folder: str, every_n_steps: int = 100) -> None:
-        if every_n_steps < 1:
-            raise ValueError(f"every_n_steps must be at least 1, got {every_n_steps}")
+        check_whole("every_n_steps", every_n_steps)
         self._folder = Path(folder)
         self._every_n_steps = every_n_steps
         self._earlier: Path | None = None

@@ -17,6 +17,7 @@ from lightning.pytorch.utilities.types import STEP_OUTPUT
 
 from biomamba.data.batches import Batch
 from biomamba.runtime import signals, slurm
+from biomamba.runtime.numbers import check_number
 from biomamba.training.callbacks.checkpoint import Checkpoints
 
 # Larger than every signal number: the ranks agree on the maximum.
@@ -34,8 +35,7 @@ class Preemption(lightning.Callback):
     """
 
     def __init__(self, margin_seconds: float = 60.0) -> None:
-        if margin_seconds < 0:
-            raise ValueError(f"margin_seconds must not be negative, got {margin_seconds}")
+        check_number("margin_seconds", margin_seconds, at_least=0)
         self._margin_seconds = margin_seconds
         self._end_time: float | None = None
         self._boundary_at = 0.0

@@ -13,6 +13,7 @@ from biomamba.data.training_data import TrainingData
 from biomamba.model.language_model import MambaLM
 from biomamba.model.sharding import gather, scatter
 from biomamba.runtime.errors import CheckpointError, ConfigError
+from biomamba.runtime.numbers import check_whole
 from biomamba.training.callbacks.checkpoint import Checkpoints
 from biomamba.training.callbacks.ema import Ema
 from biomamba.training.module import LanguageModelingModule
@@ -48,8 +49,7 @@ class Selection(lightning.Callback):
     ) -> None:
         if mode not in MODES:
             raise ConfigError(f"mode is {mode!r}; allowed: {', '.join(MODES)}")
-        if patience is not None and patience < 1:
-            raise ConfigError(f"patience is {patience}; use 1 or more, or null")
+        check_whole("patience", patience, optional=True)
         self._folder = Path(folder)
         self._monitor, self._mode, self._patience = monitor, mode, patience
         self._judged_step = self._best_step = self._num_worse = 0

@@ -10,6 +10,7 @@ import torch
 from lightning.pytorch.utilities.types import STEP_OUTPUT
 
 from biomamba.data.batches import Batch
+from biomamba.runtime.numbers import check_whole
 
 # ru_maxrss is in KiB on Linux and in bytes on macOS.
 _RSS_UNIT_BYTES = 1 if sys.platform == "darwin" else 1024
@@ -29,8 +30,7 @@ class Throughput(lightning.Callback):
     """
 
     def __init__(self, every_n_steps: int = 10) -> None:
-        if every_n_steps < 1:
-            raise ValueError(f"every_n_steps must be at least 1, got {every_n_steps}")
+        check_whole("every_n_steps", every_n_steps)
         self.every_n_steps = every_n_steps
         self._idle_since = self._started_at = time.perf_counter()
         self._all_tokens, self._all_seconds = 0, 0.0

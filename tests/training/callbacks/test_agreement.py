@@ -253,5 +253,5 @@ def test_a_run_of_one_rank_has_nothing_to_compare() -> None:
 
 
 def test_never_is_refused() -> None:
-    with pytest.raises(ValueError, match="every_n_steps must be at least 1, got 0"):
+    with pytest.raises(ValueError, match=r"every_n_steps must be .* at least 1, found 0"):
         Agreement(0)

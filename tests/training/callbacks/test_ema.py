@@ -235,5 +235,5 @@ def test_an_average_of_another_model_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("decay", [-0.1, 1.0])
 def test_a_decay_out_of_range_is_refused(decay: float) -> None:
-    with pytest.raises(ValueError, match=f"between 0 and below 1, got {decay}"):
+    with pytest.raises(ValueError, match=f"decay must be .* below 1, found {decay}"):
         Ema("model_ema", decay)

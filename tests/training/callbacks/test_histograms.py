@@ -68,7 +68,7 @@ def test_a_large_tensor_gives_values_of_all_its_columns() -> None:
 
 
 def test_refusals() -> None:
-    with pytest.raises(ConfigError, match="every_n_steps must be at least 1, got 0"):
+    with pytest.raises(ConfigError, match=r"every_n_steps must be .* at least 1, found 0"):
         Histograms(0)
     trainer = lightning.Trainer(logger=False, enable_checkpointing=False, accelerator="cpu")
     with pytest.raises(ConfigError, match="writes to TensorBoard alone"):
