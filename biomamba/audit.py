@@ -21,6 +21,7 @@ from omegaconf import DictConfig
 
 from biomamba.config.build import build
 from biomamba.config.cli import run_cli
+from biomamba.config.run_settings import plain_parts
 from biomamba.data.corpora.corpus import Corpus
 from biomamba.data.document import Document
 from biomamba.evaluation.leakage import LeakageSettings, audit_leakage, leakage_record
@@ -30,6 +31,7 @@ from biomamba.runtime.atomic import write_json
 from biomamba.runtime.errors import ConfigError
 from biomamba.tasks.task import Task
 from biomamba.tasks.writing import WritingTask
+from biomamba.training.lineage import keep_private
 
 
 def main(cfg: DictConfig) -> None:
@@ -39,6 +41,7 @@ def main(cfg: DictConfig) -> None:
     if (cfg.texts is None) != (not cfg.corpora):
         raise ConfigError("texts=<.jsonl> and corpus=[...] go together: texts and notes to compare")
     folder = Path(cfg.paths.run_dir)
+    keep_private(plain_parts(cfg), folder)
     if cfg.tasks:
         _audit_tasks(
             {name: build(node) for name, node in cfg.tasks.items()}, build(cfg.leakage), folder

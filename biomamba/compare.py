@@ -26,6 +26,7 @@ from yaml import YAMLError
 from biomamba.config.build import build
 from biomamba.config.check import check_config
 from biomamba.config.cli import run_cli
+from biomamba.config.run_settings import plain_parts
 from biomamba.evaluation.comparison import ComparisonSettings, Models, compare
 from biomamba.evaluation.comparison_records import comparison_csv, format_comparison
 from biomamba.evaluation.document_changes import document_changes
@@ -33,15 +34,19 @@ from biomamba.evaluation.gathering import gather, gather_named
 from biomamba.evaluation.stored_run import StoredModel, read_evaluation
 from biomamba.reporting.comparison_plots import changes_plot, intervals_plot
 from biomamba.reporting.comparison_tables import comparison_report
-from biomamba.runtime.atomic import write_bytes, write_text
+from biomamba.runtime.atomic import make_private, write_bytes, write_text
 from biomamba.runtime.errors import ConfigError, DataError
 from biomamba.tasks.task import Task
+from biomamba.training.lineage import keep_private
 
 
 def main(cfg: DictConfig) -> None:
     """Read the evaluations, compare their models, write tables and pictures."""
     settings: ComparisonSettings = build(cfg.comparison)
     config: Any = OmegaConf.to_container(cfg, resolve=True)
+    # Not with all that is in it: the folder may hold other results.
+    if keep_private(plain_parts(cfg), Path(cfg.output) / ".hydra"):
+        make_private(Path(cfg.output), is_recursive=False)
     models = models_of(config["runs"])
     if len(models) < 2:
         raise ConfigError(

@@ -26,6 +26,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from biomamba.config.build import build
 from biomamba.config.cli import run_cli
+from biomamba.config.run_settings import plain_parts
 from biomamba.evaluation.answer_model import AnswerModel
 from biomamba.evaluation.asking import is_restricted
 from biomamba.evaluation.document_facts import DOCUMENT_FACTS, write_document_facts
@@ -61,6 +62,7 @@ from biomamba.runtime.provenance import provenance
 from biomamba.runtime.ranks import is_rank_zero, local_rank, require_launcher
 from biomamba.tasks.task import Task
 from biomamba.training.launch import check_run_folder
+from biomamba.training.lineage import keep_private
 
 PREDICTIONS = "predictions"
 
@@ -69,6 +71,7 @@ def main(cfg: DictConfig) -> None:
     """Load the checkpoints, score them on tasks and documents, write records and tables."""
     require_launcher()
     check_run_folder(HydraConfig.get().overrides.task)
+    keep_private(plain_parts(cfg), Path(cfg.paths.run_dir))
     settings = build(cfg.evaluation)
     tasks = find_tasks(build(cfg.tasks) or {})
     if not tasks and not settings.sources:

@@ -19,6 +19,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from biomamba.config.cli import run_cli
+from biomamba.config.run_settings import plain_parts
 from biomamba.data.tokenizer import Tokenizer
 from biomamba.reporting.card_results import read_results
 from biomamba.reporting.model_card import README, CardFacts, CardTerms, model_card
@@ -26,7 +27,7 @@ from biomamba.runtime.errors import ConfigError, DataError
 from biomamba.runtime.provenance import provenance
 from biomamba.training.export_folder import ExportFormat, check_output, export
 from biomamba.training.export_source import ExportSource, find_source
-from biomamba.training.lineage import Lineage, find_lineage
+from biomamba.training.lineage import Lineage, find_lineage, keep_private
 
 
 def main(cfg: DictConfig) -> None:
@@ -43,6 +44,7 @@ def main(cfg: DictConfig) -> None:
     tokenizer = find_tokenizer(cfg.tokenizer_file, source)
     config: Any = OmegaConf.to_container(cfg, resolve=True)
     lineage = find_lineage(cfg.checkpoint)
+    keep_private(plain_parts(cfg))
     held_back = reasons_to_hold_back(lineage)
     if held_back and not cfg.card.allow_restricted:
         raise ConfigError(

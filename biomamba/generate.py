@@ -36,16 +36,19 @@ from rich.progress import (
 
 from biomamba.config.build import build
 from biomamba.config.cli import run_cli
+from biomamba.config.run_settings import plain_parts
 from biomamba.inference.checkpoint_tokenizer import find_tokenizer
 from biomamba.inference.prompts import Prompt, read_prompts, read_stream
 from biomamba.inference.text_generator import Completion, TextGenerator
 from biomamba.model.checkpoint import load_pretrained, weights_digest
 from biomamba.runtime.errors import ConfigError, DataError
 from biomamba.runtime.numbers import check_whole
+from biomamba.training.lineage import keep_private
 
 
 def main(cfg: DictConfig, prompt: str | None = None) -> None:
     """Continue the prompt, the prompts of the file, or standard input."""
+    keep_private(plain_parts(cfg))
     prompts = find_prompts(cfg.prompts, prompt)
     output = None if cfg.prompts is None else new_file(Path(cfg.output))
     check_whole("batch_size", cfg.batch_size)

@@ -22,6 +22,7 @@ from rich.console import Console
 
 from biomamba.config.build import build
 from biomamba.config.cli import run_cli
+from biomamba.config.run_settings import plain_parts
 from biomamba.data.cleaning.contamination import findings
 from biomamba.data.cleaning.firewall import Firewall
 from biomamba.data.cleaning.policy import Cleaning
@@ -29,17 +30,19 @@ from biomamba.data.parts import Part
 from biomamba.data.preparation import Job, prepare, summary
 from biomamba.data.sealed import read_sealed
 from biomamba.data.store_facts import CONTAMINATION_NAME
+from biomamba.training.lineage import keep_private
 
 
 def main(cfg: DictConfig) -> None:
     """Build corpora, tokenizer source and cleaning, write the stores, print what they hold."""
+    folder = Path(cfg.paths.data_dir) / cfg.name
+    keep_private(plain_parts(cfg), folder, Path(cfg.paths.run_dir))
     cleaning: Cleaning = build(cfg.cleaning)
     if not cfg.firewall:
         cleaning = replace(cleaning, firewall=Firewall())
     part = None if cfg.part is None else Part.parse(cfg.part)
     for notice in cleaning.notices():
         Console(stderr=True).print(f"note: {notice}", highlight=False, markup=False)
-    folder = Path(cfg.paths.data_dir) / cfg.name
     manifests = prepare(
         folder,
         {name: build(node) for name, node in cfg.corpora.items()},

@@ -24,15 +24,22 @@ from omegaconf import DictConfig, OmegaConf
 from biomamba.config.build import build
 from biomamba.config.cli import run_cli
 from biomamba.reporting.report import ReportSettings, report_of, write_report
+from biomamba.reporting.report_folders import find_folders
 from biomamba.reporting.report_inputs import read_inputs
+from biomamba.runtime.atomic import make_private
 from biomamba.runtime.errors import ConfigError
 from biomamba.runtime.provenance import provenance
+from biomamba.training.lineage import keep_private
 
 
 def main(cfg: DictConfig) -> None:
     """Read the folders and write the report."""
     settings: ReportSettings = build(cfg.report)
     config: Any = OmegaConf.to_container(cfg, resolve=True)
+    folders = [str(folder) for folder in find_folders(folders_of(config["runs"])).found]
+    # Not with all that is in it: the folder may hold other results.
+    if keep_private(config | {"runs": folders}, Path(cfg.output) / ".hydra"):
+        make_private(Path(cfg.output), is_recursive=False)
     inputs = read_inputs(folders_of(config["runs"]))
     report = report_of(inputs, settings, provenance(config, sys.argv[1:]))
     count = f"{len(inputs.runs)} training runs, {len(inputs.evaluations)} evaluations"

@@ -18,6 +18,7 @@ if __name__ == "__main__":
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from omegaconf import DictConfig
 
@@ -28,6 +29,7 @@ from biomamba.runtime.errors import ConfigError
 from biomamba.runtime.numbers import check_whole
 from biomamba.runtime.provenance import config_hash
 from biomamba.runtime.signals import Interrupted
+from biomamba.training.lineage import keep_private
 from biomamba.workflow.chain import Chain
 from biomamba.workflow.chain_lock import chain_lock
 from biomamba.workflow.commands import plain_script, slurm_script
@@ -52,12 +54,14 @@ def main(cfg: DictConfig) -> int | None:
         places.append(f"paths.raw_dir={cfg.paths.raw_dir}")
     steps = chain.expand(cfg.paths.run_dir, tuple(places))
     again = chosen_steps(steps, list(cfg.rerun))
-    settings = settings_of(steps)
+    configs = configs_of(steps)
+    settings = {name: config_hash(found) for name, found in configs.items()}
     if cfg.dry_run or cfg.print:
         print(slurm_script(steps) if cfg.print else plain_script(steps))
         return None
     check_raw_files(chain.raw_files, cfg.paths.raw_dir)
     folder = Path(cfg.paths.run_dir)
+    keep_private(configs, folder)
     with chain_lock(folder) as held:
         records = records_of(steps, folder)
         kept = {name: record for name, record in records.items() if name not in again}
@@ -81,24 +85,22 @@ def main(cfg: DictConfig) -> int | None:
         return concluded(ending, runner, is_rerun=bool(again))
 
 
-def settings_of(steps: Sequence[Step]) -> dict[str, str]:
-    """Compose and check each step as its program will, and return the hash of its settings.
+def configs_of(steps: Sequence[Step]) -> dict[str, dict[str, Any]]:
+    """Compose and check each step as its program will, and return its settings.
 
     Raises:
         ConfigError: Some cannot be run; of steps made of one entry the first is told.
     """
     problems: dict[str, str] = {}
-    settings = {}
+    configs = {}
     for step in steps:
         try:
-            found = checked_settings(step.program, step.arguments)
+            configs[step.name] = checked_settings(step.program, step.arguments)
         except ConfigError as error:
             problems.setdefault(step.template, f"{step.name}: {error}")
-        else:
-            settings[step.name] = config_hash(found)
     if problems:
         raise ConfigError("\n".join(["the chain cannot be run:", *problems.values()]))
-    return settings
+    return configs
 
 
 def records_of(steps: Sequence[Step], folder: Path) -> dict[str, Record]:

@@ -46,7 +46,7 @@ from biomamba.training.launch import (
     product_dtype_of,
     quiet_lightning,
 )
-from biomamba.training.lineage import restrictions_of
+from biomamba.training.lineage import keep_private, restrictions_of
 from biomamba.training.module import LanguageModelingModule, check_vocabulary
 from biomamba.training.resume import (
     Start,
@@ -80,6 +80,7 @@ def train(cfg: DictConfig) -> None:
     """Build the objects of the run from data to trainer, fit, and save the model."""
     config: Any = OmegaConf.to_container(cfg, resolve=True)
     run_dir = Path(cfg.paths.run_dir)
+    reasons = keep_private(config, run_dir)
     callbacks = build_callbacks(cfg.callbacks)
     with signals.immediate():
         datamodule: TrainingData = build(cfg.data)
@@ -104,6 +105,7 @@ def train(cfg: DictConfig) -> None:
         enable_checkpointing=any(isinstance(found, Checkpoints) for found in callbacks),
         plugins=[DurableCheckpointIO()],
     )
+    record.add_restrictions(reasons)
     record.add_data(datamodule.description)
     record.add_backend(probe(module, trainer, cfg.trainer.precision))
     parameters = ParameterCount.of(module.model)

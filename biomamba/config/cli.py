@@ -68,7 +68,10 @@ def run_cli(config_name: str, main: Callable[[DictConfig], int | None]) -> None:
 
 
 def _hydra_main(config_name: str, main: Callable[[DictConfig], int | None]) -> None:
+    os.umask(umask := os.umask(0o022))
+
     def job(cfg: DictConfig) -> None:
+        os.umask(umask)  # an earlier job of a sweep may have kept its files private
         try:
             check_config(cfg)
             code = main(cfg)

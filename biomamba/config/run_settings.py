@@ -1,5 +1,6 @@
 """The settings that a training run keeps in its folder, as plain values."""
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,17 @@ def run_settings_in(run: Path) -> dict[str, Any]:
     except OmegaConfBaseException as error:
         path = run / ".hydra" / "config.yaml"
         raise DataError(f"{path}: not the settings of a run ({error}); restore it") from error
+
+
+def plain_parts(config: DictConfig) -> dict[str, Any]:
+    """Return the top-level parts of settings that have a value; stored ones may have lost some."""
+    parts = {}
+    for key in config:
+        with suppress(OmegaConfBaseException):
+            value = config[key]
+            is_config = OmegaConf.is_config(value)
+            parts[str(key)] = OmegaConf.to_container(value, resolve=True) if is_config else value
+    return parts
 
 
 def _plain(config: DictConfig, name: str) -> Any:

@@ -1,10 +1,16 @@
-"""Write files that are either complete or absent, also when the process or machine stops."""
+"""Write files that are either complete or absent, and folders that only their owner may read."""
 
 import json
 import os
 import secrets
+import stat
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
+
+from biomamba.runtime.errors import DataError
+
+_OTHERS = 0o077  # the rights of the group and of everybody
 
 
 def write_bytes(path: Path, content: bytes) -> None:
@@ -42,6 +48,37 @@ def write_json(path: Path, content: Any) -> None:
     """
     text = json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False)
     write_text(path, f"{text}\n")
+
+
+def write_privately() -> None:
+    """Let this process and those that it starts make files and folders for their owner alone."""
+    os.umask(_OTHERS)
+
+
+def make_private(folder: Path, *, is_recursive: bool = True) -> None:
+    """Take the rights of others from a folder, made if absent, and from what is in it already.
+
+    Links are not followed. A folder that holds the current one, or is it, is left as it is: it is
+    not a folder of results.
+
+    Raises:
+        DataError: The folder cannot be made, or is another user's.
+    """
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(mode=0o777 & ~_OTHERS, exist_ok=True)
+        if Path.cwd().is_relative_to(folder.resolve()):
+            return
+        for path in (folder, *(folder.rglob("*") if is_recursive else ())):
+            with suppress(FileNotFoundError):  # a temporary file of another process
+                mode = path.lstat().st_mode
+                if not stat.S_ISLNK(mode) and mode & _OTHERS:
+                    path.chmod(stat.S_IMODE(mode) & ~_OTHERS)
+    except OSError as error:
+        raise DataError(
+            f"{error.filename or folder} cannot be made readable by you alone ({error.strerror}), "
+            "as restricted data demands: choose a folder of your own"
+        ) from error
 
 
 def sync_folder(folder: Path) -> None:

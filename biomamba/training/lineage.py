@@ -2,19 +2,25 @@
 
 import json
 import re
+import sys
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from biomamba.config.run_settings import run_settings_in
+from biomamba.config.run_settings import plain_parts, run_settings_in, stored_config
+from biomamba.data.manifest import MANIFEST_NAME, Manifest
 from biomamba.data.store_facts import StoreFacts
+from biomamba.runtime.atomic import make_private, write_privately
 from biomamba.runtime.errors import DataError
+from biomamba.runtime.ranks import is_rank_zero
 
 RUN_RECORD = "run.json"
 EXPORT_RECORD = "export.json"
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+(@[0-9a-f]{40})?")
 _CREDENTIALED = "physionet"
+_LONGEST_NAME = 1_024
 
 
 @dataclass(frozen=True)
@@ -130,6 +136,84 @@ def restrictions_of(
         unknown = [f"{what}: whether it may be shared is not known" for what in lineage.unknown()]
         found += [*lineage.restrictions(), *unknown]
     return list(dict.fromkeys(found))
+
+
+def restrictions_in(settings: Mapping[str, Any]) -> list[str]:
+    """Say which data that settings name may not be shared, each reason once.
+
+    That is what they say themselves, and what is known of every store, run, model or other result
+    that a value names, however deep, and of what that was made from.
+    """
+    return list(dict.fromkeys(_restrictions_in(settings, Path(), set())))
+
+
+def keep_private(settings: Mapping[str, Any], *folders: Path) -> list[str]:
+    """Let only the owner read what a program writes, if its settings name restricted data.
+
+    To be called before anything is written; Hydra has made the run folder already.
+
+    Args:
+        settings: The resolved configuration of the program.
+        folders: Those that it writes, which are made private with all that is in them.
+
+    Returns:
+        Why they are restricted; empty if nothing was changed.
+    """
+    reasons = restrictions_in(settings)
+    if not reasons:
+        return []
+    if is_rank_zero():
+        for folder in folders:
+            make_private(folder)
+        more = f" and {len(reasons) - 1} more" if len(reasons) > 1 else ""
+        sys.stderr.write(f"restricted: only you can read what is written ({reasons[0]}{more})\n")
+    write_privately()
+    return reasons
+
+
+def _restrictions_in(settings: Mapping[str, Any], origin: Path, seen: set[Path]) -> Iterator[str]:
+    for key, value in settings.items():
+        yield from _restricted_nodes(value, key)
+    for name in _names_in(settings):
+        # Most values are no paths; some are too long for one, or begin with a "~" that is none.
+        with suppress(OSError, RuntimeError):
+            if (place := _locate(name, origin)) is not None:
+                yield from _restrictions_at(place.resolve(), seen)
+
+
+def _restrictions_at(path: Path, seen: set[Path]) -> Iterator[str]:
+    """Read the records of a store, run, evaluation or export that a path is or is in."""
+    for folder in (path, *path.parents[:2]):
+        if folder in seen:
+            continue
+        seen.add(folder)
+        # Whoever needs the record reports that it is damaged.
+        with suppress(DataError, TypeError, ValueError, AttributeError):
+            if (folder / MANIFEST_NAME).is_file():
+                manifest = Manifest.read(folder)
+                if _CREDENTIALED in manifest.licence.lower():
+                    yield f"corpus {manifest.corpus} is under {manifest.licence!r}"
+            yield from _recorded(folder)
+            record = folder / RUN_RECORD
+            if record.is_file():
+                yield from map(str, _read_json(record).get("restricted", ()))
+                yield from _read_run(folder, {}).restrictions()
+        with suppress(DataError):
+            config = stored_config(folder)
+            if config is not None:
+                yield from _restrictions_in(plain_parts(config), folder, seen)
+
+
+def _names_in(value: Any) -> Iterator[str]:
+    """Find the values of settings that may be paths."""
+    if isinstance(value, Mapping):
+        for child in value.values():
+            yield from _names_in(child)
+    elif isinstance(value, list | tuple):
+        for child in value:
+            yield from _names_in(child)
+    elif isinstance(value, str) and 0 < len(value) < _LONGEST_NAME and "\n" not in value:
+        yield value
 
 
 def _run_folder(path: Path) -> Path | None:

@@ -106,6 +106,12 @@ class RunRecord:
             self._record["data"] = dict(description)
             self._write()
 
+    def add_restrictions(self, reasons: Sequence[str]) -> None:
+        """Add why the run may not be shared; what it was made from may be gone one day."""
+        if reasons:
+            self._record["restricted"] = list(reasons)
+            self._write()
+
     def add_backend(self, isolation: Isolation) -> None:
         """Add what computes, why, and how well it keeps documents apart."""
         self._record["backend"] = asdict(isolation)

@@ -1,6 +1,7 @@
 """The runs behind a model, and which of their data may not be shared."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,9 @@ import yaml
 
 from biomamba.data.manifest import FORMAT_VERSION, Manifest, Totals
 from biomamba.data.store_facts import StoreFacts
+from biomamba.runtime.atomic import make_private
 from biomamba.runtime.errors import DataError
-from biomamba.training.lineage import find_lineage, restrictions_of
+from biomamba.training.lineage import find_lineage, keep_private, restrictions_in, restrictions_of
 
 PHYSIONET = "PhysioNet Credentialed Health Data License 1.5.0: never upload or share"
 CC0 = "CC0"
@@ -188,3 +190,76 @@ def test_a_run_may_not_show_texts_of_what_it_or_an_earlier_run_has_read(tmp_path
     unknown = write_run(tmp_path / "unknown", {}, {})
     begun = {"model": {"checkpoint": str(unknown / "model")}}
     assert "whether it may be shared is not known" in restrictions_of(begun, open_data)[0]
+
+
+RESTRICTED_TASK = {"tasks": {"notes": {"access": "restricted"}}}
+
+
+def test_settings_are_restricted_by_whatever_they_name(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "a", settings=RESTRICTED_TASK)
+    later = write_run(tmp_path / "b", settings={"model": {"checkpoint": str(run / "model")}})
+    fine = write_run(tmp_path / "c", data={"stores": {"x": [facts()]}}, settings={"seed": 1})
+    learned = write_run(tmp_path / "d", data={"stores": {"x": [facts(PHYSIONET)]}})
+    exported = tmp_path / "exported"
+    exported.mkdir()
+    (exported / "export.json").write_text(json.dumps({"restricted": ["notes"]}))
+    cases: dict[str, Any] = {
+        "checkpoint": str(later / "model"),
+        "resume": str(run / "checkpoints"),
+        "runs": [str(fine), str(later)],
+        "baseline": str(learned),
+        "model": {"checkpoint": str(exported)},
+        "corpora": {"notes": {"licence": PHYSIONET}},
+    }
+    for key, value in cases.items():
+        assert restrictions_in({"seed": 1, key: value}), key
+    assert (
+        restrictions_in(
+            {"checkpoint": str(fine / "model"), "none": None, "text": "a\nb", "long": ["~" * 900]}
+        )
+        == []
+    )
+
+
+def test_what_a_run_recorded_holds_when_its_sources_are_gone(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "a", settings={"model": {"checkpoint": "gone/model"}})
+    assert restrictions_in({"checkpoint": str(run)}) == []
+    (run / "run.json").write_text(json.dumps({"restricted": ["task notes"]}))
+    assert restrictions_in({"checkpoint": str(run)}) == ["task notes"]
+
+
+def test_files_are_private_with_restricted_settings_alone(tmp_path: Path) -> None:
+    old, link = tmp_path / "run" / "old.txt", tmp_path / "run" / "link"
+    outside = tmp_path / "outside"
+    earlier = os.umask(0o022)
+    try:
+        old.parent.mkdir()
+        for path in (old, outside):
+            path.touch()
+        link.symlink_to(outside)
+        assert keep_private({"seed": 1}, old.parent) == []
+        (old.parent / "open").touch()
+        assert keep_private(RESTRICTED_TASK, old.parent) == ["tasks.notes has access: restricted"]
+        new = tmp_path / "run" / "folder" / "new.txt"
+        new.parent.mkdir()
+        new.touch()
+    finally:
+        os.umask(earlier)
+    modes = {p.name: p.stat().st_mode & 0o777 for p in (old.parent, *old.parent.rglob("*"))}
+    assert modes == {
+        "run": 0o700,
+        "old.txt": 0o600,
+        "open": 0o600,
+        "folder": 0o700,
+        "new.txt": 0o600,
+        "link": 0o644,
+    }
+
+
+def test_a_folder_above_the_current_one_is_left_as_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tmp_path.chmod(0o755)
+    monkeypatch.chdir(tmp_path)
+    make_private(Path())
+    assert tmp_path.stat().st_mode & 0o777 == 0o755

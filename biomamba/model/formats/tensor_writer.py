@@ -1,6 +1,7 @@
 """Write the weights of a checkpoint: one file, or several with an index, one at a time."""
 
 import os
+import stat
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -82,7 +83,10 @@ def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
         if path.suffix == ".bin":
             torch.save(dict(tensors), path)
         else:
+            path.touch()
+            mode = path.stat().st_mode  # as of any new file; the library makes one of 0600
             save_file(dict(tensors), path, metadata={"format": "pt"})
+            path.chmod(stat.S_IMODE(mode))
     except (OSError, RuntimeError, SafetensorError) as error:
         raise CheckpointError(f"cannot write {path}: {error}; make room and try again") from error
     descriptor = os.open(path, os.O_RDONLY)
