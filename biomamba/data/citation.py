@@ -1,5 +1,7 @@
 """The fields of one PubMed citation, as text without markup."""
 
+import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from xml.etree.ElementTree import Element
 
@@ -58,6 +60,13 @@ class Citation:
 
 
 _EMPTY = Element("Empty")
+_EMPHASIS = frozenset({"b", "i", "u"})
+# What NLM writes for an article without a title, in brackets as titles in translation are.
+_NO_TITLE = re.compile(
+    r"[\[(\s]*(?:(?:article |original )?title )?(?:not available|unavailable|not given|untitled)"
+    r"[\])\s.]*|[\[(\s]*no (?:article )?title(?: available| given)?[\])\s.]*",
+    re.IGNORECASE,
+)
 
 
 def read_citation(element: Element) -> Citation:
@@ -70,7 +79,7 @@ def read_citation(element: Element) -> Citation:
     journal = _child(article, "Journal")
     types = _texts(_child(article, "PublicationTypeList"), "PublicationType")
     return Citation(
-        title=_text(_child(article, "ArticleTitle")),
+        title=_title(_child(article, "ArticleTitle")),
         sections=_sections(_child(article, "Abstract")),
         year=_year(_child(_child(journal, "JournalIssue"), "PubDate")),
         languages=_texts(article, "Language"),
@@ -88,7 +97,30 @@ def _child(element: Element, tag: str) -> Element:
 
 def _text(element: Element) -> str:
     # split() knows every Unicode space: no-break, thin and hair spaces, line separators.
-    return " ".join("".join(element.itertext()).split())
+    return " ".join("".join(_parts(element)).split())
+
+
+def _parts(element: Element) -> Iterator[str]:
+    """Yield the text of an element; of two emphasized parts without text between, each is a word.
+
+    `<b>Aims</b><b>Methods</b>` would else read as one word. Indices and formulas stay together:
+    `H<sub>2</sub>O`, `<i>p</i><sub>0</sub>`.
+    """
+    yield element.text or ""
+    touching = False
+    for child in element:
+        is_emphasis = child.tag in _EMPHASIS
+        if touching and is_emphasis:
+            yield " "
+        yield from _parts(child)
+        yield child.tail or ""
+        touching = is_emphasis and not child.tail
+
+
+def _title(element: Element) -> str:
+    """Return a title; empty where a placeholder says that there is none."""
+    text = _text(element)
+    return "" if _NO_TITLE.fullmatch(text) else text
 
 
 def _texts(element: Element, tag: str) -> tuple[str, ...]:

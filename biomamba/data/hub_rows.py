@@ -6,6 +6,7 @@ passes changes no row. A fault that stays is named at once (see hub_faults.py).
 
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
@@ -122,9 +123,33 @@ class HubRows:
         faults = self.faults(self._identity())
         while True:
             try:
-                return self._load()
+                with self._explained():
+                    return self._load()
             except STREAM_ERRORS as error:
                 faults.failed(error)
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        """Turn what `datasets` raises for unusable content into an error that says what it is."""
+        try:
+            yield
+        except StopIteration as error:
+            raise DataError(
+                f"{self._identity()} holds no rows; check the files and the split"
+            ) from error
+        except TypeError as error:
+            raise DataError(
+                f"{self._identity()}: a column has other types in other files, or only nulls in "
+                f"the first one ({error}); write the files with one schema, or leave out the "
+                "file of nulls"
+            ) from error
+        except RuntimeError as error:
+            if "scripts are no longer supported" not in str(error):
+                raise
+            raise DataError(
+                f"{self._identity()} needs a loading script, and no code of others is run; use a "
+                "revision with Parquet or JSON files (often refs/convert/parquet)"
+            ) from error
 
     def _load(self) -> Any:
         seconds = self.patience.timeout_seconds
@@ -165,7 +190,9 @@ class HubShard:
         num_rows = 0
         while True:
             try:
-                for row in islice(self._whole(), num_rows, None):
+                # The types of a file are known when its first row is read.
+                rows = islice(self._whole(), num_rows, None)
+                while (row := self._next(rows)) is not None:
                     num_rows += 1
                     faults.passed()
                     yield row
@@ -173,6 +200,10 @@ class HubShard:
                 faults.failed(error)
             else:
                 return
+
+    def _next(self, rows: Iterator[Row]) -> Row | None:
+        with self.source._explained():
+            return next(rows, None)
 
     def _whole(self) -> Iterator[Row]:
         # Iterating over the stream itself would, in a worker process of a torch loader, give only

@@ -14,6 +14,7 @@ from rich.progress import track
 
 from biomamba.data.folder_lock import folder_lock
 from biomamba.data.http_fetch import Patience, fetch_bytes, fetch_file
+from biomamba.data.raw_files import natural_order
 from biomamba.data.sealed import move_into_place, write_file
 from biomamba.runtime.errors import ConfigError, DataError
 from biomamba.runtime.numbers import check_whole
@@ -85,7 +86,10 @@ class NlmMirror:
             ]
 
     def _chosen(self, listed: list[str], place: str) -> list[str]:
-        names = sorted({name for name in listed if _NAME.fullmatch(name)})
+        names = sorted(
+            {name for name in listed if _NAME.fullmatch(name)},
+            key=lambda name: natural_order(Path(name)),
+        )
         if not names:
             raise DataError(
                 f"{place} lists no file such as pubmed26n0001.xml.gz; check the address, or leave "

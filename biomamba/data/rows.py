@@ -7,11 +7,11 @@ its name says stops the stage, because what it lost cannot be counted.
 
 import csv
 import gzip
-import json
 import sys
 import zlib
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from codecs import BOM_UTF8
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any, Protocol
 
@@ -22,6 +22,7 @@ from biomamba.data.checksums import Checksums
 from biomamba.data.document import Reject
 from biomamba.data.raw_files import expand_files
 from biomamba.data.sealed import sha256_of
+from biomamba.data.text_files import HEAD_BYTES, TextFault, decode_row, parse_row, without_mark
 from biomamba.runtime.errors import ConfigError, DataError
 
 Row = dict[str, Any]
@@ -29,6 +30,9 @@ _JSON_LINES = (".jsonl", ".jsonl.gz", ".json.gz")
 # The last one is Parquet's text that is not UTF-8.
 _FAULTS = (OSError, EOFError, zlib.error, csv.Error, pyarrow.ArrowException, UnicodeDecodeError)
 _SUFFIXES = (*_JSON_LINES, ".parquet", ".txt", ".csv", ".csv.gz")
+
+
+Columns = frozenset[str] | None
 
 
 class RawShard(Protocol):
@@ -64,7 +68,8 @@ class LocalRows:
     `{"text": line}` per line.
 
     A changed bit shows in compressed files and in Parquet with page checksums. In `.jsonl`, `.csv`,
-    `.txt` and other Parquet it may pass as another text; `checksums` is for those.
+    `.txt` and other Parquet it may pass as another text; `checksums` is for those. Text is UTF-8
+    (see text_files.py); columns of the same name are refused.
 
     Attributes:
         files: Paths; a file name with `*` stands for all matching files in sorted order.
@@ -102,11 +107,19 @@ class LocalRows:
 
 @dataclass(frozen=True)
 class LocalShard:
-    """One local file of rows."""
+    """One local file of rows.
+
+    Attributes:
+        path: The file.
+        whole_text: A `.txt` file is one row.
+        expected: Hashes that it is compared with.
+        columns: What is read of each row; None: all.
+    """
 
     path: Path
     whole_text: bool = False
     expected: Checksums | None = None
+    columns: Columns = None
 
     @property
     def name(self) -> str:
@@ -145,62 +158,105 @@ class LocalShard:
 
     def _rows(self) -> Iterator[Row | Reject]:
         if self.name.endswith(".parquet"):
-            return _parquet_rows(self.path)
+            return _parquet_rows(self.path, self.columns)
         if self.name.endswith((".csv", ".csv.gz")):
-            return _csv_rows(self.path)
+            return _csv_rows(self.path, self.columns)
         if self.name.endswith(".txt"):
             return _text_rows(self.path, is_whole=self.whole_text)
-        return _json_rows(self.path)
+        return _json_rows(self.path, self.columns)
+
+
+def with_columns(shards: Sequence[RawShard], columns: Iterable[str]) -> list[RawShard]:
+    """Return shards that read these columns only; those that choose by themselves stay."""
+    wanted = frozenset(columns)
+    return [
+        replace(shard, columns=wanted) if isinstance(shard, LocalShard) else shard
+        for shard in shards
+    ]
 
 
 def _open(path: Path) -> IO[bytes] | gzip.GzipFile:
     return gzip.open(path, "rb") if path.name.endswith(".gz") else path.open("rb")
 
 
-def _json_rows(path: Path) -> Iterator[Row | Reject]:
+def _check_encoding(path: Path) -> None:
     with _open(path) as file:
-        for number, line in enumerate(file, start=1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-            except (ValueError, RecursionError):  # covers invalid UTF-8 too
-                yield Reject("row is not JSON", f"{path.name}:{number}", is_damaged=True)
-                continue
-            if isinstance(row, dict):
-                yield row
-            else:
-                yield Reject("row is not an object", f"{path.name}:{number}", is_damaged=True)
+        without_mark(file.read(HEAD_BYTES), path)
+
+
+def _lines(path: Path, *, is_whole: bool = False) -> Iterator[tuple[str, bytes]]:
+    """Yield place and bytes of each line of a text file, without the mark of UTF-8."""
+    _check_encoding(path)
+    with _open(path) as file:
+        for number, line in enumerate([file.read()] if is_whole else file, start=1):
+            yield f"{path.name}:{number}", line.removeprefix(BOM_UTF8) if number == 1 else line
+
+
+def _json_rows(path: Path, columns: Columns) -> Iterator[Row | Reject]:
+    for where, line in _lines(path):
+        if not line.strip():
+            continue
+        try:
+            row = parse_row(decode_row(line))
+        except TextFault as fault:
+            yield Reject(str(fault), where, is_damaged=True)
+            continue
+        if isinstance(row, dict):
+            yield _selected(row, columns)
+        else:
+            yield Reject("row is not an object", where, is_damaged=True)
 
 
 def _text_rows(path: Path, *, is_whole: bool) -> Iterator[Row | Reject]:
-    with _open(path) as file:
-        for number, line in enumerate([file.read()] if is_whole else file, start=1):
-            try:
-                yield {"text": line.decode("utf-8")}
-            except UnicodeDecodeError:
-                yield Reject("row is not UTF-8", f"{path.name}:{number}", is_damaged=True)
+    for where, line in _lines(path, is_whole=is_whole):
+        try:
+            yield {"text": decode_row(line)}
+        except TextFault as fault:
+            yield Reject(str(fault), where, is_damaged=True)
 
 
-def _csv_rows(path: Path) -> Iterator[Row | Reject]:
+def _csv_rows(path: Path, columns: Columns) -> Iterator[Row | Reject]:
     csv.field_size_limit(sys.maxsize)
+    _check_encoding(path)
     opener = gzip.open if path.name.endswith(".gz") else open
     with opener(path, "rt", encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
         # A surrogate marks an undecodable byte; the corpus counts such a text as damaged.
-        for number, row in enumerate(csv.DictReader(file, strict=True), start=2):
+        reader = csv.DictReader(file, strict=True)
+        _check_names(path, reader.fieldnames or ())
+        for number, row in enumerate(reader, start=2):
             if None in row or None in row.values():
                 where = f"{path.name}:{number}"
                 yield Reject("row has the wrong number of fields", where, is_damaged=True)
             else:
-                yield dict(row)
+                yield _selected(row, columns)
 
 
-def _parquet_rows(path: Path) -> Iterator[Row | Reject]:
+def _selected(row: Row, columns: Columns) -> Row:
+    if columns is None:
+        return row
+    return {name: value for name, value in row.items() if name in columns}
+
+
+def _check_names(path: Path, names: Sequence[str]) -> None:
+    """Raise DataError if two columns share a name: which of them is meant cannot be known."""
+    doubles = sorted({name for name in names if names.count(name) > 1})
+    if doubles:
+        raise DataError(
+            f"{path} has columns of the same name: {', '.join(doubles)}; rename all but one"
+        )
+
+
+def _parquet_rows(path: Path, columns: Columns) -> Iterator[Row | Reject]:
     # Page checksums catch flipped bits that still decompress, where the writer stored them.
     # The footer has no checksum, so its counts are compared with what was read.
     num_rows = 0
     with pyarrow.parquet.ParquetFile(path, page_checksum_verification=True) as file:
-        for batch in file.iter_batches(batch_size=1024):
+        names = file.schema_arrow.names
+        _check_names(path, names)
+        # Other columns are not decoded: an embedding takes longer than all texts, and a date that
+        # Python cannot hold would end the run.
+        wanted = None if columns is None else [name for name in names if name in columns]
+        for batch in file.iter_batches(batch_size=1024, columns=wanted):
             num_rows += len(batch)
             yield from batch.to_pylist()
         footer = file.metadata

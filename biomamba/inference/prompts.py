@@ -1,11 +1,17 @@
 """Where prompts come from: a file of lines or of JSON objects, or a stream."""
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
+from biomamba.data.text_files import (
+    TextFault,
+    check_unicode,
+    decode_text,
+    parse_row,
+    read_text_file,
+)
 from biomamba.runtime.errors import ConfigError, DataError
 
 
@@ -23,6 +29,7 @@ class Prompt:
     def __post_init__(self) -> None:
         if not self.text:
             raise DataError("the prompt is empty; give at least one character to go on with")
+        check_unicode(self.text, "prompt")
 
 
 def read_prompts(path: Path) -> list[Prompt]:
@@ -39,10 +46,9 @@ def read_prompts(path: Path) -> list[Prompt]:
             "with a text `prompt` and, if wanted, an `id`)"
         )
     try:
-        lines = path.read_text(encoding="utf-8").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = "not UTF-8" if isinstance(error, UnicodeDecodeError) else error.strerror
-        raise DataError(f"prompts={path}: cannot be read: {reason}") from None
+        lines = read_text_file(path).split("\n")
+    except DataError as error:
+        raise DataError(f"prompts={error}") from None
     if not lines[-1]:
         lines.pop()  # behind the last line break
     prompts = list(_parse(path, lines))
@@ -62,7 +68,8 @@ def read_stream(stream: TextIO) -> Prompt:
             "no prompt: give prompt='...', prompts=<file .txt or .jsonl>, or a text on standard "
             "input"
         )
-    return Prompt(stream.read().removesuffix("\n"))
+    raw = stream.buffer.read() if hasattr(stream, "buffer") else stream.read().encode()
+    return Prompt(decode_text(raw, "standard input").removesuffix("\n"))
 
 
 def _parse(path: Path, lines: list[str]) -> Iterator[Prompt]:
@@ -75,9 +82,10 @@ def _parse(path: Path, lines: list[str]) -> Iterator[Prompt]:
 
 def _from_json(line: str) -> Prompt:
     try:
-        found: Any = json.loads(line)
-    except ValueError:
-        raise DataError("not JSON; every line must be an object with a text `prompt`") from None
+        found: Any = parse_row(line)
+    except TextFault as fault:
+        what = "must be an object with a text `prompt`"
+        raise DataError(f"{str(fault).replace('row', 'it', 1)}; every line {what}") from None
     if not isinstance(found, dict) or not isinstance(found.get("prompt"), str):
         raise DataError("must be an object with a text `prompt`")
     name = found.get("id")

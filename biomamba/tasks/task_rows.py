@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from biomamba.data.corpora.columns import column_text
 from biomamba.data.document import Reject, document_key
-from biomamba.data.rows import LocalRows
+from biomamba.data.rows import LocalRows, with_columns
 from biomamba.runtime.errors import DataError
 from biomamba.tasks.item import Item, Items
 
@@ -18,7 +18,7 @@ def rows_of(files: Sequence[str], columns: Sequence[str]) -> Iterator[dict[str, 
     Raises:
         DataError: A file is missing, damaged, or lacks a column in all of its rows.
     """
-    for shard in LocalRows(files=list(files)).shards():
+    for shard in with_columns(LocalRows(files=list(files)).shards(), columns):
         for number, row in enumerate(shard.rows(), start=1):
             where = f"{shard.name} row {number}"
             if isinstance(row, Reject):

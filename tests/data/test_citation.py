@@ -145,3 +145,34 @@ def has_abstract(body: str) -> bool:
         re.findall(r"<AbstractText[^>/]*>(.*?)</AbstractText>", own[1], re.DOTALL) if own else []
     )
     return any(re.sub(r"<[^>]*>", "", part).strip() for part in parts)
+
+
+@pytest.mark.parametrize(
+    ("inside", "text"),
+    [
+        ("<b>Aims</b><b>Methods</b>", "Aims Methods"),
+        ("<b>A</b> <i>B</i><u>C</u>", "A B C"),
+        ("H<sub>2</sub>O", "H2O"),
+        ("<i>p</i><sub>0</sub>", "p0"),
+        ("<i>in vi</i>tro", "in vitro"),
+        ("<b>A<i>B</i></b><b>C</b>", "AB C"),
+    ],
+)
+def test_emphasized_parts_that_touch_are_words(inside: str, text: str) -> None:
+    assert abstract_of(f"<AbstractText>{inside}</AbstractText>") == text
+
+
+@pytest.mark.parametrize(
+    ("title", "kept"),
+    [
+        ("[Not Available].", ""),
+        ("Not available.", ""),
+        ("[No title available].", ""),
+        ("Untitled.", ""),
+        ("[Title not available]", ""),
+        ("Not available in all hospitals.", "Not available in all hospitals."),
+        ("[Zur Frage der Narkose].", "[Zur Frage der Narkose]."),
+    ],
+)
+def test_a_placeholder_is_no_title(title: str, kept: str) -> None:
+    assert read(f"<ArticleTitle>{title}</ArticleTitle>").title == kept

@@ -267,3 +267,40 @@ def test_a_failing_hub_is_asked_again_and_then_named(monkeypatch: pytest.MonkeyP
     rows = HubRows("some/set", "train", ["text"], revision=COMMIT, patience=QUICK)
     with pytest.raises(DataError, match=r"cannot read some/set@0000.*3 failures in a row"):
         rows.shards()
+
+
+def no_script(folder: Path) -> dict[str, Any]:
+    (folder / "set.py").write_text("raise SystemExit('run')")
+    target = folder.rename(folder.with_name("set"))
+    return {"dataset": str(target), "revision": COMMIT, "data_files": None}
+
+
+def nulls_first(folder: Path) -> dict[str, Any]:
+    (folder / "a.jsonl").write_text('{"id": 1, "text": null}\n')
+    (folder / "b.jsonl").write_text('{"id": 2, "text": "b"}\n')
+    return {"data_files": [str(folder / name) for name in ("a.jsonl", "b.jsonl")]}
+
+
+def empty_file(folder: Path) -> dict[str, Any]:
+    (folder / "a.jsonl").touch()
+    return {"data_files": [str(folder / "a.jsonl")]}
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (no_script, "needs a loading script, and no code of others is run"),
+        (nulls_first, "only nulls in the first one"),
+        (empty_file, "holds no rows"),
+    ],
+)
+def test_data_sets_that_cannot_be_read_end_in_one_sentence(
+    tmp_path: Path, make: Callable[[Path], dict[str, Any]], words: str
+) -> None:
+    folder = tmp_path / "raw"
+    folder.mkdir()
+    options = {"dataset": "json", "split": "train", "columns": ["id", "text"], "patience": QUICK}
+    rows = HubRows(**(options | make(folder)))
+
+    with pytest.raises(DataError, match=words):
+        ids(rows)

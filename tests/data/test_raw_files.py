@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from biomamba.data.raw_files import expand_files
+from biomamba.data.raw_files import expand_files, natural_order
 from biomamba.runtime.errors import DataError
 
 
@@ -27,3 +27,17 @@ def test_what_cannot_be_read_is_named(tmp_path: Path, entry: str, message: str) 
     (tmp_path / "a.doc").touch()
     with pytest.raises(DataError, match=message):
         expand_files(f"{tmp_path}/{entry}", (".xml", ".txt"))
+
+
+def test_numbers_in_names_are_in_order(tmp_path: Path) -> None:
+    names = ["pubmed24n9999.xml", "pubmed24n10000.xml", "pubmed25n0001.xml", "x2.xml", "x10.xml"]
+    for name in names:
+        (tmp_path / name).touch()
+
+    assert [path.name for path in expand_files(f"{tmp_path}/*.xml", (".xml",))] == names
+
+
+def test_names_with_numbers_of_the_same_width_keep_their_order(tmp_path: Path) -> None:
+    names = sorted(f"{prefix}n{number:04d}.xml" for prefix in ("a", "b") for number in (1, 2, 30))
+
+    assert sorted(map(Path, names), key=natural_order) == [Path(name) for name in names]

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from biomamba.data.document import Reject
-from biomamba.data.rows import LocalRows, Row
+from biomamba.data.rows import LocalRows, Row, with_columns
 from biomamba.runtime.errors import ConfigError, DataError
 
 ROWS: list[Row] = [{"id": "1", "text": "caf\u00e9\nline"}, {"id": "2", "text": "b, c"}]
@@ -93,7 +93,14 @@ def test_a_file_is_compared_with_its_checksum_before_it_is_read(tmp_path: Path) 
     ("line", "reason"),
     [
         (b'{"text": "cut', "row is not JSON"),
-        (b'{"text": "\xff"}', "row is not JSON"),
+        (b'{"text": "\xff"}', "row is not UTF-8"),
+        (b'{"text": "\\ud83d"}', "row holds half of a surrogate pair, which is no character"),
+        (
+            b'{"a": [{"b": "\\uDC00x"}]}',
+            "row holds half of a surrogate pair, which is no character",
+        ),
+        (b'{"text": "a", "text": "b"}', "row has a key twice: 'text'"),
+        (b'{"Mrs. Doe, 54": "a", "Mrs. Doe, 54": "b"}', "row has a key twice"),
         (b"[1]", "row is not an object"),
         (b"[" * 100_000, "row is not JSON"),
     ],
@@ -208,3 +215,80 @@ def test_two_files_of_one_name_are_refused(tmp_path: Path) -> None:
 def test_no_files_are_refused() -> None:
     with pytest.raises(ConfigError, match="files is empty"):
         LocalRows([])
+
+
+TEXT = "\u03b1-blocker 5 mg ≥ 3\n"
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".txt", ".csv"])
+@pytest.mark.parametrize(
+    "encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-32-le", "utf-32-be"]
+)
+def test_a_file_of_another_unicode_encoding_is_refused_by_name(
+    tmp_path: Path, suffix: str, encoding: str
+) -> None:
+    content = {
+        ".jsonl": f'{{"text": "{TEXT.strip()}"}}\n' * 20,
+        ".txt": TEXT * 20,
+        ".csv": "id,text\n" + f"1,{TEXT}" * 20,
+    }[suffix]
+    path = tmp_path / f"a{suffix}"
+    path.write_bytes(content.encode(encoding))
+
+    with pytest.raises(DataError, match=r"must be UTF-8 text, found (UTF-16|UTF-32|binary)"):
+        read(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "first"),
+    [
+        ("a.jsonl", '{"text": "x"}\n', {"text": "x"}),
+        ("a.txt", "x\n", {"text": "x\n"}),
+        ("a.csv", "text\nx\n", {"text": "x"}),
+    ],
+)
+def test_the_mark_of_utf8_is_no_part_of_the_text(
+    tmp_path: Path, name: str, content: str, first: dict[str, str]
+) -> None:
+    (tmp_path / name).write_bytes(content.encode("utf-8-sig"))
+
+    assert read(tmp_path / name) == [first]
+
+
+def test_a_whole_surrogate_pair_is_a_character(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"text": "\\ud83d\\ude00"}\n')
+
+    assert read(tmp_path / "a.jsonl") == [{"text": "\U0001f600"}]
+
+
+def test_columns_of_the_same_name_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("id,text,text\n1,a,b\n")
+    table = pa.Table.from_arrays([pa.array(["a"]), pa.array(["b"])], names=["text", "text"])
+    pq.write_table(table, tmp_path / "a.parquet")
+
+    for name in ("a.csv", "a.parquet"):
+        with pytest.raises(DataError, match=rf"{name} has columns of the same name: text"):
+            read(tmp_path / name)
+
+
+def test_only_the_columns_that_are_used_are_decoded(tmp_path: Path) -> None:
+    """A date that Python cannot hold, in a column that nobody asked for, ends nothing."""
+    path = tmp_path / "a.parquet"
+    late = pa.array([2**62], type=pa.timestamp("us"))
+    pq.write_table(pa.table({"text": ["x"], "other": ["y"], "at": late}), path)
+    shard = LocalRows([str(path)]).shards()[0]
+
+    (chosen,) = with_columns([shard], ["text", "absent"])
+    assert list(chosen.rows()) == [{"text": "x"}]
+    assert chosen.fingerprint() == shard.fingerprint()
+    with pytest.raises((DataError, OverflowError, ValueError)):
+        list(shard.rows())
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.csv"])
+def test_other_columns_of_text_tables_are_left_out(tmp_path: Path, name: str) -> None:
+    content = {"a.jsonl": '{"text": "x", "other": "y"}\n', "a.csv": "text,other\nx,y\n"}[name]
+    (tmp_path / name).write_text(content)
+    (chosen,) = with_columns(LocalRows([str(tmp_path / name)]).shards(), ["text"])
+
+    assert list(chosen.rows()) == [{"text": "x"}]

@@ -1,4 +1,5 @@
 import io
+from io import BytesIO, TextIOWrapper
 from pathlib import Path
 
 import pytest
@@ -35,7 +36,7 @@ def test_objects_are_prompts_with_ids(tmp_path: Path) -> None:
     [
         ("p.txt", f"{SECRET}\n\nb\n", "line 2: the prompt is empty"),
         ("p.txt", "", "holds no prompt"),
-        ("p.jsonl", f'{{"prompt": "a"}}\n{SECRET}\n', "line 2: not JSON"),
+        ("p.jsonl", f'{{"prompt": "a"}}\n{SECRET}\n', "line 2: it is not JSON"),
         ("p.jsonl", f'["{SECRET}"]\n', "line 1: must be an object with a text `prompt`"),
         ("p.jsonl", f'{{"promt": "{SECRET}"}}\n', "line 1: must be an object"),
         ("p.jsonl", f'{{"prompt": ["{SECRET}"]}}\n', "line 1: must be an object"),
@@ -57,7 +58,7 @@ def test_unreadable_files_are_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"p\.txt: cannot be read: No such file"):
         read_prompts(path)
     path.write_bytes(b"\xff")
-    with pytest.raises(DataError, match=r"p\.txt: cannot be read: not UTF-8"):
+    with pytest.raises(DataError, match=r"p\.txt: must be UTF-8 text, found not UTF-8 at byte 1"):
         read_prompts(path)
     with pytest.raises(ConfigError, match=r"p\.csv: must be a \.txt file .* or a \.jsonl file"):
         read_prompts(tmp_path / "p.csv")
@@ -76,3 +77,13 @@ def test_terminal_is_no_prompt() -> None:
 
     with pytest.raises(ConfigError, match="no prompt: give prompt="):
         read_stream(Terminal("x"))
+
+
+def test_prompts_that_are_not_utf8_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"prompt: holds what is not UTF-8 at character 2"):
+        Prompt("f\udce9ver")  # how an argument in Latin-1 arrives
+    with pytest.raises(DataError, match="standard input: must be UTF-8"):
+        read_stream(TextIOWrapper(BytesIO(b"f\xe9ver")))
+    with pytest.raises(DataError, match=r"line 1: it holds half of a surrogate pair"):
+        read_prompts(written(tmp_path, "p.jsonl", '{"prompt": "\\ud83d"}\n'))
+    assert read_stream(TextIOWrapper(BytesIO(b"\xef\xbb\xbffever\n"))) == Prompt("fever")

@@ -6,7 +6,7 @@ from typing import Any
 
 from biomamba.data.document import Document, Reject, text_id
 from biomamba.data.document_facts import DocumentFacts, year_of
-from biomamba.data.rows import RawShard, Row, RowSource
+from biomamba.data.rows import RawShard, Row, RowSource, with_columns
 from biomamba.runtime.errors import ConfigError
 from biomamba.runtime.numbers import check_whole
 
@@ -56,8 +56,14 @@ class ColumnCorpus:
         check_whole("min_chars", self.min_chars)
 
     def shards(self) -> Sequence[RawShard]:
-        """Return the raw shards in a fixed order."""
-        return self.rows.shards()
+        """Return the raw shards in a fixed order; they read the columns of this corpus only."""
+        return with_columns(self.rows.shards(), self.columns)
+
+    @property
+    def columns(self) -> list[str]:
+        """The columns that are read; corpora that look at more add to them."""
+        named = (self.id_column, self.group_column, self.year_column)
+        return [*self.text_columns, *(name for name in named if name is not None)]
 
     def settings(self) -> dict[str, Any]:
         """Return everything that decides the documents, apart from the raw bytes."""

@@ -12,6 +12,7 @@ from biomamba.data.citation import Citation, read_citation
 from biomamba.data.document import Document, Reject
 from biomamba.data.document_facts import DocumentFacts
 from biomamba.data.pubmed_xml import citation_of, elements, is_record, read_key
+from biomamba.data.raw_files import natural_order
 from biomamba.data.revisions import Fate, Fates, decide, read_all_keys
 from biomamba.data.rows import RawShard, Row
 from biomamba.data.sealed import sha256_of
@@ -80,7 +81,7 @@ class MedlineCorpus:
             DataError: If there are no files, two share a name, they are of several years, or one is
                 damaged or not PubMed.
         """
-        paths = sorted(self.source.files(), key=lambda path: path.name)
+        paths = sorted(self.source.files(), key=natural_order)
         if not paths:
             raise DataError(f"{self.source} has no PubMed file")
         doubles = [name for name, count in Counter(p.name for p in paths).items() if count > 1]

@@ -18,6 +18,11 @@ class MtSamples(ColumnCorpus):
 
     specialties: list[str] | None = None
 
+    @property
+    def columns(self) -> list[str]:
+        """The columns that are read."""
+        return [*super().columns, "specialties"]
+
     def settings(self) -> dict[str, Any]:
         """Return everything that decides the documents, apart from the raw bytes."""
         return super().settings() | {"specialties": self.specialties}

@@ -62,7 +62,7 @@ class ByteStream(TrainingData):
 
     def train_dataloader(self) -> DataLoader[Any]:
         steps: Any = [[_rows(step)] for step in range(STEPS)]
-        return StepLoader(steps, batch_size=None, sampler=StepSampler(self._start_step, STEPS))
+        return StepLoader(steps, num_workers=0, sampler=StepSampler(self._start_step, STEPS))
 
     def val_dataloader(self) -> list[DataLoader[Any]]:
         rows: Any = [_rows(99)]

@@ -64,7 +64,7 @@ class Stream(TrainingData):
 
     def train_dataloader(self) -> DataLoader[Any]:
         steps: Any = [[make_rows(step)] for step in range(STEPS)]
-        return StepLoader(steps, batch_size=None, sampler=StepSampler(self._start_step, STEPS))
+        return StepLoader(steps, num_workers=0, sampler=StepSampler(self._start_step, STEPS))
 
     def val_dataloader(self) -> list[DataLoader[Any]]:
         return [DataLoader([make_rows(99)], batch_size=None)]  # type: ignore[arg-type]

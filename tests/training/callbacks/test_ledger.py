@@ -104,7 +104,7 @@ class Stream(TrainingData):
 
     def train_dataloader(self) -> DataLoader[list[Batch]]:
         sampler = StepSampler(self._start_step, NUM_STEPS)
-        return StepLoader(Steps(*self._place()), batch_size=None, sampler=sampler)
+        return StepLoader(Steps(*self._place()), num_workers=0, sampler=sampler)
 
 
 class Ranks:

@@ -1,12 +1,12 @@
 """One item of a benchmark, and what every benchmark offers to the firewall."""
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 from biomamba.data.sealed import sha256_of
+from biomamba.data.text_files import read_json_file
 from biomamba.runtime.errors import DataError
 
 
@@ -54,10 +54,7 @@ def read_json(path: Path) -> Any:
     Raises:
         DataError: If it is no JSON.
     """
-    try:
-        return json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
-        raise DataError(f"cannot read benchmark file {path} ({error}); fetch it again") from error
+    return read_json_file(path)
 
 
 def hash_files(paths: Sequence[Path]) -> dict[str, str]:

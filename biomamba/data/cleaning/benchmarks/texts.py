@@ -6,7 +6,7 @@ from typing import Any
 
 from biomamba.data.cleaning.benchmarks.item import Item, text_list
 from biomamba.data.document import Reject
-from biomamba.data.rows import LocalRows
+from biomamba.data.rows import LocalRows, with_columns
 from biomamba.runtime.errors import ConfigError, DataError
 
 
@@ -45,7 +45,9 @@ class TextColumns:
 
     def items(self) -> Iterator[Item]:
         """Iterate over the rows."""
-        for shard in LocalRows(self.files).shards():
+        named = (*self.text_columns, self.id_column, self.pmid_column)
+        columns = [name for name in named if name is not None]
+        for shard in with_columns(LocalRows(self.files).shards(), columns):
             num_rows = 0
             for num_rows, row in enumerate(shard.rows(), start=1):
                 yield self._item(row, f"{shard.name} row {num_rows}")

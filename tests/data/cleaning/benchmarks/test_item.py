@@ -13,7 +13,7 @@ def test_a_file_that_is_no_json_is_named(content: bytes, tmp_path: Path) -> None
     path = tmp_path / "set.json"
     path.write_bytes(content)
 
-    with pytest.raises(DataError, match=r"cannot read benchmark file .*set\.json"):
+    with pytest.raises(DataError, match=r"set\.json: .*(not JSON|UTF-8)"):
         read_json(path)
 
 
