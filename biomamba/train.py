@@ -26,6 +26,7 @@ from biomamba.data.training_data import TrainingData
 from biomamba.model.adaptation import ParameterCount
 from biomamba.model.isolation_probe import Isolation, probe_isolation
 from biomamba.reporting.tables import exposure_table
+from biomamba.runtime.atomic import remove_temporary_files
 from biomamba.runtime.provenance import provenance
 from biomamba.runtime.ranks import is_rank_zero
 from biomamba.runtime.seeding import seed_everything
@@ -136,6 +137,7 @@ def begin(cfg: DictConfig, config: Any, datamodule: TrainingData, callbacks: lis
         checkpoints.settings = settings
     if is_rank_zero():
         remove_leftovers(folder)
+        remove_temporary_files(run_dir)
     return start
 
 

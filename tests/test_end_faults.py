@@ -1,7 +1,10 @@
 """Runs that are killed while they end, by benchmarks/end_faults.py, become the run they are."""
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from types import ModuleType
 
@@ -19,6 +22,20 @@ def end_faults(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     import end_faults as module  # a script
 
     return module
+
+
+def test_a_run_killed_while_it_ends_is_the_run_nobody_killed(tmp_path: Path) -> None:
+    output = tmp_path / "result.json"
+    command = [sys.executable, str(BENCHMARKS / "end_faults.py"), "--kills", "3", "--kinds", "one"]
+    command += ["--callbacks", "ema_select", "--output", str(output)]
+    done = subprocess.run(
+        command, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, check=False
+    )
+
+    assert done.returncode == 0, done.stdout.decode()[-4000:]
+    results = json.loads(output.read_text(encoding="utf-8"))["results"]
+    assert (results["kills"], results["equal_kills"]) == (3, 3)
+    assert all(run["exit_codes"][-1] == 0 for run in results["runs"])
 
 
 def test_every_difference_is_found(tmp_path: Path, end_faults: ModuleType) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import secrets
 import stat
 from contextlib import suppress
@@ -11,6 +12,8 @@ from typing import Any
 from biomamba.runtime.errors import DataError
 
 _OTHERS = 0o077  # the rights of the group and of everybody
+# Of this module and of the writers of checkpoints, tensors and ledgers: .run.json.0badcafe.tmp
+_TEMPORARY_NAME = re.compile(r"\.(.+\.)?[0-9a-f]{8}\.tmp(\.safetensors)?")
 
 
 def write_bytes(path: Path, content: bytes) -> None:
@@ -79,6 +82,16 @@ def make_private(folder: Path, *, is_recursive: bool = True) -> None:
             f"{error.filename or folder} cannot be made readable by you alone ({error.strerror}), "
             "as restricted data demands: choose a folder of your own"
         ) from error
+
+
+def remove_temporary_files(folder: Path) -> None:
+    """Remove the temporary files that a killed writer left in a folder, not in those below it.
+
+    Nobody else may write there. A folder that does not exist has none.
+    """
+    for path in folder.glob(".*"):
+        if _TEMPORARY_NAME.fullmatch(path.name) and path.is_file():
+            path.unlink(missing_ok=True)
 
 
 def sync_folder(folder: Path) -> None:

@@ -18,7 +18,7 @@ from biomamba.model.checkpoint import save_pretrained
 from biomamba.model.isolation_probe import Isolation
 from biomamba.model.language_model import MambaLM
 from biomamba.runtime import slurm
-from biomamba.runtime.atomic import write_json
+from biomamba.runtime.atomic import remove_temporary_files, write_json
 from biomamba.runtime.ranks import is_rank_zero
 from biomamba.runtime.signals import Interrupted
 from biomamba.training.resume import Start, read_record
@@ -177,6 +177,8 @@ def save_model(model: MambaLM, datamodule: TrainingData, folder: Path) -> Path:
 
     Rank zero writes; all ranks call it, because the model may be sharded.
     """
+    if is_rank_zero():
+        remove_temporary_files(folder)
     save_pretrained(model, folder)
     save_adapter(model, folder)
     if is_rank_zero():

@@ -5,7 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from biomamba.runtime.atomic import sync_folder, write_bytes, write_json, write_text
+from biomamba.runtime.atomic import (
+    remove_temporary_files,
+    sync_folder,
+    write_bytes,
+    write_json,
+    write_text,
+)
 
 
 def test_file_is_written_with_its_folders(tmp_path: Path) -> None:
@@ -70,3 +76,17 @@ def test_missing_folder_is_not_synced(tmp_path: Path) -> None:
     sync_folder(tmp_path / "absent")
 
     assert not (tmp_path / "absent").exists()
+
+
+def test_what_a_killed_writer_left_is_removed_and_nothing_else(tmp_path: Path) -> None:
+    left = [".run.json.0badcafe.tmp", ".0badcafe.tmp.safetensors", ".tokenizer.json.0123abcd.tmp"]
+    kept = [".hidden", ".notes.tmp", "run.json", "a.0badcafe.tmp", ".run.json.badcafe.tmp"]
+    for name in left + kept:
+        (tmp_path / name).write_text("half")
+    (tmp_path / ".folder.0badcafe.tmp").mkdir()
+
+    remove_temporary_files(tmp_path)
+    remove_temporary_files(tmp_path / "absent")
+
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names == {*kept, ".folder.0badcafe.tmp"}

@@ -136,7 +136,10 @@ def test_a_saved_model_comes_back_with_its_tokenizer(tmp_path: Path) -> None:
     config = Mamba2Config(d_model=16, n_layer=1, vocab_size=32, d_state=4, headdim=8)
     model = MambaLM(config, ChunkedScan())
     data: Any = SimpleNamespace(save_tokenizer=StubData().save_tokenizer)
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / ".0badcafe.tmp.safetensors").write_text("half")  # of a killed run
     folder = save_model(model, data, tmp_path / "model")
+    assert not [path for path in folder.iterdir() if path.name.startswith(".")]
     loaded = load_pretrained(str(folder), ChunkedScan())
     for (name, found), wanted in zip(loaded.named_parameters(), model.parameters(), strict=True):
         assert torch.equal(found, wanted), name
