@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]  # up to five starts in a row
 
 
 @pytest.fixture
@@ -26,7 +26,7 @@ def end_faults(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
 def test_a_run_killed_while_it_ends_is_the_run_nobody_killed(tmp_path: Path) -> None:
     output = tmp_path / "result.json"
-    command = [sys.executable, str(BENCHMARKS / "end_faults.py"), "--kills", "3", "--kinds", "one"]
+    command = [sys.executable, str(BENCHMARKS / "end_faults.py"), "--kills", "2", "--kinds", "one"]
     command += ["--callbacks", "ema_select", "--output", str(output)]
     done = subprocess.run(
         command, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, check=False
@@ -34,7 +34,7 @@ def test_a_run_killed_while_it_ends_is_the_run_nobody_killed(tmp_path: Path) -> 
 
     assert done.returncode == 0, done.stdout.decode()[-4000:]
     results = json.loads(output.read_text(encoding="utf-8"))["results"]
-    assert (results["kills"], results["equal_kills"]) == (3, 3)
+    assert (results["kills"], results["equal_kills"]) == (2, 2)
     assert all(run["exit_codes"][-1] == 0 for run in results["runs"])
 
 
