@@ -1,14 +1,18 @@
-"""Faults of one of two real processes over gloo, and averaged weights of shards."""
+"""Faults of one of two real processes over gloo, of torchrun, and averaged weights of shards."""
 
+import contextlib
+import fcntl
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -198,3 +202,118 @@ def test_shards_go_on_with_the_average_of_copies(workspace: Path, pairs: list[Pa
         )
     # Sums in another order, which Adam carries on for two steps of 1e-3.
     torch.testing.assert_close(models[1], models[0], rtol=1e-3, atol=1e-4)
+
+
+@pytest.fixture
+def torchrun(workspace: Path) -> Iterator[Callable[..., tuple[subprocess.Popen[bytes], Path]]]:
+    """Return torchrun(run_id, *arguments): a long run of two ranks that has saved; its folder."""
+    started: list[subprocess.Popen[bytes]] = []
+
+    def start(run_id: str, *arguments: str) -> tuple[subprocess.Popen[bytes], Path]:
+        launcher = (sys.executable, "-m", "torch.distributed.run", "--standalone")
+        command = (
+            *launcher,
+            *("--nproc-per-node", "2", "-m", "biomamba.train", f"run_id={run_id}", *ARGUMENTS),
+            *("trainer=cpu_2", "max_tokens=4_096_000", "trainer.val_check_interval=4_000"),
+            *("callbacks.checkpoint.every_n_steps=2", *arguments),
+        )
+        with (workspace / f"{run_id}.err").open("w") as errors:
+            process = subprocess.Popen(
+                command,
+                cwd=workspace,
+                env=os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
+                stdout=subprocess.DEVNULL,
+                stderr=errors,
+                start_new_session=True,
+            )
+        started.append(process)
+        run_dir = workspace / "runs" / "t" / run_id
+        deadline = time.monotonic() + 240
+        while not list((run_dir / "checkpoints").glob("*.ckpt")):
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
+        return process, run_dir
+
+    yield start
+    for process in started:
+        process.kill()
+        process.wait()
+
+
+def processes_of(run_id: str) -> dict[int, int]:
+    """Return the processes of a run, each with its parent."""
+    found = {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if f"run_id={run_id}\0".encode() in (folder / "cmdline").read_bytes():
+                stat = (folder / "stat").read_text().rpartition(")")[2].split()
+                if stat[0] != "Z":
+                    found[int(folder.name)] = int(stat[1])
+    return found
+
+
+def wait_until_gone(run_id: str, seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    while left := processes_of(run_id):
+        assert time.monotonic() < deadline, left
+        time.sleep(0.1)
+
+
+def is_locked(path: Path) -> bool:
+    with path.open("w") as file:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.parametrize("state", ["running", "one rank is stopped", "a data worker is stopped"])
+def test_ranks_end_with_torchrun_whatever_they_do(torchrun: Any, state: str) -> None:
+    run_id = f"killed_{state.split()[1] if ' ' in state else state}"
+    process, run_dir = torchrun(run_id, "data.num_workers=1")
+    found = processes_of(run_id)
+    ranks = [pid for pid, parent in found.items() if parent == process.pid]
+    workers = [pid for pid, parent in found.items() if parent in ranks]
+    assert len(ranks) == 2
+    if state != "running":
+        os.kill((ranks if "rank" in state else workers)[0], signal.SIGSTOP)
+        time.sleep(2)  # the others come to wait for it
+    process.kill()
+    wait_until_gone(run_id, 30)
+    # A process that ends closes its files after it has lost its command line.
+    deadline = time.monotonic() + 10
+    while is_locked(run_dir / ".run.lock"):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
+def test_torchrun_hands_on_what_ends_a_terminal(torchrun: Any, number: signal.Signals) -> None:
+    run_id = number.name.lower()
+    process, run_dir = torchrun(run_id)
+    process.send_signal(number)
+    process.wait(timeout=60)
+    wait_until_gone(run_id, 30)
+    errors = (run_dir.parents[2] / f"{run_id}.err").read_text()
+    (saved,) = re.findall(rf"stopped: {number.name}: saved step (\d+) in ", errors)
+    assert (run_dir / "checkpoints" / f"step_{int(saved):07d}.ckpt.json").is_file()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_ranks_that_wait_for_a_stopped_data_worker_obey_a_signal(torchrun: Any) -> None:
+    process, run_dir = torchrun("silent", "data.num_workers=1")
+    found = processes_of("silent")
+    ranks = [pid for pid, parent in found.items() if parent == process.pid]
+    os.kill(next(pid for pid, parent in found.items() if parent == ranks[0]), signal.SIGSTOP)
+    time.sleep(2)
+    process.terminate()
+    process.wait(timeout=60)
+    wait_until_gone("silent", 30)
+    assert (
+        "SIGTERM while data worker 0 of 1 (process "
+        in (run_dir.parents[2] / "silent.err").read_text()
+    )
