@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -12,6 +13,8 @@ from pathlib import Path
 import pytest
 from torch.utils.data import DataLoader, Dataset
 
+import biomamba
+from biomamba.__main__ import COMMANDS
 from biomamba.runtime import signals
 
 ALL = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGINT, signal.SIGHUP)
@@ -315,3 +318,12 @@ def test_a_rank_whose_launcher_died_before_it_began_ends() -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=False
     )
     assert done.stdout == ""
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_program_minds_signals_before_its_slow_imports(name: str) -> None:
+    text = Path(biomamba.__file__).with_name(f"{name}.py").read_text(encoding="utf-8")
+    call = "signals.listen()" if name == "train" else "signals.start_program()"
+    imports = re.findall(r"^(?:from|import) .*$", text.partition(call)[0], re.MULTILINE)
+    assert call in text
+    assert imports == ["from biomamba.runtime import signals"]
