@@ -244,7 +244,7 @@ def test_the_second_interrupt_ends_a_process_whose_main_thread_runs_no_python() 
         "signals.listen()\n"
         "print(flush=True)\n"
         "libc = ctypes.CDLL(None)\n"
-        "(lambda sleep: sleep(sleep(sleep(60))))(libc.sleep)\n"
+        "(lambda sleep: sleep(sleep(sleep(sleep(sleep(60))))))(libc.sleep)\n"
     )
     for pause in (0.1, 1.5, 0.0):  # the second comes too soon to be meant
         process.send_signal(signal.SIGINT)
