@@ -20,13 +20,15 @@ from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
 
 from biomamba.config.build import build
-from biomamba.config.check import check_config
 from biomamba.config.cli import run_cli
-from biomamba.config.run_settings import plain_parts
+from biomamba.config.run_settings import (
+    checked_part,
+    plain_parts,
+    settings_path,
+    stored_config,
+)
 from biomamba.evaluation.comparison import ComparisonSettings, Models, compare
 from biomamba.evaluation.comparison_records import comparison_csv, format_comparison
 from biomamba.evaluation.document_changes import document_changes
@@ -96,18 +98,14 @@ def _read(folder: Path) -> list[StoredModel]:
 
 def tasks_of(folder: Path) -> Mapping[str, Task]:
     """Return the tasks as the evaluation in a folder was told them."""
-    path = folder / ".hydra" / "config.yaml"
-    if not path.is_file():
+    config = stored_config(folder)
+    if config is None or not config.get("tasks"):
         return {}
+    checked_part(folder, config, ["tasks"])
     try:
-        config = OmegaConf.load(path)
-        nodes = config.get("tasks") if isinstance(config, DictConfig) else None
-        if not nodes:
-            return {}
-        check_config(nodes)
-        tasks: Mapping[str, Task] = build(nodes)
-    except (OmegaConfBaseException, YAMLError, ConfigError) as error:
-        raise DataError(f"{path}: its tasks cannot be built ({error})") from error
+        tasks: Mapping[str, Task] = build(config.tasks)
+    except ConfigError as error:
+        raise DataError(f"{settings_path(folder)}: its tasks cannot be built: {error}") from error
     return tasks
 
 

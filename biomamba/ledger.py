@@ -14,7 +14,6 @@ from biomamba.runtime import signals
 if __name__ == "__main__":
     signals.start_program()
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -34,6 +33,7 @@ from biomamba.reporting.ledger_text import (
     verdict,
 )
 from biomamba.runtime.errors import ConfigError, DataError
+from biomamba.runtime.record_shapes import read_run_record
 
 
 def main(cfg: DictConfig) -> None:
@@ -56,12 +56,12 @@ def main(cfg: DictConfig) -> None:
 def print_summary(run: Path, ledger: Ledger) -> None:
     """Print what the run has trained on, after a comparison with its own record."""
     path = run / "run.json"
-    record: dict[str, Any] = json.loads(path.read_text("utf-8")) if path.is_file() else {}
+    record = read_run_record(path) if path.is_file() else {}
     found = totals(ledger)
     if not ledger.gaps and not ledger.num_unfinished_steps:
         check_realised(found, record.get("realised", {}), path)
     sources = record.get("sources", {})
-    print(summary(found, {name: source["num_tokens"] for name, source in sources.items()}))
+    print(summary(found, {name: source.get("num_tokens", 0) for name, source in sources.items()}))
 
 
 def check_realised(
@@ -70,7 +70,7 @@ def check_realised(
     """Raise DataError if the ledger lacks or exceeds what the run counted while it trained."""
     for name, counted in realised.items():
         tokens = found[name].tokens if name in found else 0
-        if tokens != counted["tokens"]:
+        if tokens != counted.get("tokens"):
             raise DataError(
                 f"the ledger holds {tokens:,} tokens of {name}, but the run counted "
                 f"{counted['tokens']:,} ({record_path}): chunks are missing or of another run"

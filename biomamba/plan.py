@@ -21,12 +21,11 @@ from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from lightning import Trainer
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
+from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from biomamba.config.build import build
 from biomamba.config.cli import run_cli
+from biomamba.config.run_settings import checked_part, plain_part, settings_path, stored_config
 from biomamba.config.targets import load_target
 from biomamba.data.budget import TokenBudget
 from biomamba.model.config import Mamba2Config
@@ -40,6 +39,18 @@ from biomamba.planning.speed import Rate, measured_rate
 from biomamba.reporting.plan_text import comparison_text, plan_text
 from biomamba.runtime.atomic import write_json
 from biomamba.runtime.errors import ConfigError, DataError
+from biomamba.runtime.input_files import (
+    COUNT,
+    FLAG,
+    LIST,
+    OBJECT,
+    TEXT,
+    WHOLE,
+    Each,
+    Shape,
+    check_shape,
+    check_yaml,
+)
 from biomamba.runtime.provenance import machine, provenance
 from biomamba.runtime.ranks import is_rank_zero
 from biomamba.runtime.seeding import seed_everything
@@ -52,11 +63,35 @@ DOES_NOT_FIT_CODE = 3
 # Keys of the plan itself, which the line to submit leaves out.
 _OWN_KEYS = ("hardware", "probe", "probing", "allowance", "output", "run", "hydra", "run_id")
 
+# Of the settings of a run: what must be there, what is built, and what else is read.
+_NEEDED = ("trainer.precision", "data.budget", "model.config", "model.backend._target_")
+_BUILT = ("data.budget", "model.config", "model.backend", "model.adaptation", "objective")
+_PROBED = ("trainer", "model", "optimizer", "schedule")
+_SHAPE: dict[str, Shape] = {
+    "trainer": {
+        "precision": TEXT,
+        "devices": COUNT,
+        "num_nodes": COUNT,
+        "val_check_interval": COUNT,
+    },
+    "data": {
+        "budget": {"seq_len": WHOLE, "max_tokens": WHOLE},
+        "max_val_documents": WHOLE,
+        "sources": Each(LIST),
+    },
+    "model": {
+        "config": OBJECT,
+        "backend": {"_target_": TEXT, "chunk_size": WHOLE},
+        "activation_checkpointing": FLAG,
+    },
+    "callbacks": {"checkpoint": {"keep_last": WHOLE, "keep_every_steps": WHOLE}},
+}
+
 
 def main(cfg: DictConfig) -> int | None:
     """Plan a run, print the plan and write it."""
     quiet_lightning()
-    settings = cfg if cfg.run is None else settings_of_run(Path(cfg.run))
+    settings = cfg if cfg.run is None else settings_of_run(Path(cfg.run), is_probed=cfg.probe)
     hardware: Hardware = build(cfg.hardware).resolved()
     run = run_settings(settings, hardware)
     rate = probe(settings, hardware, build(cfg.probing), run) if cfg.probe else None
@@ -164,7 +199,13 @@ def overrides_of(run_dir: str | None) -> list[str]:
     if run_dir is None:
         return list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else []
     path = Path(run_dir) / ".hydra" / "overrides.yaml"
-    return [str(text) for text in OmegaConf.load(path)] if path.is_file() else []
+    if not path.is_file():
+        return []
+    check_yaml(path)
+    found = OmegaConf.load(path)
+    if not isinstance(found, ListConfig):
+        raise DataError(f"{path}: must be a list of overrides")
+    return [str(text) for text in found]
 
 
 def submitted(overrides: Iterable[str]) -> list[str]:
@@ -173,22 +214,32 @@ def submitted(overrides: Iterable[str]) -> list[str]:
     return [text for text, key in keys.items() if key not in _OWN_KEYS]
 
 
-def settings_of_run(run_dir: Path) -> DictConfig:
-    """Read the configuration that a run was made with.
+def settings_of_run(run_dir: Path, *, is_probed: bool) -> DictConfig:
+    """Read the configuration that a run was made with, and check what the plan builds from it.
 
     Raises:
-        DataError: The folder has none.
+        DataError: The folder has none, or one of its keys is missing or wrong.
     """
-    path = run_dir / ".hydra" / "config.yaml"
-    try:
-        found = OmegaConf.load(path)
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such file; run=... must name the folder of a run") from None
-    except (OSError, YAMLError, OmegaConfBaseException) as error:
-        raise DataError(f"{path}: cannot be read: {error}") from error
-    if not isinstance(found, DictConfig) or "trainer" not in found:
-        raise DataError(f"{path}: is not the configuration of a training")
+    path = settings_path(run_dir)
+    found = stored_config(run_dir)
+    if found is None:
+        raise DataError(f"{path}: no such file; run=... must name the folder of a run")
+    plain: Any = plain_part(run_dir, found, _SHAPE)
+    missing = [key for key in _NEEDED if _selected(plain, key) is None]
+    if missing:
+        raise DataError(
+            f"{path}: is not the configuration of a training: {', '.join(missing)} missing"
+        )
+    built = (*_BUILT, *_PROBED) if is_probed else _BUILT
+    checked_part(run_dir, found, built)
+    check_shape(path, plain, _SHAPE)
     return found
+
+
+def _selected(node: Any, key: str) -> Any:
+    for name in key.split("."):
+        node = node.get(name) if isinstance(node, dict) else None
+    return node
 
 
 def probe(cfg: DictConfig, hardware: Hardware, how: Probe, run: RunSettings) -> Rate:

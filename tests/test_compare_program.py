@@ -205,9 +205,15 @@ def test_tasks_are_built_as_the_evaluation_was_told(tmp_path: Path) -> None:
     OmegaConf.save(config, path)
     (measure, *_) = tasks_of(tmp_path)["pubmedqa"].measures([], [])
     assert measure.name == "accuracy"
-    path.write_text("tasks: {x: {_target_: biomamba.tasks.no.Such}}")
-    with pytest.raises(DataError, match=r"config\.yaml: its tasks cannot be built"):
-        tasks_of(tmp_path)
-    path.write_text("- text")
-    assert tasks_of(tmp_path) == {}
+    for text in (
+        "tasks: {x: {_target_: biomamba.tasks.no.Such}}",
+        "tasks: {x: {_target_: biomamba.runtime.code_version._git, _args_: [[status]]}}",
+        "tasks: {x: {_target_: lightning.fabric.utilities.cloud_io._load, path_or_url: x}}",
+        "tasks: {x: {_target_: biomamba.tasks.pubmedqa.PubMedQA, file: x}}",
+        "tasks: {x: '${oc.env:HF_TOKEN}'}",
+        "- text",
+    ):
+        path.write_text(text)
+        with pytest.raises(DataError, match=r"config\.yaml"):
+            tasks_of(tmp_path)
     assert tasks_of(tmp_path / "none") == {}

@@ -164,3 +164,79 @@ def test_the_command_writes_a_plan_and_no_run_folder(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert [path.name for path in (tmp_path / "runs").iterdir()] == ["plan"]
     assert done.stdout.splitlines()[-1] == "plan: runs/plan/x.json"
+
+
+@pytest.fixture
+def foreign_run(compose: Compose, tmp_path: Path) -> Callable[[str, Any], str]:
+    """Return foreign_run(key, value): the folder of a run with one setting changed."""
+
+    def _run(key: str, value: Any) -> str:
+        config = compose("train", *TINY)
+        OmegaConf.update(config, key, value, force_add=True, merge=False)
+        path = tmp_path / "run" / ".hydra" / "config.yaml"
+        path.parent.mkdir(parents=True)
+        OmegaConf.save(config, path)
+        return str(tmp_path / "run")
+
+    return _run
+
+
+GIT = {"_target_": "biomamba.runtime.code_version._git", "_args_": ["-c", "alias.x=!touch pwned"]}
+LOAD = {
+    "_target_": "lightning.fabric.utilities.cloud_io._load",
+    "path_or_url": "x",
+    "weights_only": False,
+}
+
+
+@pytest.mark.parametrize("probe", ["true", "false"])
+@pytest.mark.parametrize(
+    ("key", "value", "named"),
+    [
+        ("model.config", GIT, "model.config"),
+        ("model.backend", LOAD, "model.backend"),
+        ("model.adaptation", {"lora": LOAD}, "model.adaptation.lora"),
+        ("data.budget", GIT, "data.budget"),
+        ("objective", GIT, "objective"),
+        ("model.config", {"_target_": "${oc.decode:os.system}"}, "model.config"),
+        ("model.config", "${oc.create:{_target_: os.system, command: x}}", "model.config"),
+        ("data.budget.seq_len", "many", "data.budget"),
+        ("model.config.n_layer", 1_000_000_000, "model.config"),
+        ("model.config.d_model", "${oc.env:HF_TOKEN}", "HF_TOKEN"),
+        ("model.activation_checkpointing", "yes", "activation_checkpointing"),
+        ("callbacks.checkpoint", 5, "callbacks.checkpoint"),
+        ("callbacks", 5, "callbacks"),
+        ("trainer", 5, "trainer"),
+        ("data", None, "data.budget"),
+        ("model", [1], "model.config"),
+        ("trainer.val_check_interval", "often", "trainer.val_check_interval"),
+    ],
+)
+def test_settings_of_a_run_are_checked_before_anything_is_built(
+    key: str,
+    value: Any,
+    named: str,
+    probe: str,
+    compose: Compose,
+    foreign_run: Callable[[str, Any], str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_TOKEN", "hf_made_up")
+    folder = foreign_run(key, value)
+
+    with pytest.raises(DataError, match=r"config\.yaml") as caught:
+        main(compose("plan", f"run={folder}", f"probe={probe}", "hardware=cpu", "output=null"))
+
+    assert named in str(caught.value)
+    assert "hf_made_up" not in str(caught.value)
+    assert not (tmp_path / "pwned").exists()
+
+
+@pytest.mark.parametrize("key", ["trainer.strategy", "optimizer", "schedule"])
+def test_what_only_a_probe_builds_is_checked_for_a_probe(
+    key: str, compose: Compose, foreign_run: Callable[[str, Any], str]
+) -> None:
+    with pytest.raises(DataError, match=rf"config\.yaml(.|\n)*{key}"):
+        main(compose("plan", f"run={foreign_run(key, GIT)}", "probe=true", "output=null"))

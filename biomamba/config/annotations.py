@@ -8,9 +8,12 @@ import inspect
 import types
 import typing
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from biomamba.config.tree import Unresolved
+from biomamba.runtime.errors import BioMambaError, DataError
+
+R = TypeVar("R")
 
 # An int is a valid float in YAML (`lr: 1`), a bool is not a valid int.
 _SCALARS: dict[Any, tuple[type, ...]] = {
@@ -80,4 +83,28 @@ def _class_fits(value: Any, hint: Any) -> bool:
     if hint in _SCALARS:
         return type(value) in _SCALARS[hint]
     # A class of this project is built by a nested `_target_` node, never from a scalar.
-    return not (isinstance(hint, type) and hint.__module__.startswith("biomamba."))
+    is_own = isinstance(hint, type) and hint.__module__.startswith("biomamba.")
+    return not is_own or isinstance(value, hint)
+
+
+def record_of(
+    cls: type[R],
+    values: Mapping[str, Any],
+    where: object,
+    error: type[BioMambaError] = DataError,
+) -> R:
+    """Build a record class from values that a file holds, each of the type of its field.
+
+    Raises:
+        BioMambaError: Of class `error`: a field is missing, unknown or of another type. The text
+            names `where` and the field, and shows no value.
+    """
+    for name, hint in parameter_hints(cls).items():
+        if name in values and not fits(values[name], hint):
+            raise error(
+                f"{where}: {name} must be {describe(hint)}, found {type(values[name]).__name__}"
+            )
+    try:
+        return cls(**values)
+    except (TypeError, ValueError) as problem:
+        raise error(f"{where}: {str(problem).removeprefix(f'{cls.__name__}.')}") from problem

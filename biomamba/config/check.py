@@ -48,6 +48,14 @@ def config_problems(cfg: DictConfig) -> list[str]:
     return checker.problems
 
 
+def node_problems(node: DictConfig, key: str) -> list[str]:
+    """Return the problems of one node of a config, which stands at the dotted key."""
+    tree, problems = plain_tree(node, key)
+    checker = _Checker(problems)
+    checker.visit(tree, key)
+    return checker.problems
+
+
 class _Checker:
     """Walks the plain tree from the leaves up; a node with problems is opaque to its parent."""
 

@@ -1,5 +1,6 @@
 """The settings that a training run keeps in its folder, as plain values."""
 
+from collections.abc import Collection
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,20 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
+from biomamba.config.check import node_problems
+from biomamba.config.safety import restrict_environment
+from biomamba.config.wording import first_line, report
 from biomamba.runtime.errors import DataError
+from biomamba.runtime.input_files import (
+    COUNT,
+    LIST,
+    OBJECT,
+    TEXT,
+    Each,
+    Shape,
+    check_shape,
+    check_yaml,
+)
 
 _TOLD = (
     "data",
@@ -23,40 +37,105 @@ _TOLD = (
     "seed",
 )
 
+_SHAPE: Shape = {
+    "data": {"sources": Each(LIST), "corpora": OBJECT, "budget": OBJECT, "tasks": OBJECT},
+    "tasks": OBJECT,
+    "corpora": OBJECT,
+    "model": {"checkpoint": TEXT, "config": OBJECT, "backend": OBJECT, "adaptation": OBJECT},
+    "optimizer": OBJECT,
+    "schedule": OBJECT,
+    "trainer": OBJECT,
+    "max_tokens": COUNT,
+    "tokens_per_step": COUNT,
+    "seed": COUNT,
+}
+
 
 def stored_config(run: Path) -> DictConfig | None:
     """Return the settings of a run as they were written; None without any.
 
+    They are data: whoever builds something from them checks it first (`checked_part`).
+
     Raises:
         DataError: The file is not one of settings.
     """
-    path = run / ".hydra" / "config.yaml"
-    if not path.is_file():
-        return None
+    path = settings_path(run)
     try:
+        check_yaml(path)
         config = OmegaConf.load(path)
+    except FileNotFoundError:
+        return None
     except (OmegaConfBaseException, YAMLError, ValueError) as error:
         raise DataError(f"{path}: not the settings of a run ({error}); restore it") from error
     if not isinstance(config, DictConfig):
         raise DataError(f"{path}: not the settings of a run: it has no keys; restore it")
+    restrict_environment()
     return config
+
+
+def settings_path(run: Path) -> Path:
+    """Return where Hydra keeps the settings of a run."""
+    return run / ".hydra" / "config.yaml"
+
+
+def checked_part(run: Path, config: DictConfig, names: Collection[str]) -> None:
+    """Refuse settings of a run that cannot be built, as the command line would.
+
+    Args:
+        run: The folder of the run, for the message.
+        config: Its settings.
+        names: Dotted keys whose nodes are to be built; those that are missing are left aside.
+
+    Raises:
+        DataError: It lists every problem by key.
+    """
+    path = settings_path(run)
+    try:
+        parts = {name: OmegaConf.select(config, name) for name in names}
+        problems = [
+            problem
+            for name, part in parts.items()
+            if isinstance(part, DictConfig)
+            for problem in node_problems(part, name)
+        ]
+    except OmegaConfBaseException as error:
+        raise DataError(f"{path}: not the settings of a run ({first_line(error)})") from error
+    if problems:
+        raise DataError(report(str(path), problems))
 
 
 def run_settings_in(run: Path) -> dict[str, Any]:
     """Return what a run folder keeps of the settings that decide about its model; empty if nothing.
 
     Raises:
-        DataError: The file is not one of settings.
+        DataError: The file is not one of settings, or a value of it is of another kind.
     """
     config = stored_config(run)
     if config is None:
         return {}
+    # The name of a run may refer to the time or a job, which are not those of today.
+    settings = plain_part(run, config, _TOLD)
+    check_shape(settings_path(run), settings, _SHAPE)
+    return {name: value for name, value in settings.items() if value is not None}
+
+
+def plain_part(run: Path, config: DictConfig, names: Collection[str]) -> dict[str, Any]:
+    """Return some top-level keys of the settings of a run as plain values, references resolved.
+
+    Raises:
+        DataError: A reference leads nowhere.
+    """
     try:
-        # The name of a run may refer to the time or a job, which are not those of today.
-        return {name: _plain(config, name) for name in _TOLD if name in config}
+        values = {name: config[name] for name in names if name in config}
+        return {
+            name: OmegaConf.to_container(value, resolve=True)
+            if OmegaConf.is_config(value)
+            else value
+            for name, value in values.items()
+        }
     except OmegaConfBaseException as error:
-        path = run / ".hydra" / "config.yaml"
-        raise DataError(f"{path}: not the settings of a run ({error}); restore it") from error
+        path = settings_path(run)
+        raise DataError(f"{path}: not the settings of a run ({first_line(error)})") from error
 
 
 def plain_parts(config: DictConfig) -> dict[str, Any]:
@@ -68,8 +147,3 @@ def plain_parts(config: DictConfig) -> dict[str, Any]:
             is_config = OmegaConf.is_config(value)
             parts[str(key)] = OmegaConf.to_container(value, resolve=True) if is_config else value
     return parts
-
-
-def _plain(config: DictConfig, name: str) -> Any:
-    value = config[name]
-    return OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value

@@ -16,13 +16,13 @@ class Unresolved:
 UNRESOLVED: Final = Unresolved()
 
 
-def plain_tree(cfg: DictConfig) -> tuple[dict[str, Any], list[str]]:
+def plain_tree(cfg: DictConfig, key: str = "") -> tuple[dict[str, Any], list[str]]:
     """Return the config as dicts, lists and scalars, and one problem per value without one.
 
     A value that refers to a missing one is not a problem of its own: the missing one is listed.
     """
     problems: list[str] = []
-    return _plain_dict(cfg, "", problems), problems
+    return _plain_dict(cfg, key, problems), problems
 
 
 def join_key(parent: str, name: object) -> str:
@@ -55,4 +55,12 @@ def _value(node: Any, name: Any, key: str, problems: list[str]) -> Any:
         return _plain_dict(child, key, problems)
     if isinstance(child, ListConfig):
         return [_value(child, i, join_key(key, i), problems) for i in range(len(child))]
-    return child
+    return _scalar(child, key, problems)
+
+
+def _scalar(value: Any, key: str, problems: list[str]) -> Any:
+    """Refuse whole numbers that no size or seed can be, and that overflow where they are used."""
+    if isinstance(value, int) and not -(1 << 63) <= value < 1 << 63:
+        problems.append(f"{key}: is a number of more than 64 bits")
+        return UNRESOLVED
+    return value

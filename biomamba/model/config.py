@@ -14,6 +14,10 @@ from typing import ClassVar
 from biomamba.runtime.numbers import check_number, check_whole
 
 _SELECTIVE = ("dt", "B", "C")
+# Far above every published model; a larger number is a mistake, and would take time and memory
+# before any tensor is compared with it.
+_LARGEST = {"n_layer": 4_096, "vocab_size": 1 << 26, "d_conv": 1_024, "expand": 1_024}
+_LARGEST_SIZE = 1 << 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +72,7 @@ class MambaConfig(ABC):
         for field in fields(self):
             value = getattr(self, field.name)
             if field.type is int:
-                check_whole(field.name, value)
+                check_whole(field.name, value, at_most=_LARGEST.get(field.name, _LARGEST_SIZE))
             elif field.type is float:
                 check_number(field.name, value, above=0)
         if self.dt_min > self.dt_max:

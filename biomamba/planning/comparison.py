@@ -1,6 +1,5 @@
 """What a run did need, read from its folder, beside what was planned."""
 
-import json
 import statistics
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from biomamba.planning.hardware import GIB
 from biomamba.runtime.errors import DataError
+from biomamba.runtime.record_shapes import read_run_record
 
 _RATE, _PEAK = "throughput/tokens_per_second", "system/peak_memory_gib"
 _HOUR = 3600
@@ -60,11 +60,9 @@ def read_actual(run_dir: Path) -> Actual:
     """
     path = run_dir / "run.json"
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
+        record = read_run_record(path)
     except FileNotFoundError:
         raise DataError(f"{path}: no such file; run=... must name the folder of a run") from None
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path}: cannot be read as JSON: {error}") from error
     curves = _Curves(run_dir)
     rates, peaks = curves.values(_RATE), curves.values(_PEAK)
     starts = record.get("starts") or [{}]

@@ -9,7 +9,6 @@ from biomamba.evaluation.records import ResultRecord, read_records
 from biomamba.evaluation.stored_run import StoredModel, read_sources
 from biomamba.evaluation.task_records import TaskRecord, read_task_records
 from biomamba.reporting.efficiency_section import Measured
-from biomamba.reporting.record_shapes import RESULT, TASK_RESULT
 from biomamba.reporting.report_folders import (
     RESULTS,
     RUN_RECORD,
@@ -17,9 +16,10 @@ from biomamba.reporting.report_folders import (
     find_folders,
     records_of,
 )
-from biomamba.reporting.shapes import Shape, check_shape
 from biomamba.reporting.training_run import TrainingRun, read_training_run
 from biomamba.runtime.errors import DataError
+from biomamba.runtime.input_files import Shape, check_shape
+from biomamba.runtime.record_shapes import RESULT, TASK_RESULT
 from biomamba.timing.records import EFFICIENCY_FILE, read_efficiency
 
 Record = TypeVar("Record", ResultRecord, TaskRecord)

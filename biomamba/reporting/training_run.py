@@ -1,6 +1,5 @@
 """A training run as its folder tells it: record, settings and curves."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,10 +9,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from biomamba.config.recipe import settings_of
 from biomamba.planning.comparison import Actual, read_actual
-from biomamba.reporting.record_shapes import RUN
 from biomamba.reporting.report_folders import RUN_RECORD
-from biomamba.reporting.shapes import check_shape
 from biomamba.runtime.errors import DataError
+from biomamba.runtime.record_shapes import read_run_record
 
 _EVENTS = "events.out.tfevents.*"
 _FIRST_EVENT = b"brain.Event:"  # the first record of an event file names the format
@@ -64,10 +62,9 @@ def read_training_run(name: str, folder: Path) -> TrainingRun:
     """
     path = folder / RUN_RECORD
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path}: cannot be read as JSON ({error})") from error
-    record = _checked(path, content)
+        record = _checked(path, read_run_record(path))
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such file") from None
     curves = _read_curves(folder)
     return TrainingRun(
         name=name,
@@ -79,14 +76,12 @@ def read_training_run(name: str, folder: Path) -> TrainingRun:
     )
 
 
-def _checked(path: Path, record: Any) -> dict[str, Any]:
-    """Return the record without what is null: it was not known."""
-    if not isinstance(record, dict) or not isinstance(record.get("provenance"), dict):
+def _checked(path: Path, record: dict[str, Any]) -> dict[str, Any]:
+    """Return the record without what is null in its provenance: it was not known."""
+    if "provenance" not in record:
         raise DataError(f"{path}: no record of a training run, which biomamba.train writes")
-    check_shape(path, record, RUN)
-    told = {key: value for key, value in record.items() if value is not None}
-    provenance = {key: value for key, value in told["provenance"].items() if value is not None}
-    return {**told, "provenance": provenance}
+    provenance = {key: value for key, value in record["provenance"].items() if value is not None}
+    return {**record, "provenance": provenance}
 
 
 def _read_curves(folder: Path) -> dict[str, Curve]:

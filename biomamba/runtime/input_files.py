@@ -6,11 +6,11 @@ not after minutes or gigabytes.
 """
 
 import json
+import math
 import os
 import stat
-import types
-import typing
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +25,36 @@ MAX_JSON_BYTES = 128 * MIB
 MAX_YAML_BYTES = MIB
 MAX_LINE_BYTES = 64 * MIB
 MAX_DEPTH = 64
+MAX_DIGITS = 40
 # Of a YAML file with its aliases written out, as OmegaConf does.
 MAX_YAML_NODES = 200_000
 
-_SCALARS: dict[Any, tuple[type, ...]] = {float: (float, int), type(None): (type(None),)}
+TEXT, OBJECT, LIST = (str,), (dict,), (list,)
+FIGURE = (int, float, str)  # what is not finite is a word
+COUNT = (int, float)
+WHOLE, FLAG = (int,), (bool,)
+
+Kinds = tuple[type, ...]
+_WORDS = {
+    str: "a text",
+    dict: "an object",
+    list: "a list",
+    int: "a number",
+    float: "a number",
+    bool: "true or false",
+}
+
+
+@dataclass(frozen=True)
+class Each:
+    """Every value of an object, or every item of a list, has this shape."""
+
+    shape: "Shape"
+    is_list: bool = False
+
+
+# A mapping holds the shapes of some keys, which may be missing or null; others are not judged.
+Shape = Kinds | Each | Mapping[str, Any]
 
 
 def read_text(
@@ -62,7 +88,7 @@ def read_text(
 
 def read_json(
     path: Path,
-    shape: Any = Any,
+    shape: Shape | None = None,
     *,
     max_bytes: int = MAX_JSON_BYTES,
     error: type[BioMambaError] = DataError,
@@ -71,8 +97,7 @@ def read_json(
 
     Args:
         path: The file.
-        shape: Annotation that the content must fit: a TypedDict, `dict[str, Any]`, `list[int]`,
-            ... A TypedDict may have further keys.
+        shape: What the content must be; None for anything.
         max_bytes: Its largest size.
         error: Class of the error.
 
@@ -83,25 +108,39 @@ def read_json(
     return parse_json(read_text(path, max_bytes, error), str(path), shape, error=error)
 
 
+def loads(text: str | bytes) -> Any:
+    """Return the value of a JSON text as `json.loads` does, with bounds.
+
+    Raises:
+        ValueError: It is not JSON, nested deeper than MAX_DEPTH, or holds a number that no record
+            can hold, as 1e400 or one of 1,000 digits. `NaN` and `Infinity`, which older records
+            have, are read.
+    """
+    try:
+        content = json.loads(text, parse_int=_int, parse_float=_float)
+    except RecursionError as error:
+        raise ValueError(f"nested deeper than {MAX_DEPTH} levels") from error
+    if _is_deeper(content, MAX_DEPTH):
+        raise ValueError(f"nested deeper than {MAX_DEPTH} levels")
+    return content
+
+
 def parse_json(
-    text: str, where: str, shape: Any = Any, *, error: type[BioMambaError] = DataError
+    text: str, where: str, shape: Shape | None = None, *, error: type[BioMambaError] = DataError
 ) -> Any:
     """Return the value of a JSON text that stands at `where`; see `read_json`."""
     try:
-        content = json.loads(text)
-    except RecursionError as problem:
-        raise error(f"{where}: is nested deeper than {MAX_DEPTH} levels") from problem
+        content = loads(text)
     except ValueError as problem:
-        raise error(f"{where}: is not JSON: {problem}") from problem
-    if _is_deeper(content, MAX_DEPTH):
-        raise error(f"{where}: is nested deeper than {MAX_DEPTH} levels")
-    check_shape(content, shape, where, error=error)
+        raise error(f"{where}: cannot be read as JSON: {problem}") from problem
+    if shape is not None:
+        check_shape(where, content, shape, error=error)
     return content
 
 
 def json_lines(
     path: Path,
-    shape: Any = dict[str, Any],
+    shape: Shape = OBJECT,
     *,
     max_bytes: int = MAX_LINE_BYTES,
     error: type[BioMambaError] = DataError,
@@ -127,12 +166,14 @@ def json_lines(
 
 
 def check_shape(
-    content: Any, shape: Any, where: str, *, error: type[BioMambaError] = DataError
+    where: str | Path, value: Any, shape: Shape, *, error: type[BioMambaError] = DataError
 ) -> None:
-    """Raise `error` unless a value fits an annotation; the text names the key within `where`."""
-    problem = _misfit(content, shape, "")
+    """Raise `error` unless a value has a shape; the text names the key, and shows no value."""
+    problem = _problem(value, shape, "")
     if problem is not None:
-        raise error(f"{where}: {problem}")
+        raise error(
+            f"{where}: damaged, or of another program: {problem}; allowed is what biomamba wrote"
+        )
 
 
 def check_yaml(path: Path, *, error: type[BioMambaError] = DataError) -> None:
@@ -152,7 +193,9 @@ def check_yaml(path: Path, *, error: type[BioMambaError] = DataError) -> None:
     except (RecursionError, OverflowError) as problem:
         raise error(f"{path}: is nested deeper than {MAX_DEPTH} levels") from problem
     except yaml.YAMLError as problem:
-        raise error(f"{path}: is not YAML: {' '.join(str(problem).split())}") from problem
+        raise error(
+            f"{path}: cannot be read as YAML: {' '.join(str(problem).split())}"
+        ) from problem
     if num_nodes > MAX_YAML_NODES:
         raise error(f"{path}: holds more than {MAX_YAML_NODES:,} values, with aliases written out")
 
@@ -189,6 +232,19 @@ class _YamlSize:
         return size, height
 
 
+def _int(text: str) -> int:
+    if len(text) > MAX_DIGITS:
+        raise ValueError(f"a number of {len(text):,} digits")
+    return int(text)
+
+
+def _float(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"the number {text[:MAX_DIGITS]} is out of range")
+    return value
+
+
 def _is_deeper(content: Any, limit: int) -> bool:
     """Say whether lists and objects are nested in more than `limit` levels; not recursive."""
     level = [content] if isinstance(content, dict | list) else []
@@ -204,79 +260,32 @@ def _is_deeper(content: Any, limit: int) -> bool:
     return bool(level)
 
 
-def _misfit(value: Any, shape: Any, key: str) -> str | None:
-    """Return why a value does not fit an annotation; None if it does."""
-    if typing.is_typeddict(shape):
-        return _misfit_of_keys(value, shape, key)
-    origin, arguments = typing.get_origin(shape), typing.get_args(shape)
-    if origin in (typing.Required, typing.NotRequired):
-        return _misfit(value, arguments[0], key)
-    if origin in (typing.Union, types.UnionType):
-        problems = [_misfit(value, option, key) for option in arguments]
-        return None if None in problems else _longest(problems)
-    if origin in (list, dict) and isinstance(value, origin):
-        children = value.items() if isinstance(value, dict) else enumerate(value)
-        found = (_misfit(child, arguments[-1], _join(key, name)) for name, child in children)
-        return next((problem for problem in found if problem), None)
-    if origin is typing.Literal:
-        is_fit = any(type(value) is type(option) and value == option for option in arguments)
-    else:
-        is_fit = shape is Any or _is_scalar(value, origin or shape)
-    return None if is_fit else _found(value, shape, key)
-
-
-def _is_scalar(value: Any, kind: Any) -> bool:
-    """Say whether a value is of a class; a bool is no number, an int is a valid float."""
-    if isinstance(value, bool) and kind is not bool:
-        return False
-    return isinstance(value, _SCALARS.get(kind, (kind,)))
-
-
-def _misfit_of_keys(value: Any, shape: Any, key: str) -> str | None:
+def _problem(value: Any, shape: Shape, key: str) -> str | None:
+    if isinstance(shape, tuple):
+        if value is None:  # what was not known
+            return None
+        is_right = isinstance(value, shape) and (bool in shape or not isinstance(value, bool))
+        return None if is_right else _wrong(key, value, shape)
+    if isinstance(shape, Each):
+        return _problem_of_each(value, shape, key)
     if not isinstance(value, dict):
-        return _found(value, dict, key)
-    for name in sorted(shape.__required_keys__ - value.keys()):
-        return f"{_join(key, name)} is missing"
-    for name, hint in typing.get_type_hints(shape).items():
-        problem = _misfit(value[name], hint, _join(key, name)) if name in value else None
-        if problem:
-            return problem
-    return None
+        return _wrong(key, value, OBJECT)
+    known = [name for name in shape if value.get(name) is not None]
+    told = (_problem(value[name], shape[name], f"{key}.{name}") for name in known)
+    return next((problem for problem in told if problem), None)
 
 
-def _longest(problems: list[str | None]) -> str:
-    """Return the problem of the option that was followed the furthest into the value."""
-    return max((problem for problem in problems if problem), key=lambda text: len(text.split()[0]))
+def _problem_of_each(value: Any, shape: Each, key: str) -> str | None:
+    kind = list if shape.is_list else dict
+    if not isinstance(value, kind):
+        return _wrong(key, value, (kind,))
+    items = enumerate(value) if isinstance(value, list) else value.items()
+    told = (_problem(item, shape.shape, f"{key}.{name}") for name, item in items)
+    return next((problem for problem in told if problem), None)
 
 
-def _join(key: str, name: object) -> str:
-    return f"{key}.{name}" if key else str(name)
-
-
-def _found(value: Any, shape: Any, key: str) -> str:
-    text = repr(value) if isinstance(value, str | int | float | type(None)) else ""
-    found = f"{type(value).__name__} {text[:40]}".strip() if text else _kind(value)
-    return f"{key or 'its content'} must be {_described(shape)}, found {found}"
-
-
-def _kind(value: Any) -> str:
-    name = type(value).__name__
-    return {"dict": "an object", "list": "a list"}.get(name, name)
-
-
-def _described(shape: Any) -> str:
-    if typing.is_typeddict(shape) or shape is dict or typing.get_origin(shape) is dict:
-        return "an object"
-    if typing.get_origin(shape) is list:
-        return "a list"
-    names: dict[Any, str] = {
-        int: "a whole number",
-        float: "a number",
-        str: "a text",
-        bool: "true or false",
-    }
-    if isinstance(shape, type):
-        return names.get(shape, "null" if shape is type(None) else shape.__name__)
-    if typing.get_origin(shape) is typing.Literal:
-        return " or ".join(map(repr, typing.get_args(shape)))
-    return " or ".join(_described(option) for option in typing.get_args(shape)) or str(shape)
+def _wrong(key: str, value: Any, kinds: Kinds) -> str:
+    words = [_WORDS[kind] for kind in kinds] if kinds != WHOLE else ["a whole number"]
+    allowed = " or ".join(dict.fromkeys(words))
+    found = _WORDS.get(type(value), type(value).__name__)
+    return f"{key.lstrip('.') or 'the file'} is {found}, not {allowed}"

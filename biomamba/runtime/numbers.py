@@ -5,7 +5,7 @@ The checks here ask what must hold instead. Each message names the key, what is 
 found.
 """
 
-import math
+import sys
 from collections.abc import Mapping
 
 from biomamba.runtime.errors import ConfigError
@@ -46,7 +46,7 @@ def check_number(
     is_inside = (
         is_number
         and value is not None
-        and math.isfinite(value)
+        and -sys.float_info.max <= value <= sys.float_info.max  # isfinite fails for 10**400
         and (above is None or value > above)
         and (at_least is None or value >= at_least)
         and (below is None or value < below)

@@ -1,6 +1,5 @@
 """What an export begins with: a model folder or hub id, a run, or a checkpoint of a training."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -16,6 +15,7 @@ from biomamba.model.formats.weights import Weights
 from biomamba.model.language_model import MambaLM
 from biomamba.model.lora import Lora, merge_state
 from biomamba.runtime.errors import CheckpointError, ConfigError
+from biomamba.runtime.record_shapes import read_run_record
 from biomamba.training.callbacks.checkpoint import checkpoints_in
 from biomamba.training.callbacks.ema import Ema
 from biomamba.training.checkpoint_io import CheckpointRecord, DurableCheckpointIO
@@ -89,8 +89,8 @@ def _checked(choice: str) -> Choice:
 
 def _is_finished(run: Path) -> bool:
     try:
-        return "after" in json.loads((run / "run.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return "after" in read_run_record(run / "run.json", CheckpointError)
+    except FileNotFoundError:
         return False
 
 

@@ -1,6 +1,5 @@
 """The runs that made a model: its own, the one of the checkpoint it began with, and so on."""
 
-import json
 import re
 import sys
 from collections.abc import Iterator, Mapping
@@ -9,12 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from biomamba.config.annotations import record_of
 from biomamba.config.run_settings import plain_parts, run_settings_in, stored_config
 from biomamba.data.manifest import MANIFEST_NAME, Manifest
 from biomamba.data.store_facts import StoreFacts
 from biomamba.runtime.atomic import make_private, write_privately
 from biomamba.runtime.errors import DataError
+from biomamba.runtime.input_files import TEXT, Each, read_json
 from biomamba.runtime.ranks import is_rank_zero
+from biomamba.runtime.record_shapes import read_run_record
 
 RUN_RECORD = "run.json"
 EXPORT_RECORD = "export.json"
@@ -196,7 +198,7 @@ def _restrictions_at(path: Path, seen: set[Path]) -> Iterator[str]:
             yield from _recorded(folder)
             record = folder / RUN_RECORD
             if record.is_file():
-                yield from map(str, _read_json(record).get("restricted", ()))
+                yield from map(str, read_run_record(record).get("restricted", ()))
                 yield from _read_run(folder, {}).restrictions()
         with suppress(DataError):
             config = stored_config(folder)
@@ -238,17 +240,18 @@ def _recorded(path: Path) -> list[str]:
     record = path / EXPORT_RECORD
     if not record.is_file():
         return []
-    return [str(why) for why in _read_json(record).get("restricted", [])]
+    content = read_json(record, {"restricted": Each(TEXT, is_list=True)})
+    return [str(why) for why in content.get("restricted") or []]
 
 
 def _read_run(folder: Path, settings: Mapping[str, Any]) -> TrainedRun:
-    record = _read_json(folder / RUN_RECORD)
+    record = read_run_record(folder / RUN_RECORD)
     data = record.get("data", {})
     stores: dict[str, list[StoreFacts]] = {}
     unknown: list[str] = []
-    if "stores" in data:
+    if data.get("stores") is not None:
         stores = {
-            source: [StoreFacts(**facts) for facts in pool]
+            source: [record_of(StoreFacts, facts, folder / RUN_RECORD) for facts in pool]
             for source, pool in data["stores"].items()
         }
     elif "tasks" not in data:
@@ -301,13 +304,3 @@ def _restricted_nodes(value: Any, where: str) -> Iterator[str]:
             yield f"{where} is under {value['licence']!r}"
         for key, child in value.items():
             yield from _restricted_nodes(child, f"{where}.{key}")
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path} cannot be read ({error}); restore it") from error
-    if not isinstance(found, dict):
-        raise DataError(f"{path} holds no object; restore it")
-    return found

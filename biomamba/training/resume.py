@@ -11,6 +11,7 @@ from biomamba.data.settings_difference import settings_difference
 from biomamba.data.training_data import TrainingData
 from biomamba.runtime.errors import CheckpointError, ConfigError
 from biomamba.runtime.ranks import is_rank_zero
+from biomamba.runtime.record_shapes import read_run_record
 from biomamba.training.callbacks.checkpoint import checkpoints_in
 from biomamba.training.checkpoint_io import CheckpointRecord, verify_checkpoint
 
@@ -149,15 +150,13 @@ def read_record(path: Path) -> dict[str, Any]:
         ConfigError: If there is one that cannot be read.
     """
     try:
-        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        return read_run_record(path, ConfigError)
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError) as error:
+    except ConfigError as error:
         raise ConfigError(
-            f"{path} cannot be read ({error}): mend it, or move it away to go on without what it "
-            "says of earlier starts"
+            f"{error}; fix it, or move it away to go on without what it says of earlier starts"
         ) from error
-    return found
 
 
 def set_ledger_aside(folder: Path, start: Start) -> None:

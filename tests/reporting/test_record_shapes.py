@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from biomamba.reporting.origin_section import origin_section
-from biomamba.reporting.record_shapes import RESULT, RUN, TASK_RESULT
 from biomamba.reporting.report_inputs import read_inputs
 from biomamba.reporting.run_groups import run_groups
 from biomamba.reporting.run_sections import summary_section
-from biomamba.reporting.shapes import check_shape
 from biomamba.runtime.errors import DataError
+from biomamba.runtime.input_files import check_shape
+from biomamba.runtime.record_shapes import RESULT, RUN, TASK_RESULT
 
 ODD: tuple[Any, ...] = (3, "odd", [1], {"odd": 1}, None)
 

@@ -166,7 +166,7 @@ def test_a_damaged_record_and_a_circle_are_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="began with its own model"):
         find_lineage(str(run))
     (run / "run.json").write_text("{")
-    with pytest.raises(DataError, match=r"run\.json cannot be read"):
+    with pytest.raises(DataError, match=r"run\.json: cannot be read"):
         find_lineage(str(run))
 
 

@@ -268,7 +268,7 @@ def test_a_record_that_cannot_be_read_is_named(tmp_path: Path, damage: str) -> N
         record.write_text('{"starts": [')
     else:
         record.mkdir()
-    with pytest.raises(ConfigError, match=r"run.json cannot be read .*: mend it, or move it away"):
+    with pytest.raises(ConfigError, match=r"run.json: cannot be read.*; fix it, or move it away"):
         is_finished(Start(), 8, record)
 
 

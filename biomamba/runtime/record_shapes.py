@@ -1,6 +1,19 @@
-"""The shapes of the records that programs write, as far as a report reads them."""
+"""The shapes of the records that programs write, as far as others read them."""
 
-from biomamba.reporting.shapes import COUNT, FIGURE, LIST, OBJECT, TEXT, Each, Shape
+from pathlib import Path
+from typing import Any
+
+from biomamba.runtime.errors import BioMambaError, DataError
+from biomamba.runtime.input_files import (
+    COUNT,
+    FIGURE,
+    LIST,
+    OBJECT,
+    TEXT,
+    Each,
+    Shape,
+    read_json,
+)
 
 _GIT: Shape = {"commit": TEXT}
 _MACHINE: Shape = {"cpu": TEXT, "gpus": Each((str, dict), is_list=True)}
@@ -16,12 +29,17 @@ PROVENANCE: Shape = {
 RUN: Shape = {
     "provenance": PROVENANCE,
     "data_fingerprint": TEXT,
+    "restricted": Each(TEXT, is_list=True),
     "parameters": {"total": COUNT, "trained": COUNT},
-    "sources": Each(OBJECT),
+    "sources": Each({"num_documents": COUNT, "num_tokens": COUNT}),
+    "data": {
+        "stores": Each(Each({"newest_year": COUNT}, is_list=True)),
+        "tasks": Each({"access": TEXT}),
+    },
     "realised": Each({"tokens": COUNT, "share": COUNT, "epochs": COUNT}),
     "before": Each(FIGURE),
     "after": Each(FIGURE),
-    "selection": {"step": COUNT, "monitor": TEXT, "figure": FIGURE},
+    "selection": {"step": COUNT, "monitor": TEXT, "figure": FIGURE, "stopped_at_step": COUNT},
     "starts": Each({"end": TEXT, "world_size": COUNT}, is_list=True),
 }
 _LINE: dict[str, Shape] = {
@@ -60,3 +78,14 @@ TASK_RESULT: Shape = {
     "answer": OBJECT,
     "mcnemar": {"p_value": COUNT},
 }
+
+
+def read_run_record(path: Path, error: type[BioMambaError] = DataError) -> dict[str, Any]:
+    """Return the run.json of a run without what is null, which was not known.
+
+    Raises:
+        FileNotFoundError: There is none.
+        BioMambaError: Of class `error`: it cannot be read or is no record of a run.
+    """
+    record: dict[str, Any] = read_json(path, RUN, error=error)
+    return {key: value for key, value in record.items() if value is not None}
