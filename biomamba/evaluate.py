@@ -15,6 +15,7 @@ from biomamba.runtime import signals
 if __name__ == "__main__":
     signals.start_program()
 
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -55,14 +56,14 @@ from biomamba.model.language_model import MambaLM
 from biomamba.model.ssd import ScanBackend
 from biomamba.reporting.plots import positions_plot
 from biomamba.reporting.tables import perplexity_table, positions_table
-from biomamba.reporting.task_tables import task_table
+from biomamba.reporting.task_tables import filter_notes, task_table
 from biomamba.runtime.atomic import write_bytes, write_text
-from biomamba.runtime.errors import ConfigError
+from biomamba.runtime.errors import ConfigError, DataError
 from biomamba.runtime.provenance import provenance
 from biomamba.runtime.ranks import is_rank_zero, local_rank, require_launcher
 from biomamba.tasks.task import Task
 from biomamba.training.launch import check_run_folder
-from biomamba.training.lineage import keep_private
+from biomamba.training.lineage import Lineage, find_lineage, keep_private
 
 PREDICTIONS = "predictions"
 
@@ -110,7 +111,10 @@ def main(cfg: DictConfig) -> None:
             )
             for label, model in models.items()
         ]
-        evaluate_tasks(cfg, tasks, answering, settings, origin)
+        lineages = find_lineages(
+            {name: sources[name] for name, model in models.items() if isinstance(model, MambaLM)}
+        )
+        evaluate_tasks(cfg, tasks, answering, settings, origin, lineages)
     if settings.sources and is_rank_zero():
         evaluate_sources(scorable, settings, origin, Path(cfg.paths.run_dir))
 
@@ -170,6 +174,18 @@ def isolation_of(
     return asdict(probe_isolation(ours[0], device, torch.float32)) if ours else None
 
 
+def find_lineages(sources: Mapping[str, str]) -> dict[str, Lineage]:
+    """Return how our models came about, by label; a model whose records are damaged is left out."""
+    found = {}
+    for label, source in sources.items():
+        try:
+            found[label] = find_lineage(source)
+        except DataError as error:
+            if is_rank_zero():
+                print(f"{label}: its training data are not known: {error}", file=sys.stderr)
+    return found
+
+
 def find_tasks(nodes: Mapping[str, Task]) -> list[Task]:
     """Return the tasks of the configuration.
 
@@ -196,10 +212,12 @@ def evaluate_tasks(
     models: Sequence[AnswerModel],
     settings: EvaluationSettings,
     origin: Mapping[str, Any],
+    lineages: Mapping[str, Lineage],
 ) -> None:
     """Let all ranks answer; then let rank zero measure, write and print."""
     run_dir = Path(cfg.paths.run_dir)
-    evaluation = TaskEvaluation(models, tasks, build(cfg.answers), run_dir / PREDICTIONS)
+    answers, folder = build(cfg.answers), run_dir / PREDICTIONS
+    evaluation = TaskEvaluation(models, tasks, answers, folder, lineages)
     with rank_group() as wait_for_all:
         evaluation.answer()
         wait_for_all()
@@ -211,6 +229,8 @@ def evaluate_tasks(
     write_text(run_dir / "task_results.md", table + "\n")
     print(f"\nTasks, {cfg.split} split, value [{settings.bootstrap.level:.0%} interval]:\n")
     print(f"{table}\n\nrecords: {run_dir / 'task_results.jsonl'}")
+    for line in filter_notes(records):
+        print(line)
     print(f"answers to each item: {run_dir / PREDICTIONS}")
     hidden = [task.name for task in tasks if is_restricted(task)]
     if hidden:

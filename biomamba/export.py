@@ -51,7 +51,7 @@ def main(cfg: DictConfig) -> None:
             f"{cfg.checkpoint} is not written: {'; '.join(held_back)}. If you may hold these "
             "weights where output lies, add card.allow_restricted=true"
         )
-    origin = provenance(config) | {"restricted": held_back}
+    origin = provenance(config) | {"restricted": held_back} | lineage.filter_record()
     texts = write_card(config["card"], source, form, lineage, output, tokenizer)
     record = export(source, form, output, tokenizer, origin, texts)
     print(f"exported: {source.origin['path']} as {form.name} ({form.dtype})")

@@ -31,6 +31,8 @@ class StoreFacts:
             that is known; None if nothing was looked for.
         rejects: Rows that are not in the store, by reason.
         newest_year: Of the documents of the training split; None if no year is known.
+        benchmark_files: Hash of each benchmark file whose items were kept out, by benchmark and
+            name; empty if there is none, None if that is not known.
     """
 
     corpus: str
@@ -44,6 +46,7 @@ class StoreFacts:
     benchmarks: Mapping[str, Mapping[str, int]] | None
     rejects: Mapping[str, int]
     newest_year: int | None = None
+    benchmark_files: Mapping[str, str] | None = None
 
     @classmethod
     def of(cls, manifest: Manifest, folder: Path) -> "StoreFacts":
@@ -62,6 +65,7 @@ class StoreFacts:
             benchmarks=_benchmarks(manifest.cleaning, folder.parent / CONTAMINATION_NAME),
             rejects=manifest.rejects,
             newest_year=_newest_year(manifest, folder),
+            benchmark_files=benchmark_files(manifest.cleaning),
         )
 
     @classmethod
@@ -76,6 +80,21 @@ class StoreFacts:
     def as_record(self) -> dict[str, Any]:
         """Return plain values for the record of a run."""
         return asdict(self)
+
+
+def benchmark_files(cleaning: Mapping[str, Any]) -> dict[str, str] | None:
+    """Return the hash of each benchmark file that the settings of a cleaning name.
+
+    By benchmark and name; empty where no benchmark is kept out, None where nothing is said of it.
+    """
+    firewall = cleaning.get("firewall")
+    if not isinstance(firewall, Mapping):
+        return None
+    return {
+        f"{name}/{file}": digest
+        for name, benchmark in firewall.get("benchmarks", {}).items()
+        for file, digest in benchmark.get("files", {}).items()
+    }
 
 
 def _newest_year(manifest: Manifest, folder: Path) -> int | None:

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -96,18 +96,26 @@ def read_records(path: Path) -> list[ResultRecord]:
 def read_objects(path: Path, record: type[Any]) -> Iterator[dict[str, Any]]:
     """Iterate over JSON lines that each hold the fields of a record class.
 
+    Fields that have a default may be missing: records of earlier versions stay readable.
+
     Raises:
         DataError: for a missing file, a line that is not JSON, or one with other fields.
     """
     if not path.is_file():
         raise DataError(f"{path}: no such results file; biomamba.evaluate writes it")
     allowed = {field.name for field in fields(record)}
+    needed = {
+        field.name
+        for field in fields(record)
+        if field.default is MISSING and field.default_factory is MISSING
+    }
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
         try:
             values = json.loads(line)
         except json.JSONDecodeError as error:
             raise DataError(f"{path}, line {number}: not JSON ({error})") from error
-        if not isinstance(values, dict) or set(values) != allowed:
-            odd = sorted(set(values) ^ allowed) if isinstance(values, dict) else "not an object"
+        if not isinstance(values, dict) or not needed <= set(values) <= allowed:
+            is_object = isinstance(values, dict)
+            odd = sorted(needed - set(values) | set(values) - allowed) if is_object else "no object"
             raise DataError(f"{path}, line {number}: fields missing or not known: {odd}")
         yield values

@@ -15,6 +15,7 @@ from biomamba.metrics.measure import Measure
 from biomamba.metrics.paired import mcnemar, paired_difference
 from biomamba.metrics.power import minimum_detectable_difference
 from biomamba.tasks.writing import WritingTask
+from biomamba.training.lineage import FilterStatus
 
 POWER = 0.8
 
@@ -28,12 +29,14 @@ class Performance:
         measures: Its figures.
         answer: How its answers came about; see `TaskRecord`.
         checkpoint_sha256: Of its weights; None of what is no model.
+        filtered: Whether the items were kept out of its training data; None of what is no model.
     """
 
     model: str
     measures: Sequence[Measure]
     answer: Mapping[str, Any]
     checkpoint_sha256: str | None
+    filtered: FilterStatus | None = None
 
 
 class TaskFigures:
@@ -74,6 +77,7 @@ class TaskFigures:
             prompt_fingerprint=task.prompt.fingerprint,
             checkpoint_sha256=None,
             data_fingerprint=data_fingerprint,
+            rejects=dict(split.rejects),
             provenance={**provenance, "rejects": dict(split.rejects), **_signatures(split)},
         )
 
@@ -146,6 +150,10 @@ class TaskFigures:
             model=performance.model,
             answer=performance.answer,
             checkpoint_sha256=performance.checkpoint_sha256,
+            filtered=None if performance.filtered is None else performance.filtered.status,
+            filter_reasons=[]
+            if performance.filtered is None
+            else list(performance.filtered.reasons),
         )
 
     def _is_independent(self, measure: Measure) -> bool:

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,10 @@ class TaskRecord:
         against, p_value, mcnemar: Of a change only: the other model, the p value of the paired
             bootstrap, and for a proportion the exact test on the items that only one has right.
         provenance: Command line, config hash, commit, versions, hardware, fingerprints of files.
+        rejects: Rows of the split that are no items, by reason.
+        filtered: Whether the items were kept out of the training data of the model: `filtered`,
+            `not filtered` or `unknown`; None for what is no model.
+        filter_reasons: What of the training data was not filtered, or is not known.
     """
 
     task: str
@@ -56,6 +60,9 @@ class TaskRecord:
     against: str | None = None
     p_value: float | None = None
     mcnemar: Mapping[str, float] | None = None
+    rejects: Mapping[str, int] = field(default_factory=dict)
+    filtered: str | None = None
+    filter_reasons: Sequence[str] = field(default_factory=list)
 
     @property
     def interval(self) -> Interval:

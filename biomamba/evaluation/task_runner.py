@@ -30,6 +30,7 @@ from biomamba.runtime.ranks import rank, world_size
 from biomamba.tasks.item import Item
 from biomamba.tasks.prediction import EMPTY, Prediction
 from biomamba.tasks.task import ChooseLabel, ChooseOption, Task, WriteText
+from biomamba.training.lineage import UNKNOWN, FilterStatus, Lineage
 
 VAL = "val"
 
@@ -134,6 +135,7 @@ class TaskEvaluation:
         tasks: Their names differ.
         options: How models are asked.
         folder: Of the predictions.
+        lineages: How the models came about, by label; of others nothing is known.
     """
 
     def __init__(
@@ -142,7 +144,9 @@ class TaskEvaluation:
         tasks: Sequence[Task],
         options: AnswerOptions,
         folder: Path,
+        lineages: Mapping[str, Lineage] | None = None,
     ) -> None:
+        self._lineages = lineages or {}
         self._models, self._options, self._folder = models, options, folder
         self._heads = Heads(models, tasks, options)
         self._splits = [TaskSplit(task, options.split, options.max_items) for task in tasks]
@@ -193,7 +197,15 @@ class TaskEvaluation:
             )
         )
         answer = described(task, self._options, raws, session.head) | decision.described()
-        return Performance(model.label, measures, answer, model.checkpoint_sha256)
+        filtered = self._filter_status(split, model)
+        return Performance(model.label, measures, answer, model.checkpoint_sha256, filtered)
+
+    def _filter_status(self, split: TaskSplit, model: AnswerModel) -> FilterStatus:
+        """Say whether the items of a split were kept out of the training data of a model."""
+        lineage = self._lineages.get(model.label)
+        if lineage is None:
+            return FilterStatus(UNKNOWN, ("the training data of this model are not known",))
+        return lineage.filter_status(split.tested)
 
     def _decision(self, task: Task, model: AnswerModel) -> Decision:
         fitting = self._fitting.get(task.name)

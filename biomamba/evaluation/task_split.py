@@ -8,6 +8,7 @@ from biomamba.data.document import document_key
 from biomamba.runtime.errors import DataError
 from biomamba.tasks.item import Item
 from biomamba.tasks.task import ChooseLabel, Task
+from biomamba.training.lineage import SplitFiles
 
 TEST = "test"
 
@@ -58,6 +59,12 @@ class TaskSplit:
     def files(self) -> Mapping[str, str]:
         """Return the sha256 of every file of the task, hashed once."""
         return self.task.files
+
+    @cached_property
+    def tested(self) -> SplitFiles:
+        """The files of the items, to be compared with what was kept out of training data."""
+        task, split = self.task, self.split
+        return SplitFiles(split, task.split_files(split), task.split_rule(split))
 
     @cached_property
     def training_labels(self) -> Sequence[str]:

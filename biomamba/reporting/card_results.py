@@ -8,7 +8,7 @@ from biomamba.evaluation.records import ResultRecord, read_records
 from biomamba.evaluation.simple_answers import MAJORITY, RANDOM
 from biomamba.evaluation.task_records import TaskRecord, read_task_records
 from biomamba.reporting.tables import perplexity_table
-from biomamba.reporting.task_tables import task_table
+from biomamba.reporting.task_tables import filter_notes, task_table
 from biomamba.runtime.errors import DataError
 
 
@@ -143,7 +143,13 @@ def _task_notes(records: Sequence[TaskRecord]) -> str:
         for record in records
         if record.against is not None
     }
-    return "\n".join([*lines, *(f"- {line}" for line in sorted(against))])
+    notes = [
+        "Column `filtered`: whether the files of the test are among those that the training data "
+        "of the model were filtered against",
+        *filter_notes(records),
+        *sorted(against),
+    ]
+    return "\n".join([*lines, *(f"- {line}" for line in notes)])
 
 
 def _sha256_against(record: TaskRecord) -> str:

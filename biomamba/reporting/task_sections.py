@@ -11,7 +11,15 @@ from biomamba.reporting.task_seed_tables import task_seeds_table
 from biomamba.reporting.task_tables import task_cells
 
 _FIELDS = ("task", "protocol", "split", "metric", "model", "value", "low", "high", "level")
-_MORE = ("method", "n", "n_groups", "minimum_detectable_difference", "against", "p_value")
+_MORE = (
+    "method",
+    "n",
+    "n_groups",
+    "minimum_detectable_difference",
+    "against",
+    "p_value",
+    "filtered",
+)
 
 
 def tasks_section(
@@ -39,7 +47,10 @@ def tasks_section(
         "Values with their intervals. majority: always the most frequent answer of the training "
         "split; random: an answer by lot. Detectable: the smallest difference that so many items "
         "can be expected to show; smaller ones may exist and not be seen. A change is on the same "
-        "items, minus the baseline of the evaluation. How each interval was made: see the CSV."
+        "items, minus the baseline of the evaluation. Filtered: whether the files of the test are "
+        "among those that the training data were filtered against; docs/results/contamination.md "
+        "tells how much such a filter finds. "
+        "How each interval was made: see the CSV."
     )
     seeds = task_seeds_table(evaluations, trained or {})
     return Section(title, [explanation, *([seeds] if seeds else []), *parts])

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from biomamba.evaluation.simple_answers import MAJORITY, RANDOM
 from biomamba.evaluation.task_records import CHANGE, TaskRecord
 from biomamba.reporting.tables import markdown_table
+from biomamba.training.lineage import UNKNOWN
 
 _NOTHING = "-"
 
@@ -36,13 +37,39 @@ def task_cells(records: Sequence[TaskRecord]) -> tuple[list[str], list[list[str]
         row += ["; ".join(methods), _optional(first.minimum_detectable_difference, ".3f")]
         for model in changed:
             row += _change(found.get((task, f"{metric}{CHANGE}", model)))
-        rows.append(row)
-    return header, rows
+        rows.append([*row, _filtered([(name, here[name]) for name in models])])
+    return [*header, "filtered"], rows
+
+
+def filter_notes(records: Sequence[TaskRecord]) -> list[str]:
+    """Return why the column `filtered` says something else, a line for each model and task."""
+    notes = []
+    for record in records:
+        if record.filter_reasons:
+            reasons = "; ".join(record.filter_reasons)
+            notes.append(f"{record.model} on {record.task}: {record.filtered}: {reasons}")
+    return list(dict.fromkeys(notes))
+
+
+def _filtered(found: Sequence[tuple[str, TaskRecord | None]]) -> str:
+    """Return whether the items were kept out of the training data, of each model where they differ.
+
+    Of records of earlier versions nothing is known.
+    """
+    known = {name: record.filtered or UNKNOWN for name, record in found if record is not None}
+    words = list(dict.fromkeys(known.values()))
+    if len(words) > 1:
+        return "; ".join(f"{name}: {word}" for name, word in known.items())
+    return words[0] if words else _NOTHING
 
 
 def _size(record: TaskRecord) -> str:
-    groups = "" if record.n_groups == record.n else f" ({record.n_groups:,} groups)"
-    return f"{record.n:,}{groups}"
+    """Return the number of items, of groups, and of the rows that are no items, by reason."""
+    notes = [] if record.n_groups == record.n else [f"{record.n_groups:,} groups"]
+    # Records of earlier versions keep the rejects in the provenance.
+    rejects = record.rejects or record.provenance.get("rejects") or {}
+    notes += [f"left out: {count:,} {reason}" for reason, count in rejects.items()]
+    return f"{record.n:,}" + (f" ({'; '.join(notes)})" if notes else "")
 
 
 def _number(record: TaskRecord | None) -> str:

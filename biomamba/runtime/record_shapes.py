@@ -77,6 +77,9 @@ TASK_RESULT: Shape = {
     "against": TEXT,
     "answer": OBJECT,
     "mcnemar": {"p_value": COUNT},
+    "rejects": Each(COUNT),
+    "filtered": TEXT,
+    "filter_reasons": LIST,
 }
 
 

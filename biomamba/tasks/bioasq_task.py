@@ -15,19 +15,22 @@ from biomamba.tasks.item import Item, Items
 from biomamba.tasks.prompt import Prompt
 from biomamba.tasks.task import Task, check_access, check_training_split
 from biomamba.tasks.task_files import file_hashes, named_files
+from biomamba.tasks.task_rows import MAX_BAD_FRACTION, check_bad_fraction
 
 
 @dataclass(frozen=True, kw_only=True)
 class BioASQTask(Task):
     """The questions of one type; those of test_files are the test split.
 
-    Of train_files, questions that stand in test_files under another id are left out, and a hash of
-    the id decides which are `val`; the same question under several ids stays in one split.
+    Of train_files, questions that are in test_files under another id are left out, and a hash of
+    the id decides which are `val`; the same question under several ids stays in one split. Case,
+    punctuation, white space and full-width forms do not make another question.
 
     Attributes:
         train_files: Training or golden files of any years; `*` in a name stands for all that match.
         test_files: Golden files of the year or batch that is tested.
         val_permille: Thousandths of the ids that go to `val`.
+        max_bad_fraction: A split with more damaged questions than this is refused.
     """
 
     question_type: ClassVar[str]
@@ -37,9 +40,11 @@ class BioASQTask(Task):
     prompt: Prompt
     val_permille: int = 100
     access: str = "open"
+    max_bad_fraction: float = MAX_BAD_FRACTION
 
     def __post_init__(self) -> None:
         check_access(self.access)
+        check_bad_fraction(self.max_bad_fraction, self.name)
         if not self.train_files and not self.test_files:
             raise ConfigError(f"train_files and test_files of {self.name} are empty; name some")
         check_whole("val_permille", self.val_permille, at_least=0, at_most=999)
@@ -48,6 +53,14 @@ class BioASQTask(Task):
     def files(self) -> Mapping[str, str]:
         """sha256 of all files."""
         return file_hashes([*_paths(self.train_files), *_paths(self.test_files)])
+
+    def split_files(self, split: str) -> Mapping[str, str]:
+        """Return sha256 of the files of the questions of a split."""
+        return file_hashes(_paths(self.test_files if split == "test" else self.train_files))
+
+    def split_rule(self, split: str) -> str:
+        """Return what else decides which questions of the files are in a split."""
+        return "" if split == "test" else f"val_permille {self.val_permille}"
 
     def items(self, split: str) -> Items:
         """Return `train` or `val`.
@@ -59,16 +72,16 @@ class BioASQTask(Task):
         questions, rejects = self._read(self.train_files)
         tested, _ = self._read(self.test_files)
         _refuse_shared(questions, tested)
-        tested_words = {question.words for question in tested}
+        tested_keys = {question.key for question in tested}
         first_id: dict[str, str] = {}
         for question in sorted(questions, key=lambda question: question.id):
-            first_id.setdefault(question.words, question.id)
+            first_id.setdefault(question.key, question.id)
         rule = SplitRule(val_permille=self.val_permille, test_permille=0)
         chosen = []
         for question in questions:
-            if question.words in tested_words:
+            if question.key in tested_keys:
                 rejects["question of the test files"] += 1
-            elif rule.split_of(document_key(first_id[question.words])) == split:
+            elif rule.split_of(document_key(first_id[question.key])) == split:
                 chosen.append(question)
         return self._items(chosen, rejects)
 
@@ -83,7 +96,7 @@ class BioASQTask(Task):
         """Turn a question into an item."""
 
     def _read(self, entries: Sequence[str]) -> tuple[list[Question], Counter[str]]:
-        return read_questions(_paths(entries), self.question_type)
+        return read_questions(_paths(entries), self.question_type, self.max_bad_fraction)
 
     def _items(self, questions: Sequence[Question], rejects: Counter[str]) -> Items:
         items = []

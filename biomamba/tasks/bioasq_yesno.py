@@ -12,6 +12,7 @@ from biomamba.tasks.item import Item
 from biomamba.tasks.label_figures import label_figures
 from biomamba.tasks.prediction import Prediction
 from biomamba.tasks.task import ChooseLabel
+from biomamba.tasks.task_rows import declared_label
 
 LABELS = ("yes", "no")
 
@@ -31,11 +32,16 @@ class BioASQYesNo(BioASQTask):
         return ChooseLabel(LABELS)
 
     def item_of(self, question: Question) -> Item | Reject:
-        """Turn a question into an item; an answer that is neither yes nor no is rejected."""
-        texts = {text.strip().rstrip(".").lower() for group in question.answers for text in group}
-        label = next((label for label in LABELS if texts == {label}), None)
-        if label is None:
-            return Reject("unknown label", question.id)
+        """Turn a question into an item.
+
+        Raises:
+            DataError: The answer is neither yes nor no.
+        """
+        given = [text.strip().rstrip(".").lower() for group in question.answers for text in group]
+        answers = list(dict.fromkeys(given))
+        where = f"{question.file}: question {question.id}"
+        value = answers[0] if len(answers) == 1 else answers
+        label = declared_label(value, LABELS, where, key="exact_answer")
         return Item(
             id=question.id,
             parts=parts_of(question),

@@ -7,9 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from biomamba.data.cleaning.words import match_key
 from biomamba.data.document import Reject, text_id
-from biomamba.data.rows import Row, RowSource
+from biomamba.data.rows import Row, RowSource, with_columns
 from biomamba.runtime.errors import ConfigError, DataError
+from biomamba.tasks.task_rows import MAX_BAD_FRACTION, RowCounts, declared_label
 
 FORMS = ("plain", "hellaswag", "winogrande")
 LETTERS = string.ascii_uppercase
@@ -28,6 +30,8 @@ class ChoiceColumns:
         answer: Column with the name of the right option.
         names: What `answer` calls the options, in their order.
         names_column: Column with these names, where they differ from row to row.
+        no_answer: Values of `answer` that stand for a secret answer, as "-1"; such rows are left
+            out and counted. Any other value that names no option is an error.
         id: Column of the id; None names a question by a hash of its texts.
     """
 
@@ -36,6 +40,7 @@ class ChoiceColumns:
     answer: str
     names: Sequence[str] = ()
     names_column: str | None = None
+    no_answer: Sequence[str] = ()
     id: str | None = None
     form: str = "plain"
 
@@ -50,6 +55,15 @@ class ChoiceColumns:
             )
         if bool(self.names) == (self.names_column is not None):
             raise ConfigError("give either names of the options or names_column")
+        both = sorted(set(self.names) & set(self.no_answer))
+        if both:
+            raise ConfigError(f"names and no_answer both have {both}; a value means one thing")
+
+    @property
+    def needed(self) -> frozenset[str]:
+        """The columns of a file that are read."""
+        named = [*self.question, *self.options, self.answer, self.names_column, self.id]
+        return frozenset(name.partition(".")[0] for name in named if name is not None)
 
 
 @dataclass(frozen=True)
@@ -59,7 +73,9 @@ class Choice:
     Attributes:
         question: Text before the answer; that before the blank in a sentence of winogrande.
         ending: Text behind the blank, which follows every option; empty otherwise.
-        key: Hash of all texts, to find the question under another id.
+        key: Hash of all texts, to find the same row under another id.
+        match_key: Hash of their letters and digits, whatever their case and punctuation: what is
+            equal for a question of another split.
     """
 
     id: str
@@ -68,55 +84,71 @@ class Choice:
     right: int
     ending: str
     key: str
+    match_key: str
 
 
-def read_choices(rows: RowSource, columns: ChoiceColumns) -> tuple[list[Choice], Counter[str]]:
+def read_choices(
+    rows: RowSource, columns: ChoiceColumns, max_bad_fraction: float = MAX_BAD_FRACTION
+) -> tuple[list[Choice], Counter[str]]:
     """Return the questions, each once, and how many rows are of no use, by reason.
 
     Raises:
-        DataError: A row lacks a column, or a column holds something else.
+        DataError: A row lacks a column, a column holds something else, an answer names no option,
+            or more of the rows are damaged than max_bad_fraction.
     """
     found: dict[str, Choice] = {}
     keys: set[str] = set()
-    rejects: Counter[str] = Counter()
-    for shard in rows.shards():
+    counts = RowCounts()
+    shards = with_columns(rows.shards(), columns.needed)
+    for shard in shards:
         for number, row in enumerate(shard.rows(), start=1):
+            counts.num_rows += 1
             where = f"{shard.name} row {number}"
             choice = row if isinstance(row, Reject) else _choice(row, columns, where)
             if isinstance(choice, Reject):
-                rejects[choice.reason] += 1
+                counts.reject(choice)
             elif choice.key in keys:
-                rejects["repeated question"] += 1
+                counts.rejects["repeated question"] += 1
             elif choice.id in found:
                 raise DataError(f"{where} repeats the id {choice.id} with another question")
             else:
                 found[choice.id] = choice
                 keys.add(choice.key)
-    return list(found.values()), rejects
+    counts.check(", ".join(shard.name for shard in shards), max_bad_fraction)
+    return list(found.values()), counts.rejects
 
 
 def _choice(row: Row, columns: ChoiceColumns, where: str) -> Choice | Reject:
     texts = [_text(row, column, where) for column in columns.question]
-    options = _options(row, columns, where)
     names = [str(name) for name in columns.names]
+    options = _options(row, columns, names, where)
     if columns.names_column is not None:
         names = _texts(_value(row, columns.names_column, where), columns.names_column, where)
     question, ending = _FORMERS[columns.form](texts)
     if columns.form == "hellaswag":
         options = [_without_brackets(option) for option in options]
-    answer = str(_value(row, columns.answer, where)).strip()
+    value = _value(row, columns.answer, where)
+    answer = "null" if value is None else str(value).strip()
+    if answer in columns.no_answer:
+        return Reject("answer is secret", where)
     if columns.form == "winogrande" and not ending:
         return Reject("no text behind a blank", where)
-    if reason := _reason(texts, options, names, answer):
+    if reason := _reason(texts, options):
         return Reject(reason, where)
-    key = text_id("\n".join([question, ending, *options]))
+    if len(names) != len(options):
+        raise DataError(
+            f"{where} has {len(options)} options, the task declares {len(names)} names: "
+            f"{', '.join(names)}; check that the file is of this set"
+        )
+    right = names.index(declared_label(answer, names, where, key=columns.answer))
+    parts = [question, ending, *options]
+    key = text_id("\n".join(parts))
     name = key if columns.id is None else str(_value(row, columns.id, where)).strip()
-    return Choice(name, question, options, names.index(answer), ending, key)
+    loose = text_id("\n".join(map(match_key, parts)))
+    return Choice(name, question, options, right, ending, key, loose)
 
 
-def _reason(
-    texts: Sequence[str], options: Sequence[str], names: Sequence[str], answer: str
-) -> str | None:
+def _reason(texts: Sequence[str], options: Sequence[str]) -> str | None:
     """Say why a row cannot be asked, if it cannot."""
     if not any(texts):
         return "empty question"
@@ -126,18 +158,23 @@ def _reason(
         return "more options than letters"
     if len(set(options)) < len(options):
         return "options are not distinct"
-    if len(names) != len(options) or answer not in names:
-        return "no known answer"
     return None
 
 
-def _options(row: Row, columns: ChoiceColumns, where: str) -> list[str]:
+def _options(row: Row, columns: ChoiceColumns, names: Sequence[str], where: str) -> list[str]:
     if len(columns.options) > 1:
         return [_text(row, column, where) for column in columns.options]
     name = columns.options[0]
     value = _value(row, name, where)
     if isinstance(value, Mapping):  # from letters to texts
-        value = [value[letter] for letter in sorted(value)]
+        # Parquet gives every row all letters that any row has.
+        given = sorted(letter for letter, text in value.items() if text is not None)
+        if names and given != sorted(names):
+            raise DataError(
+                f"{where}: {name} has the options {', '.join(given)}, the task declares "
+                f"{', '.join(names)}; check that the file is of this set"
+            )
+        value = [value[letter] for letter in names or given]
     return _texts(value, name, where)
 
 

@@ -5,7 +5,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from biomamba.data.document import Reject
+from biomamba.data.cleaning.words import match_key
+from biomamba.data.document import SPLITS, Reject
 from biomamba.runtime.errors import ConfigError
 from biomamba.tasks.item import Item, Items
 from biomamba.tasks.task import check_training_split
@@ -17,6 +18,9 @@ from biomamba.tasks.writing import WritingTask
 @dataclass(frozen=True, kw_only=True)
 class DialogueTask(WritingTask):
     """A text is written from a dialogue of doctor and patient.
+
+    A dialogue that stands with the same text in a later split too (train, val, test) is left out
+    and counted; case, punctuation and white space make no difference.
 
     Attributes:
         train_files: Official training files.
@@ -53,15 +57,44 @@ class DialogueTask(WritingTask):
     @property
     def files(self) -> Mapping[str, str]:
         """sha256 of every file by its name; `absent` for a test file, which training can spare."""
-        present = [file for file in self.test_files if "*" in file or Path(file).is_file()]
+        present = self._present("test")
         absent = [Path(file).name for file in self.test_files if file not in present]
         named = [*self.train_files, *self.val_files, *present]
         found = file_hashes(named_files(named, (".csv", ".csv.gz")))
         return found | dict.fromkeys(absent, "absent")
 
+    def split_files(self, split: str) -> Mapping[str, str]:
+        """Return sha256 of the files of a split; test files that are absent are left out."""
+        return file_hashes(named_files(self._present(split), (".csv", ".csv.gz")))
+
+    def _present(self, split: str) -> Sequence[str]:
+        """Return the files of a split; training can spare those of the test."""
+        if split != "test":
+            return self._files_of[split]
+        return [file for file in self.test_files if _is_present(file)]
+
+    @property
+    def _files_of(self) -> Mapping[str, Sequence[str]]:
+        return {"train": self.train_files, "val": self.val_files, "test": self.test_files}
+
     def _read(self, split: str) -> Items:
-        files = {"train": self.train_files, "val": self.val_files, "test": self.test_files}[split]
-        return collect(self._items(files), f"{self.name} {split}")
+        found = self._collected(split, self._files_of[split])
+        later = [each for each in SPLITS[SPLITS.index(split) + 1 :] if self._present(each)]
+        if not later:
+            return found
+        held_out = [
+            item for each in later for item in self._collected(each, self._present(each)).items
+        ]
+        keys = {_key(item) for item in held_out}
+        ids = {item.id for item in held_out}  # the same id in two splits is an error, not a repeat
+        kept = [item for item in found.items if item.id in ids or _key(item) not in keys]
+        if len(kept) < len(found.items):
+            found.rejects["dialogue of a split held out"] += len(found.items) - len(kept)
+        return Items(kept, found.rejects)
+
+    def _collected(self, split: str, files: Sequence[str]) -> Items:
+        where = f"{self.name} {split}"
+        return collect(self._items(files), where, max_bad_fraction=self.max_bad_fraction)
 
     def _items(self, files: Sequence[str]) -> Iterator[Item | Reject]:
         for row in rows_of(files, self.columns):
@@ -75,3 +108,13 @@ class DialogueTask(WritingTask):
     @abstractmethod
     def _item(self, row: Mapping[str, str]) -> Item | Reject:
         """Return the item of a row."""
+
+
+def _is_present(file: str) -> bool:
+    path = Path(file)
+    return any(path.parent.glob(path.name)) if "*" in path.name else path.is_file()
+
+
+def _key(item: Item) -> str:
+    """Return what is equal for the same dialogue and text, whatever its case and punctuation."""
+    return f"{match_key(item.parts['dialogue'])} {match_key(item.target)}"

@@ -150,6 +150,13 @@ class InstructDataModule(PlannedData):
                     "prompt": task.prompt.name,
                     "prompt_fingerprint": task.prompt.fingerprint,
                     "files": dict(task.files),
+                    "kept_apart": {
+                        split: {
+                            "files": dict(task.split_files(split)),
+                            "rule": task.split_rule(split),
+                        }
+                        for split in ("val", "test")
+                    },
                     "label_weights": dict(self._found[name].weights),
                     "train": self._found[name].train.description(),
                     "val": self._found[name].val.description(),

@@ -18,6 +18,7 @@ from biomamba.tasks.label_figures import in_order
 from biomamba.tasks.prediction import Prediction
 from biomamba.tasks.prompt import Prompt
 from biomamba.tasks.task import ChooseOption, Task, check_access, check_training_split
+from biomamba.tasks.task_rows import MAX_BAD_FRACTION, check_bad_fraction
 
 NORMALISE = ("bytes", "tokens", "none")
 WRITTEN_AS = ("text", "letter")
@@ -39,6 +40,7 @@ class MultipleChoice(Task):
         columns: Which columns hold what.
         written_as: The answer is the `text` of an option, or its `letter`.
         normalise: By what the log-probability of an option is divided: `bytes`, `tokens` or `none`.
+        max_bad_fraction: A split with more damaged rows than this is refused.
     """
 
     test: RowSource
@@ -52,9 +54,11 @@ class MultipleChoice(Task):
     written_as: str = "text"
     normalise: str = "bytes"
     access: str = "open"
+    max_bad_fraction: float = MAX_BAD_FRACTION
 
     def __post_init__(self) -> None:
         check_access(self.access)
+        check_bad_fraction(self.max_bad_fraction, self.name)
         for name, value, allowed in (
             ("written_as", self.written_as, WRITTEN_AS),
             ("normalise", self.normalise, NORMALISE),
@@ -79,13 +83,26 @@ class MultipleChoice(Task):
     @property
     def files(self) -> Mapping[str, str]:
         """Fingerprint of every file, by split and name."""
-        sources = {"train": self.train, "val": self.val, "test": self.test}
         return {
-            f"{split}/{shard.name}": shard.fingerprint().removeprefix("sha256:")
-            for split, rows in sources.items()
+            f"{split}/{name}": digest
+            for split, rows in self._sources.items()
             if rows is not None
-            for shard in rows.shards()
+            for name, digest in _fingerprints(rows).items()
         }
+
+    def split_files(self, split: str) -> Mapping[str, str]:
+        """Fingerprints of the files of a split; `val` may be rows of `train`."""
+        rows = self._sources[split] or (self.train if split == "val" else None)
+        return {} if rows is None else _fingerprints(rows)
+
+    def split_rule(self, split: str) -> str:
+        """Return the share of `train` that is `val`, where no file is."""
+        is_shared = split != "test" and self.val is None
+        return f"val_permille {self.val_permille}" if is_shared else ""
+
+    @property
+    def _sources(self) -> Mapping[str, RowSource | None]:
+        return {"train": self.train, "val": self.val, "test": self.test}
 
     def items(self, split: str) -> Items:
         """Return `train` or `val`; questions of the test split are left out and counted."""
@@ -135,20 +152,22 @@ class MultipleChoice(Task):
         ]
 
     def _read(self, rows: RowSource | None) -> tuple[list[Choice], Counter[str]]:
-        return ([], Counter()) if rows is None else read_choices(rows, self.columns)
+        if rows is None:
+            return [], Counter()
+        return read_choices(rows, self.columns, self.max_bad_fraction)
 
     def _without(
         self, found: tuple[list[Choice], Counter[str]], later: Sequence[Choice]
     ) -> tuple[list[Choice], Counter[str]]:
-        """Leave out and count the questions that a later split has.
+        """Leave out and count the questions that a later split has, also in another spelling.
 
         Raises:
             DataError: Another question of a later split has the same id.
         """
         choices, rejects = found
-        keys = {choice.key for choice in later}
+        keys = {choice.match_key for choice in later}
         ids = {choice.id for choice in later}
-        kept = [choice for choice in choices if choice.key not in keys]
+        kept = [choice for choice in choices if choice.match_key not in keys]
         shared = [choice.id for choice in kept if choice.id in ids]
         if shared:
             raise DataError(
@@ -178,3 +197,7 @@ class MultipleChoice(Task):
             options=options,
             option_parts=option_parts,
         )
+
+
+def _fingerprints(rows: RowSource) -> dict[str, str]:
+    return {shard.name: shard.fingerprint().removeprefix("sha256:") for shard in rows.shards()}

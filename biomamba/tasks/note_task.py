@@ -6,12 +6,12 @@ once: templated reports of different patients can be the same to the letter. Cas
 punctuation make no difference.
 """
 
-import string
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+from biomamba.data.cleaning.words import match_key
 from biomamba.data.corpora.corpus import Corpus
 from biomamba.data.document import SPLITS, Document, Reject, SplitRule, document_key
 from biomamba.runtime.errors import ConfigError
@@ -20,8 +20,6 @@ from biomamba.tasks.item import Item, Items
 from biomamba.tasks.task import check_training_split
 from biomamba.tasks.task_rows import collect
 from biomamba.tasks.writing import AuditedItem, WritingTask
-
-_NO_WORD = str.maketrans("", "", string.punctuation + string.whitespace)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,6 +71,14 @@ class NoteTask(WritingTask):
             shard.name: shard.fingerprint().removeprefix("sha256:") for shard in self.notes.shards()
         }
 
+    def split_files(self, split: str) -> Mapping[str, str]:  # noqa: ARG002 - patients are split
+        """Return sha256 of every file: each holds notes of all splits."""
+        return self.files
+
+    def split_rule(self, split: str) -> str:  # noqa: ARG002 - one rule makes all splits
+        """Return the shares of the patients."""
+        return f"val {self.split.val_permille}, test {self.split.test_permille} permille"
+
     def audited(self, items: Sequence[Item]) -> Iterator[AuditedItem]:
         """Iterate over items of this task, in the order of their notes."""
         wanted = {item.id for item in items}
@@ -84,7 +90,8 @@ class NoteTask(WritingTask):
                     yield AuditedItem(item, self._withheld(note))
 
     def _read(self, split: str) -> Items:
-        return collect(self._found(split), f"{self.name} {split}", self._limits[split])
+        where, limit = f"{self.name} {split}", self._limits[split]
+        return collect(self._found(split), where, limit, self.max_bad_fraction)
 
     def _found(self, split: str) -> Iterator[Item | Reject]:
         rank = SPLITS.index(split)
@@ -130,4 +137,4 @@ class NoteTask(WritingTask):
 
 
 def _text_key(text: str) -> int:
-    return document_key(text.lower().translate(_NO_WORD))
+    return document_key(match_key(text))

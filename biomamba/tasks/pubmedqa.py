@@ -4,11 +4,11 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from biomamba.data.cleaning.benchmarks.item import read_json, text_list
+from biomamba.data.cleaning.benchmarks.item import read_json
+from biomamba.data.cleaning.benchmarks.pubmedqa import SUFFIXES, PubMedQARecord, read_records
+from biomamba.data.cleaning.words import match_key
 from biomamba.data.document import Reject, document_key
-from biomamba.data.rows import LocalRows
 from biomamba.metrics.measure import Measure
 from biomamba.runtime.errors import ConfigError, DataError
 from biomamba.runtime.numbers import check_whole
@@ -18,6 +18,7 @@ from biomamba.tasks.prediction import Prediction
 from biomamba.tasks.prompt import Prompt
 from biomamba.tasks.task import ChooseLabel, Task, check_access, check_training_split
 from biomamba.tasks.task_files import file_hashes, named_files
+from biomamba.tasks.task_rows import MAX_BAD_FRACTION, RowCounts, check_bad_fraction, declared_label
 
 LABELS = ("yes", "no", "maybe")
 NUM_FOLDS = 10
@@ -47,6 +48,7 @@ class PubMedQA(Task):
         fold: Which of the ten folds is `val`, 0 to 9.
         protocol: `pqal-500-3way`, `pqal-2way-445` (without the questions whose answer is maybe),
             `own-3way` or `own-2way`; followed by `-question-only` if the prompt has no context.
+        max_bad_fraction: A file with more damaged rows than this is refused.
     """
 
     file: str
@@ -56,9 +58,11 @@ class PubMedQA(Task):
     name: str = "pubmedqa"
     protocol: str = "pqal-500-3way"
     access: str = "open"
+    max_bad_fraction: float = MAX_BAD_FRACTION
 
     def __post_init__(self) -> None:
         check_access(self.access)
+        check_bad_fraction(self.max_bad_fraction, self.name)
         if self._base not in PROTOCOLS:
             raise ConfigError(
                 f"protocol is {self.protocol!r}; allowed: {', '.join(PROTOCOLS)}, with or without "
@@ -81,14 +85,32 @@ class PubMedQA(Task):
         """sha256 of both files."""
         return file_hashes([*self._paths(), *named_files([self.test_file], [".json"])])
 
+    def split_files(self, split: str) -> Mapping[str, str]:  # noqa: ARG002 - one file has all
+        """Return sha256 of the file of all questions."""
+        return file_hashes(self._paths())
+
+    def split_rule(self, split: str) -> str:
+        """Return the hash of the test file, and of `train` and `val` the fold too."""
+        (digest,) = file_hashes(named_files([self.test_file], [".json"])).values()
+        return f"test questions {digest}" + ("" if split == "test" else f", fold {self.fold}")
+
     def items(self, split: str) -> Items:
-        """Return `train` or `val`, neither with a test question."""
+        """Return `train` or `val`, neither with a test question.
+
+        A question of the test, or of `val`, that stands in the file under another PMID too is left
+        out of what comes before it, and counted.
+        """
         check_training_split(split)
-        items, rejects, _ = self._split()
+        items, rejects, tested = self._split()
+        items = _without(items, tested, "question of the test under another PMID", rejects)
         by_label = sorted(items, key=lambda item: (LABELS.index(item.target), _key(item)))
         fold = {item.id for item in by_label[self.fold :: NUM_FOLDS]}
-        chosen = [item for item in items if (item.id in fold) == (split == "val")]
-        return Items(self._of_protocol(chosen, rejects), rejects)
+        val = [item for item in items if item.id in fold]
+        train = [item for item in items if item.id not in fold]
+        if split == "val":
+            return Items(self._of_protocol(val, rejects), rejects)
+        train = _without(train, val, "question of val under another PMID", rejects)
+        return Items(self._of_protocol(train, rejects), rejects)
 
     def held_out(self) -> Items:
         """Return the test questions.
@@ -118,7 +140,7 @@ class PubMedQA(Task):
         return self.protocol.removesuffix(QUESTION_ONLY)
 
     def _paths(self) -> list[Path]:
-        return named_files([self.file], [".json", ".jsonl", ".parquet"])
+        return named_files([self.file], SUFFIXES)
 
     def _of_protocol(self, items: Sequence[Item], rejects: Counter[str]) -> list[Item]:
         """Leave out the items whose label the protocol lacks, and count them."""
@@ -129,20 +151,21 @@ class PubMedQA(Task):
 
     def _split(self) -> tuple[list[Item], Counter[str], list[Item]]:
         """Return the items that are no test questions, rejects among these, the test questions."""
-        records = [record for path in self._paths() for record in _records(path)]
         truths = _ground_truth(named_files([self.test_file], [".json"])[0])
         found: dict[str, Item] = {}
-        rejects: Counter[str] = Counter()
-        for name, record, where in records:
-            item = _item(name, record, where)
-            if isinstance(item, Reject) and name in truths:
-                raise DataError(f"{where} is a test question and of no use: {item.reason}")
+        counts = RowCounts()
+        for record in (each for path in self._paths() for each in read_records(path)):
+            counts.num_rows += 1
+            item = record if isinstance(record, Reject) else _item(record)
             if isinstance(item, Reject):
-                rejects[item.reason] += 1
-            elif name in found:
-                raise DataError(f"{where} repeats the PMID {name}; name each file once")
+                if item.id in truths:
+                    raise DataError(f"test question {item.id} is of no use: {item.reason}")
+                counts.reject(item)
+            elif item.id in found:
+                raise DataError(f"{self.file} repeats the PMID {item.id}; name each file once")
             else:
-                found[name] = item
+                found[item.id] = item
+        counts.check(self.file, self.max_bad_fraction)
         odd = [name for name, truth in truths.items() if name not in found]
         if odd:
             raise DataError(
@@ -156,7 +179,7 @@ class PubMedQA(Task):
                 f"first is {wrong[0]}: the files must be of one release"
             )
         others = [item for name, item in found.items() if name not in truths]
-        return others, rejects, [found[name] for name in truths]
+        return others, counts.rejects, [found[name] for name in truths]
 
 
 def _key(item: Item) -> int:
@@ -173,55 +196,39 @@ def _ground_truth(path: Path) -> dict[str, str]:
     return content
 
 
-def _records(path: Path) -> list[tuple[str, dict[str, Any], str]]:
-    """Return PMID, record and place of each question, all in the layout of ori_pqal.json."""
-    if path.suffix != ".json":
-        shard = LocalRows([str(path)]).shards()[0]
-        return [_hub_record(row, f"{path}: row {n}") for n, row in enumerate(shard.rows(), 1)]
-    content = read_json(path)
-    if not isinstance(content, dict) or not content:
-        raise DataError(f"{path} is not PubMedQA: it must be an object keyed by PMID")
-    return [(name, record, f"{path}: record {name}") for name, record in content.items()]
+def _without(
+    items: Sequence[Item], later: Sequence[Item], reason: str, rejects: Counter[str]
+) -> list[Item]:
+    """Leave out and count the items whose question is one of a later split."""
+    keys = {match_key(item.parts["question"]) for item in later}
+    kept = [item for item in items if match_key(item.parts["question"]) not in keys]
+    if len(kept) < len(items):
+        rejects[reason] += len(items) - len(kept)
+    return kept
 
 
-def _hub_record(row: Any, where: str) -> tuple[str, dict[str, Any], str]:
-    if isinstance(row, Reject) or not isinstance(row.get("context"), dict):
-        raise DataError(f"{where} is not PubMedQA: it needs a context of contexts and labels")
-    context = row["context"]
-    names = {"QUESTION": "question", "final_decision": "final_decision"}
-    record = {name: row.get(column) for name, column in names.items()}
-    record |= {"CONTEXTS": context.get("contexts"), "LABELS": context.get("labels")}
-    return str(row.get("pubid")), record, where
-
-
-def _item(name: str, record: Any, where: str) -> Item | Reject:
+def _item(record: PubMedQARecord) -> Item | Reject:
     """Turn a record into an item.
 
     Raises:
-        DataError: It is not of the layout.
+        DataError: It is not of the layout, or has a label that PubMedQA does not declare.
     """
-    if not isinstance(record, dict):
-        raise DataError(f"{where} is not PubMedQA: it must be an object")
-    question, label = record.get("QUESTION"), record.get("final_decision")
-    contexts, sections = text_list(record.get("CONTEXTS")), text_list(record.get("LABELS"))
-    if not isinstance(question, str) or not isinstance(label, str):
-        raise DataError(f"{where} is not PubMedQA: QUESTION and final_decision must be text")
-    if contexts is None or sections is None or len(contexts) != len(sections):
-        raise DataError(f"{where} is not PubMedQA: CONTEXTS and LABELS must be lists of one length")
-    if not question.strip():
-        return Reject("empty question", name)
-    if label not in LABELS:
-        return Reject("unknown label", name)
-    context = _context(sections, contexts)
+    if record.sections is None:
+        raise DataError(
+            f"{record.where} is not PubMedQA: CONTEXTS and LABELS must be lists of one length"
+        )
+    label = declared_label(record.decision, LABELS, record.where, key="final_decision")
+    if not record.question.strip():
+        return Reject("empty question", record.pmid)
+    context = _context(record.sections, record.contexts)
     if not context:
-        return Reject("empty context", name)
-    year = record.get("YEAR")
+        return Reject("empty context", record.pmid)
     return Item(
-        id=name,
-        parts={"question": question.strip(), "context": context},
+        id=record.pmid,
+        parts={"question": record.question.strip(), "context": context},
         target=label,
         label=label,
-        facts={"year": year} if isinstance(year, str) and year else {},
+        facts={"year": record.year} if record.year else {},
     )
 
 

@@ -98,6 +98,18 @@ class Task(ABC):
     def files(self) -> Mapping[str, str]:
         """sha256 of every file of the task by its name: its data fingerprint."""
 
+    def split_files(self, split: str) -> Mapping[str, str]:  # noqa: ARG002 - not known here
+        """Return the sha256 of the files that hold the texts of `train`, `val` or `test`, by name.
+
+        They are compared with the files whose items were kept out of training data. All files of
+        the task, where it does not say more.
+        """
+        return self.files
+
+    def split_rule(self, split: str) -> str:  # noqa: ARG002 - most splits are whole files
+        """Return what decides beside the files which items a split has; empty if nothing does."""
+        return ""
+
 
 def check_training_split(split: str) -> None:
     """Raise ConfigError unless a split may be trained on or selected with."""

@@ -11,6 +11,7 @@ from biomamba.tasks.item import Item
 from biomamba.tasks.prediction import EMPTY, Prediction
 from biomamba.tasks.prompt import Prompt
 from biomamba.tasks.task import Task, WriteText, check_access
+from biomamba.tasks.task_rows import MAX_BAD_FRACTION, check_bad_fraction
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,7 @@ class WritingTask(Task):
         access: `open` or `restricted`.
         max_new_tokens: Longest answer.
         stop: Texts that end an answer.
+        max_bad_fraction: A split with more damaged rows than this is refused.
     """
 
     name: str
@@ -40,10 +42,12 @@ class WritingTask(Task):
     access: str
     max_new_tokens: int
     stop: Sequence[str] = field(default=())
+    max_bad_fraction: float = MAX_BAD_FRACTION
 
     def __post_init__(self) -> None:
         check_access(self.access)
         check_whole(f"max_new_tokens of {self.name}", self.max_new_tokens)
+        check_bad_fraction(self.max_bad_fraction, self.name)
 
     @property
     def has_headings(self) -> bool:

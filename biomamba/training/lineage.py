@@ -2,9 +2,9 @@
 
 import re
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from biomamba.data.manifest import MANIFEST_NAME, Manifest
 from biomamba.data.store_facts import StoreFacts
 from biomamba.runtime.atomic import make_private, write_privately
 from biomamba.runtime.errors import DataError
-from biomamba.runtime.input_files import TEXT, Each, read_json
+from biomamba.runtime.input_files import TEXT, Each, Shape, read_json
 from biomamba.runtime.ranks import is_rank_zero
 from biomamba.runtime.record_shapes import read_run_record
 
@@ -23,6 +23,82 @@ EXPORT_RECORD = "export.json"
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+(@[0-9a-f]{40})?")
 _CREDENTIALED = "physionet"
 _LONGEST_NAME = 1_024
+
+
+# What an export record is read for.
+_EXPORT: Shape = {
+    "restricted": Each(TEXT, is_list=True),
+    "data_filters": Each(
+        {
+            "data": TEXT,
+            "files": Each(TEXT, is_list=True),
+            "kept_apart": Each(
+                {"split": TEXT, "rule": TEXT, "files": Each(TEXT, is_list=True)}, is_list=True
+            ),
+        },
+        is_list=True,
+    ),
+}
+FILTERED, NOT_FILTERED, UNKNOWN = "filtered", "not filtered", "unknown"
+
+
+@dataclass(frozen=True)
+class DataFilter:
+    """A part of the training data of a model, and what was kept out of it.
+
+    Attributes:
+        data: What was trained on, in words.
+        files: sha256 of the files whose items were kept out; None if that is not known.
+        kept_apart: Of data of tasks: the files of each split that was held out, with the rule that
+            chose its items among those of the files. Each a mapping of split, files and rule.
+    """
+
+    data: str
+    files: Sequence[str] | None
+    kept_apart: Sequence[Mapping[str, Any]] = ()
+
+    def status(self, split: "SplitFiles") -> str:
+        """Return FILTERED, NOT_FILTERED or UNKNOWN."""
+        if self.files is None:
+            return UNKNOWN
+        wanted = set(split.files.values())
+        if wanted <= set(self.files):
+            return FILTERED
+        is_kept_apart = any(
+            (part["split"], part["rule"]) == (split.split, split.rule)
+            and wanted <= set(part["files"])
+            for part in self.kept_apart
+        )
+        return FILTERED if is_kept_apart else NOT_FILTERED
+
+
+@dataclass(frozen=True)
+class SplitFiles:
+    """The files that hold the items of an evaluated split.
+
+    Attributes:
+        split: `test` or `val`.
+        files: sha256 by name.
+        rule: What else decides which items of the files are in the split; see Task.split_rule.
+    """
+
+    split: str
+    files: Mapping[str, str]
+    rule: str = ""
+
+
+@dataclass(frozen=True)
+class FilterStatus:
+    """Whether the items of a test were kept out of the training data of a model.
+
+    Attributes:
+        status: FILTERED: out of all of it; NOT_FILTERED: a part of it was not compared with these
+            files; UNKNOWN: nothing is known of a part of it, and no other part is NOT_FILTERED.
+        reasons: A line for each part that is not FILTERED, and for what came before the first run.
+    """
+
+    status: str
+    reasons: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -49,6 +125,40 @@ class TrainedRun:
         found: Mapping[str, Mapping[str, Any]] = self.record.get("data", {}).get("tasks", {})
         return found
 
+    def data_filters(self) -> Iterator[DataFilter]:
+        """Iterate over the parts of its data with what was kept out of each."""
+        for pool in self.stores.values():
+            for facts in pool:
+                files = None if facts.benchmark_files is None else _digests(facts.benchmark_files)
+                if files is None and facts.benchmarks is None:
+                    files = []  # a record of an earlier version, which says that nothing was
+                yield DataFilter(f"corpus {facts.corpus} of run {self.name}", files)
+        for what in self.unknown:
+            yield DataFilter(f"{what} (run {self.name})", None)
+        data = self.record.get("data", {})
+        if "streamed" in data or self.settings.get("data", {}).get("corpora"):
+            kept_out = data.get("streamed", {}).get("benchmark_files")
+            if kept_out is None and not _benchmarks_in(self.settings):
+                kept_out = {}
+            files = None if kept_out is None else _digests(kept_out)
+            yield DataFilter(f"corpora read by run {self.name}", files)
+        if self.tasks:
+            yield self._task_filter()
+
+    def _task_filter(self) -> DataFilter:
+        parts = [
+            {
+                "split": split,
+                "rule": part.get("rule", ""),
+                "files": _digests(part.get("files", {})),
+            }
+            for task in self.tasks.values()
+            for split, part in task.get("kept_apart", {}).items()
+        ]
+        is_known = all("kept_apart" in task for task in self.tasks.values())
+        names = ", ".join(self.tasks)
+        return DataFilter(f"tasks {names} of run {self.name}", [] if is_known else None, parts)
+
     def restrictions(self) -> Iterator[str]:
         """Say which of its data may not be shared, and why."""
         for name, task in self.tasks.items():
@@ -70,12 +180,38 @@ class Lineage:
         base_model: Hub id that the first run began with, or that the weights are; None if none.
         origin: What stands before the first run, in words.
         inherited: Restrictions that an earlier export has recorded.
+        recorded_filters: What an earlier export says of the data of the runs behind it.
+        is_whole: Nothing was trained on before the first known run.
     """
 
     runs: tuple[TrainedRun, ...]
     base_model: str | None
     origin: str
     inherited: tuple[str, ...] = ()
+    recorded_filters: tuple[DataFilter, ...] = ()
+    is_whole: bool = False
+
+    def data_filters(self) -> list[DataFilter]:
+        """Return all parts of the training data, with what was kept out of each."""
+        own = [part for run in self.runs for part in run.data_filters()]
+        return [*own, *self.recorded_filters]
+
+    def filter_record(self) -> dict[str, Any]:
+        """Return what an export keeps of the training data, for `filter_status` later on."""
+        filters = [asdict(part) for part in self.data_filters()]
+        return {"data_filters": filters, "is_whole": self.is_whole}
+
+    def filter_status(self, split: SplitFiles) -> FilterStatus:
+        """Compare the files of a test with those whose items were kept out of the training data."""
+        found = [(part, part.status(split)) for part in self.data_filters()]
+        reasons = [f"{part.data}: {status}" for part, status in found if status != FILTERED]
+        if not self.is_whole:
+            found.append((DataFilter(self.origin, None), UNKNOWN))
+            reasons.append(f"{self.origin}: {UNKNOWN}")
+        status = _worst([status for _, status in found]) or UNKNOWN
+        if status == UNKNOWN and len(found) > 1:
+            reasons += [f"{part.data}: {FILTERED}" for part, each in found if each == FILTERED]
+        return FilterStatus(status, tuple(reasons))
 
     def restrictions(self) -> list[str]:
         """Say which data of any of the runs may not be shared, each once."""
@@ -98,11 +234,13 @@ def find_lineage(checkpoint: str) -> Lineage:
     seen: set[Path] = set()
     while True:
         path = Path(checkpoint).expanduser()
-        inherited += _recorded(path)
+        export = _export_record(path)
+        inherited += _recorded(export)
         folder = _run_folder(path)
         if folder is None:
             base, origin = _beginning(checkpoint, path, is_first=not runs)
-            return Lineage(tuple(runs), base, origin, tuple(inherited))
+            filters, is_whole = _recorded_filters(export, path)
+            return Lineage(tuple(runs), base, origin, tuple(inherited), filters, is_whole)
         if folder in seen:
             raise DataError(f"{folder}: by its settings the run began with its own model")
         seen.add(folder)
@@ -113,7 +251,7 @@ def find_lineage(checkpoint: str) -> Lineage:
             return Lineage(tuple(runs), None, origin, tuple(inherited))
         named = settings["model"].get("checkpoint")
         if named is None:
-            return Lineage(tuple(runs), None, "random weights", tuple(inherited))
+            return Lineage(tuple(runs), None, "random weights", tuple(inherited), is_whole=True)
         checkpoint = str(_locate(str(named), folder) or named)
 
 
@@ -195,7 +333,7 @@ def _restrictions_at(path: Path, seen: set[Path]) -> Iterator[str]:
                 manifest = Manifest.read(folder)
                 if _CREDENTIALED in manifest.licence.lower():
                     yield f"corpus {manifest.corpus} is under {manifest.licence!r}"
-            yield from _recorded(folder)
+            yield from _recorded(_export_record(folder))
             record = folder / RUN_RECORD
             if record.is_file():
                 yield from map(str, read_run_record(record).get("restricted", ()))
@@ -235,13 +373,41 @@ def _beginning(checkpoint: str, path: Path, *, is_first: bool) -> tuple[str | No
     return None, f"the training {what} is not known: no run.json lies beside its weights"
 
 
-def _recorded(path: Path) -> list[str]:
-    """Return the restrictions that an export has written into its record."""
+def _export_record(path: Path) -> dict[str, Any]:
+    """Return the record of an export; empty if the path is none."""
     record = path / EXPORT_RECORD
-    if not record.is_file():
-        return []
-    content = read_json(record, {"restricted": Each(TEXT, is_list=True)})
-    return [str(why) for why in content.get("restricted") or []]
+    return dict(read_json(record, _EXPORT)) if record.is_file() else {}
+
+
+def _recorded(export: Mapping[str, Any]) -> list[str]:
+    """Return the restrictions that an export has written into its record."""
+    return [str(why) for why in export.get("restricted") or []]
+
+
+def _recorded_filters(export: Mapping[str, Any], path: Path) -> tuple[tuple[DataFilter, ...], bool]:
+    """Return what an export says of its training data, and whether that is all of it."""
+    try:
+        found = tuple(DataFilter(**part) for part in export.get("data_filters") or [])
+        _ = [(held["split"], held["rule"], held["files"]) for f in found for held in f.kept_apart]
+    except (TypeError, KeyError) as error:
+        raise DataError(f"{path / EXPORT_RECORD} is damaged ({error}); export again") from error
+    return found, bool(found) and export.get("is_whole") is True
+
+
+def _digests(files: Mapping[str, str]) -> list[str]:
+    return [str(digest).removeprefix("sha256:") for digest in files.values()]
+
+
+def _benchmarks_in(settings: Mapping[str, Any]) -> bool:
+    """Say whether the settings of a streamed run name a benchmark, or do not say."""
+    cleaning = settings.get("data", {}).get("cleaning") or settings.get("cleaning")
+    if not isinstance(cleaning, Mapping):
+        return True
+    return bool((cleaning.get("firewall") or {}).get("benchmarks"))
+
+
+def _worst(statuses: Sequence[str]) -> str | None:
+    return next((each for each in (NOT_FILTERED, UNKNOWN, FILTERED) if each in statuses), None)
 
 
 def _read_run(folder: Path, settings: Mapping[str, Any]) -> TrainedRun:

@@ -76,3 +76,14 @@ def test_a_line_that_is_no_record_is_named(line: str, tmp_path: Path) -> None:
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"no such results file; biomamba\.evaluate"):
         read_task_records(tmp_path / "task_results.jsonl")
+
+
+def test_records_of_earlier_versions_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "task_results.jsonl"
+    line = asdict(make_record())
+    new = ("rejects", "filtered", "filter_reasons")
+    path.write_text(json.dumps({key: line[key] for key in line if key not in new}) + "\n")
+
+    (record,) = read_task_records(path)
+
+    assert (record.rejects, record.filtered, record.filter_reasons) == ({}, None, [])

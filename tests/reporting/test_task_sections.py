@@ -14,8 +14,8 @@ def test_models_stand_beside_the_majority(
 ) -> None:
     _, table = tasks_section(read_inputs([write_tasks(tmp_path / "a")]).evaluations).parts
     assert isinstance(table, Table)
-    assert table.header == ["metric", "n", "majority", "adapted", "detectable"]
-    assert table.rows == [["accuracy", "40", "0.500", "0.625 [0.500, 0.750]", "0.250"]]
+    assert table.header == ["metric", "n", "majority", "adapted", "detectable", "filtered"]
+    assert table.rows == [["accuracy", "40", "0.500", "0.625 [0.500, 0.750]", "0.250", "unknown"]]
     assert table.caption.startswith("quiz in a: protocol quiz-2way, test split, prompt quiz-v1")
     assert table.caption.endswith("answers by likelihood, argmax.")
     rows = list(csv.DictReader(table.csv().splitlines()))

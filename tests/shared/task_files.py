@@ -50,7 +50,7 @@ def write_pubmedqa(root: Path) -> None:
     """Write 1,000 questions, the first 500 with the labels of the official test."""
     labels = [*["yes"] * 276, *["no"] * 169, *["maybe"] * 55] * 2
     records = {
-        str(n): {"LABELS": ["RESULTS"], "CONTEXTS": [text(f"c{n}")], "QUESTION": text("q")}
+        str(n): {"LABELS": ["RESULTS"], "CONTEXTS": [text(f"c{n}")], "QUESTION": text(f"q{n}")}
         | {"LONG_ANSWER": text("l"), "final_decision": label}
         for n, label in enumerate(labels)
     }

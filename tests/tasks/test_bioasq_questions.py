@@ -168,4 +168,4 @@ def test_two_squad_questions_of_one_id_are_refused(tmp_path: Path) -> None:
 
 def test_squad_files_are_for_factoid_questions(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="for factoid questions alone"):
-        read_questions([squad(tmp_path, [])], "yesno")
+        read_questions([squad(tmp_path, [("a_001", "Which?", "One.", ["x"])])], "yesno")

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from biomamba.runtime.errors import DataError
 from biomamba.tasks.bioasq_yesno import BioASQYesNo
 from biomamba.tasks.prediction import Prediction
 from biomamba.tasks.prompt import Prompt
@@ -44,11 +45,17 @@ def test_labels_are_read_in_any_form_that_files_have(
     assert item.facts == {"file": "golden.json"}
 
 
-def test_another_label_is_counted(tmp_path: Path) -> None:
-    found = written(tmp_path, "yes", "maybe", ["yes", "no"], "yes and no").held_out()
+@pytest.mark.parametrize("answer", ["maybe", ["yes", "no"], "yes and no"])
+def test_another_label_is_refused_by_value_and_file(tmp_path: Path, answer: Any) -> None:
+    with pytest.raises(DataError, match=r"golden\.json: question 1: exact_answer is .*'yes', 'no'"):
+        written(tmp_path, "yes", answer).held_out()
 
-    assert [item.id for item in found.items] == ["0"]
-    assert found.rejects == Counter({"unknown label": 3})
+
+def test_a_question_without_an_answer_is_counted(tmp_path: Path) -> None:
+    found = written(tmp_path, "Yes.", "", None).held_out()
+
+    assert [item.label for item in found.items] == ["yes"]
+    assert found.rejects == Counter({"no exact answer": 2})
 
 
 def test_snippets_stand_between_empty_lines_and_none_is_said(tmp_path: Path) -> None:

@@ -12,7 +12,13 @@ from biomamba.data.rows import LocalRows
 from biomamba.runtime.errors import ConfigError, DataError
 from biomamba.tasks.choice_rows import Choice, ChoiceColumns, read_choices
 
-PIQA = ChoiceColumns(question=["goal"], options=["sol1", "sol2"], answer="label", names=["0", "1"])
+PIQA = ChoiceColumns(
+    question=["goal"],
+    options=["sol1", "sol2"],
+    answer="label",
+    names=["0", "1"],
+    no_answer=["-1"],
+)
 ARC = ChoiceColumns(
     question=["question"],
     options=["choices.text"],
@@ -116,8 +122,7 @@ def test_winogrande_is_cut_at_its_first_blank(
         ({"goal": " "}, "empty question"),
         ({"sol1": ""}, "fewer than two options or an empty one"),
         ({"sol1": "Gloves. "}, "options are not distinct"),
-        ({"label": -1}, "no known answer"),
-        ({"label": ""}, "no known answer"),
+        ({"label": -1}, "answer is secret"),
     ],
 )
 def test_a_row_that_cannot_be_asked_is_counted(
@@ -134,16 +139,63 @@ def test_other_rows_that_cannot_be_asked(tmp_path: Path) -> None:
     many = {"text": [str(n) for n in range(27)], "label": [str(n) for n in range(27)]}
     found = read(tmp_path, ARC, {**SCIENCE, "choices": many})
     assert found == ([], Counter({"more options than letters": 1}))
-    uneven = {"text": ["a", "b"], "label": ["1"]}
-    found = read(tmp_path, ARC, {**SCIENCE, "choices": uneven})
-    assert found == ([], Counter({"no known answer": 1}))
 
 
-def test_a_question_is_read_once_and_broken_rows_are_counted(tmp_path: Path) -> None:
-    choices, rejects = read(tmp_path, PIQA, GOAL, GOAL, {**GOAL, "goal": "Other."}, ["a list"])
+@pytest.mark.parametrize(
+    ("columns", "row", "words"),
+    [
+        (PIQA, {**GOAL, "label": 2}, "rows.jsonl row 2: label is '2', the task declares '0', '1'"),
+        (PIQA, {**GOAL, "label": ""}, "label is ''"),
+        (PIQA, {**GOAL, "label": None}, "label is 'null'"),
+        (PIQA, {**GOAL, "label": 1.0}, r"label is '1\.0'"),
+        (PIQA, {**GOAL, "label": "a long text of somebody" * 3}, "label is a str"),
+        (ARC, {**SCIENCE, "answerKey": "D"}, "answerKey is 'D', the task declares '1', '2', '3'"),
+        (
+            ARC,
+            {**SCIENCE, "choices": {"text": ["a", "b"], "label": ["1"]}},
+            "2 options, the task declares 1 names",
+        ),
+        (
+            MEDQA,
+            {"question": "q", "options": {"A": "a", "B": "b", "C": "c"}, "answer_idx": "A"},
+            "options has the options A, B, C, the task declares A, B",
+        ),
+        (MEDQA, {"question": "q", "options": {"A": "a", "B": "b"}, "answer_idx": "E"}, "is 'E'"),
+    ],
+)
+def test_an_answer_that_is_not_declared_is_refused(
+    tmp_path: Path, columns: ChoiceColumns, row: Any, words: str
+) -> None:
+    fine = {
+        "goal": GOAL | {"goal": "Another."},
+        "answerKey": SCIENCE | {"id": "M0", "question": "Another?"},
+        "answer_idx": {"question": "p", "options": {"A": "a", "B": "b"}, "answer_idx": "A"},
+    }
+    first = fine["goal" if columns is PIQA else columns.answer]
+    with pytest.raises(DataError, match=words):
+        read(tmp_path, columns, first, row)
 
-    assert len(choices) == 2
-    assert rejects == Counter({"repeated question": 1, "row is not an object": 1})
+
+def test_a_name_is_not_also_a_secret_answer() -> None:
+    with pytest.raises(ConfigError, match=r"both have \['1'\]"):
+        replace(PIQA, no_answer=["1"])
+
+
+@pytest.mark.parametrize("num_damaged", [1, 2])
+def test_a_question_is_read_once_and_damaged_rows_are_counted_up_to_a_limit(
+    tmp_path: Path, num_damaged: int
+) -> None:
+    rows = [{**GOAL, "goal": f"Goal {n}"} for n in range(98)]
+    damaged = [["a list"]] * num_damaged
+
+    if num_damaged == 1:
+        choices, rejects = read(tmp_path, PIQA, *rows, rows[0], *damaged)
+        assert len(choices) == 98
+        assert rejects == Counter({"repeated question": 1, "row is not an object": 1})
+    else:
+        words = r"rows\.jsonl: 2 of 101 rows are damaged .*an object: 2.*max_bad_fraction"
+        with pytest.raises(DataError, match=words):
+            read(tmp_path, PIQA, *rows, rows[0], *damaged)
 
 
 @pytest.mark.parametrize(

@@ -42,6 +42,17 @@ def test_each_split_is_its_files(tmp_path: Path) -> None:
     assert [item.id for item in aci.held_out().items] == ["d", "e"]
 
 
+def test_a_dialogue_of_a_later_split_is_not_learned(tmp_path: Path) -> None:
+    aci = task(tmp_path, ["d"])
+    with (tmp_path / "train.csv").open("a") as out:
+        out.write("aci,x,TALK of\u00a0d!,Note of d.\naci,y,talk of c,Note of C\n")
+
+    found = aci.items("train")
+
+    assert [item.id for item in found.items] == ["a", "b"]
+    assert found.rejects == {"dialogue of a split held out": 2}
+
+
 def test_the_test_split_is_no_split_to_train_on(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="split is 'test'"):
         task(tmp_path, ["d"]).items("test")

@@ -16,7 +16,12 @@ from biomamba.tasks.prediction import Prediction
 from biomamba.tasks.prompt import Prompt
 
 COLUMNS = ChoiceColumns(
-    id="id", question=["q"], options=["options"], answer="answer", names=["0", "1", "2"]
+    id="id",
+    question=["q"],
+    options=["options"],
+    answer="answer",
+    names=["0", "1", "2"],
+    no_answer=["-1"],
 )
 SENTENCES = ChoiceColumns(
     form="winogrande", question=["s"], options=["a", "b"], answer="answer", names=["1", "2"]
@@ -123,10 +128,35 @@ def test_a_set_without_training_rows_can_be_evaluated(tmp_path: Path) -> None:
     assert ids(found.held_out()) == {"t"}
 
 
+def test_a_test_question_in_another_spelling_is_not_learned(tmp_path: Path) -> None:
+    spelled = ["which\u00a0T", "\uff37hich t?", "Whi\u00adch  t ?", "Which tt?"]
+    found = task(tmp_path, [row("t")], train=[row(f"r{n}", q) for n, q in enumerate(spelled)])
+
+    items = [found.items(split) for split in ("train", "val")]
+
+    assert ids(items[0]) | ids(items[1]) == {"r3"}
+    assert items[0].rejects == {"question of another split": 3}
+
+
+@pytest.mark.parametrize("limit", [0.0, 0.5])
+def test_damaged_rows_are_refused_over_the_limit_of_the_task(tmp_path: Path, limit: float) -> None:
+    found = task(tmp_path, [row(f"t{n}") for n in range(4)], max_bad_fraction=limit)
+    with (tmp_path / "test.jsonl").open("a") as out:
+        out.write('{"id": "cut')
+
+    if limit:
+        assert found.held_out().rejects == {"row is not JSON": 1}
+    else:
+        with pytest.raises(DataError, match=r"test\.jsonl: 1 of 5 rows are damaged"):
+            found.held_out()
+    with pytest.raises(ConfigError, match="max_bad_fraction of mcq"):
+        task(tmp_path, [], max_bad_fraction=2)
+
+
 def test_secret_answers_are_no_test_split(tmp_path: Path) -> None:
     secret = task(tmp_path, [row("t", answer=-1)])
 
-    with pytest.raises(DataError, match=r"'no known answer': 1.* name the validation file"):
+    with pytest.raises(DataError, match=r"'answer is secret': 1.* name the validation file"):
         secret.held_out()
 
 

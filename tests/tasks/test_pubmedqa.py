@@ -37,7 +37,10 @@ def written(tmp_path: Path, records: Any, truth: Any, **settings: Any) -> PubMed
 
 def many(tmp_path: Path, **settings: Any) -> PubMedQA:
     """Return 60 questions of which every sixth is a test question."""
-    records = {str(n): {**RECORD, "final_decision": LABELS[n % 3]} for n in range(60)}
+    records = {
+        str(n): {**RECORD, "QUESTION": f"Does rest {n} help?", "final_decision": LABELS[n % 3]}
+        for n in range(60)
+    }
     truth = {str(n): LABELS[n % 3] for n in range(0, 60, 6)}
     return written(tmp_path, records, truth, **settings)
 
@@ -47,7 +50,8 @@ def ids(items: list[Item]) -> set[str]:
 
 
 def test_sections_keep_their_labels(tmp_path: Path) -> None:
-    records = {"1": RECORD, "2": {**RECORD, "LABELS": ["", "RESULTS"], "YEAR": None}}
+    records = {"1": RECORD, "2": {**RECORD, "QUESTION": "Does food?"}}
+    records["2"] |= {"LABELS": ["", "RESULTS"], "YEAR": None}
     task = written(tmp_path, records, TRUTH)
 
     (item,) = task.held_out().items
@@ -116,15 +120,14 @@ def test_the_layout_of_the_hub_gives_the_same_items(tmp_path: Path) -> None:
 
 def test_a_question_that_cannot_be_asked_is_counted(tmp_path: Path) -> None:
     bad = {
-        "2": {**RECORD, "final_decision": "perhaps"},
         "3": {**RECORD, "QUESTION": " "},
         "4": {**RECORD, "CONTEXTS": ["", " "]},
-        "5": RECORD,
+        "5": {**RECORD, "QUESTION": "Does food help?"},
     }
     found = written(tmp_path, {"1": RECORD, **bad}, TRUTH).items("val")
 
     assert ids(found.items) == {"5"}
-    assert found.rejects == Counter({"unknown label": 1, "empty question": 1, "empty context": 1})
+    assert found.rejects == Counter({"empty question": 1, "empty context": 1})
 
 
 @pytest.mark.parametrize(
@@ -132,12 +135,14 @@ def test_a_question_that_cannot_be_asked_is_counted(tmp_path: Path) -> None:
     [
         ([], TRUTH, "must be an object keyed by PMID"),
         ({"1": "text"}, TRUTH, "record 1 is not PubMedQA: it must be an object"),
-        ({"1": {**RECORD, "QUESTION": None}}, TRUTH, "QUESTION and final_decision"),
+        ({"1": {**RECORD, "QUESTION": None}}, TRUTH, "QUESTION must be text"),
+        ({"1": {**RECORD, "final_decision": "perhaps"}}, TRUTH, "record 1: final_decision is 'per"),
+        ({"1": {**RECORD, "final_decision": None}}, TRUTH, "record 1: final_decision is None"),
         ({"1": {**RECORD, "LABELS": ["METHODS"]}}, TRUTH, "lists of one length"),
-        ({"1": {**RECORD, "CONTEXTS": {"contexts": []}}}, TRUTH, "lists of one length"),
+        ({"1": {**RECORD, "CONTEXTS": {"contexts": []}}}, TRUTH, "lists of text"),
         ({"1": RECORD}, {"1": "yes", "9": "no"}, "lacks, the first is 9"),
         ({"1": RECORD}, {"1": "no"}, "another label .* the first is 1"),
-        ({"1": {**RECORD, "QUESTION": ""}}, TRUTH, "test question and of no use: empty question"),
+        ({"1": {**RECORD, "QUESTION": ""}}, TRUTH, "test question 1 is of no use: empty question"),
         ({"1": RECORD}, {"1": "perhaps"}, r"labels \['perhaps'\]"),
         ({"1": RECORD}, [], "no ground truth"),
     ],
@@ -145,6 +150,38 @@ def test_a_question_that_cannot_be_asked_is_counted(tmp_path: Path) -> None:
 def test_other_files_are_refused(tmp_path: Path, records: Any, truth: Any, words: str) -> None:
     with pytest.raises(DataError, match=words):
         written(tmp_path, records, truth).held_out()
+
+
+@pytest.mark.parametrize(
+    "spelling",
+    [
+        "Does rest help?",
+        "does REST help",
+        "Does rest\u00a0help\uff1f",
+        "\uff24\uff4f\uff45\uff53 rest help?",
+        "Does re\u00adst he\u200blp?",
+    ],
+)
+def test_a_test_question_under_another_pmid_is_not_learned(tmp_path: Path, spelling: str) -> None:
+    others = {"2": {**RECORD, "QUESTION": spelling}, "3": {**RECORD, "QUESTION": "Does food?"}}
+    task = written(tmp_path, {"1": RECORD, **others}, TRUTH)
+
+    found = [task.items(split) for split in ("train", "val")]
+
+    assert [item.id for items in found for item in items.items] == ["3"]
+    assert found[0].rejects == Counter({"question of the test under another PMID": 1})
+
+
+def test_a_validation_question_under_another_pmid_is_not_learned(tmp_path: Path) -> None:
+    records = {str(n): {**RECORD, "QUESTION": f"Is it {n // 2}?"} for n in range(40)}
+    task = written(tmp_path, records | {"99": RECORD}, {"99": "yes"})
+
+    train, val = (
+        {item.parts["question"] for item in task.items(split).items} for split in ("train", "val")
+    )
+
+    assert len(val) >= 2
+    assert not train & val
 
 
 def test_the_official_protocol_wants_the_official_number(tmp_path: Path) -> None:

@@ -12,7 +12,13 @@ from biomamba.data.manifest import FORMAT_VERSION, Manifest, Totals
 from biomamba.data.store_facts import StoreFacts
 from biomamba.runtime.atomic import make_private
 from biomamba.runtime.errors import DataError
-from biomamba.training.lineage import find_lineage, keep_private, restrictions_in, restrictions_of
+from biomamba.training.lineage import (
+    SplitFiles,
+    find_lineage,
+    keep_private,
+    restrictions_in,
+    restrictions_of,
+)
 
 PHYSIONET = "PhysioNet Credentialed Health Data License 1.5.0: never upload or share"
 CC0 = "CC0"
@@ -263,3 +269,105 @@ def test_a_folder_above_the_current_one_is_left_as_it_is(
     monkeypatch.chdir(tmp_path)
     make_private(Path())
     assert tmp_path.stat().st_mode & 0o777 == 0o755
+
+
+TEST_FILE = "7" * 64
+OTHER_FILE = "8" * 64
+TESTED = SplitFiles("test", {"12B3_golden.json": TEST_FILE})
+
+
+def filtered_by(*digests: str) -> dict[str, Any]:
+    files = {f"bioasq/{n}.json": f"sha256:{digest}" for n, digest in enumerate(digests)}
+    named = {"bioasq": {}} if digests else None
+    return facts() | {"benchmarks": named, "benchmark_files": files}
+
+
+def status_of(run: Path, tested: SplitFiles = TESTED) -> str:
+    return find_lineage(str(run)).filter_status(tested).status
+
+
+def learned_from(split: str, *digests: str, rule: str = "") -> dict[str, Any]:
+    files = {f"{n}.json": digest for n, digest in enumerate(digests)}
+    return {"tasks": {"qa": {"kept_apart": {split: {"files": files, "rule": rule}}}}}
+
+
+def old_facts() -> dict[str, Any]:
+    return {name: value for name, value in facts().items() if name != "benchmark_files"}
+
+
+@pytest.mark.parametrize(
+    ("data", "status"),
+    [
+        ({"stores": {"text": [filtered_by(TEST_FILE, OTHER_FILE)]}}, "filtered"),
+        ({"stores": {"text": [filtered_by(OTHER_FILE)]}}, "not filtered"),
+        ({"stores": {"text": [filtered_by()]}}, "not filtered"),
+        # One of two corpora is enough to see a test.
+        ({"stores": {"a": [filtered_by(TEST_FILE)], "b": [filtered_by()]}}, "not filtered"),
+        # Records of earlier versions name benchmarks, not files; or say that there were none.
+        ({"stores": {"text": [old_facts() | {"benchmarks": {"bioasq": {}}}]}}, "unknown"),
+        ({"stores": {"text": [old_facts()]}}, "not filtered"),
+        ({"streamed": {"benchmark_files": {"b/t.json": f"sha256:{TEST_FILE}"}}}, "filtered"),
+        ({"streamed": {"benchmark_files": {}}}, "not filtered"),
+        (learned_from("test", TEST_FILE), "filtered"),
+        (learned_from("test", OTHER_FILE), "not filtered"),
+        (learned_from("val", TEST_FILE), "not filtered"),
+        (learned_from("test", TEST_FILE, rule="another split"), "not filtered"),
+        ({"tasks": {"qa": {}}}, "unknown"),
+    ],
+)
+def test_a_test_is_filtered_if_its_files_were_kept_out_of_all_training_data(
+    tmp_path: Path, data: dict[str, Any], status: str
+) -> None:
+    corpora = {"data": {"sources": {"a": ["a"]}, "corpora": {"a": {}}}}
+    settings = began_with(None) | (corpora if "streamed" in data else {})
+    assert status_of(write_run(tmp_path / "run", data, settings)) == status
+
+
+def test_all_files_of_a_test_must_have_been_kept_out(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", {"stores": {"a": [filtered_by(TEST_FILE)]}}, began_with(None))
+
+    assert status_of(run, SplitFiles("test", {"a": TEST_FILE, "b": OTHER_FILE})) == "not filtered"
+    assert status_of(run, SplitFiles("val", {"a": TEST_FILE})) == "filtered"
+
+
+def test_a_chain_is_as_clean_as_the_worst_of_its_runs(tmp_path: Path) -> None:
+    for name, digest, status in (("clean", TEST_FILE, "filtered"), ("other", OTHER_FILE, "not ")):
+        data = {"stores": {"text": [filtered_by(digest)]}}
+        first = write_run(tmp_path / name / "cpt", data, began_with(None))
+        tuned = began_with(str(first / "model"))
+        second = write_run(tmp_path / name / "sft", learned_from("test", TEST_FILE), tuned)
+
+        assert status_of(second / "model").startswith(status)
+
+
+def test_what_published_weights_have_seen_is_unknown(tmp_path: Path) -> None:
+    hub = began_with("state-spaces/mamba2-130m")
+    clean = write_run(tmp_path / "a", {"stores": {"t": [filtered_by(TEST_FILE)]}}, hub)
+    other = write_run(tmp_path / "b", {"stores": {"t": [filtered_by(OTHER_FILE)]}}, hub)
+
+    found = find_lineage(str(clean)).filter_status(TESTED)
+
+    assert found.status == "unknown"
+    assert found.reasons == (
+        "the published weights state-spaces/mamba2-130m: unknown",
+        "corpus notes of run a: filtered",
+    )
+    assert status_of(other) == "not filtered"
+    assert status_of(Path("state-spaces/mamba2-130m")) == "unknown"
+    assert status_of(tmp_path) == "unknown"
+
+
+def test_an_export_keeps_what_was_filtered(tmp_path: Path) -> None:
+    data = {"stores": {"text": [filtered_by(TEST_FILE)]}}
+    record = find_lineage(str(write_run(tmp_path / "run", data, began_with(None)))).filter_record()
+    exported = tmp_path / "elsewhere"
+    exported.mkdir()
+    (exported / "export.json").write_text(json.dumps({"restricted": [], **record}))
+    tuned = write_run(tmp_path / "sft", learned_from("test", TEST_FILE), began_with(str(exported)))
+
+    assert status_of(exported) == status_of(tuned) == "filtered"
+    (exported / "export.json").write_text(json.dumps({"restricted": []}))
+    assert status_of(exported) == status_of(tuned) == "unknown"
+    (exported / "export.json").write_text(json.dumps({"data_filters": [{"odd": 1}]}))
+    with pytest.raises(DataError, match=r"export\.json is damaged"):
+        find_lineage(str(exported))

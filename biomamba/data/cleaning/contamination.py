@@ -144,6 +144,7 @@ def _benchmark(name: str, matches: Sequence[_Match], index: ItemIndex) -> dict[s
     return {
         "items": len(items),
         "items_too_short_for_ngrams": int(np.count_nonzero(index.needed[items] == 0)),
+        "links_without_pmid": int(index.unknown_links[items].sum()),
         "items_found": len({item for match in own for item in match.items}),
         "documents": {
             corpus: {"any rule": any_rule[corpus]}

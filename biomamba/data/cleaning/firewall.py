@@ -63,6 +63,17 @@ class Firewall:
             },
         }
 
+    def notices(self) -> list[str]:
+        """Return what a user should know: how many items are looked for, and files that are absent.
+
+        Raises:
+            DataError: If a benchmark file is missing or malformed.
+        """
+        notices = [self.index.summary()]
+        for _, benchmark in sorted(self.benchmarks.items()):
+            notices += getattr(benchmark, "notices", list)()
+        return notices
+
     def hits(self, documents: Sequence[Document], words: HashRows) -> Hits:
         """Return which documents of a batch belong to which items, as HIT_DTYPE.
 

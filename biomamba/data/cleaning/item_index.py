@@ -91,6 +91,7 @@ class ItemIndex:
         needed: N-grams that a document must share with each item, 0 for an item without any,
             `(items,)`.
         may_match: Whether an n-gram with these upper bits exists, a power of two of slots.
+        unknown_links: Links of each item that name no PMID, `(items,)`.
     """
 
     benchmarks: list[str]
@@ -102,6 +103,7 @@ class ItemIndex:
     ngram_words: int
     needed: NDArray[np.int64]
     may_match: NDArray[np.bool_]
+    unknown_links: NDArray[np.int64]
 
     @classmethod
     def of(
@@ -126,6 +128,7 @@ class ItemIndex:
             ngram_words=ngram_words,
             needed=np.minimum(np.bincount(ngrams.items, minlength=len(items)), min_ngrams),
             may_match=may_match,
+            unknown_links=np.array([item.num_unknown_links for _, item in items], np.int64),
         )
 
     def summary(self) -> str:
@@ -136,7 +139,9 @@ class ItemIndex:
         short = (
             f"; {num_short:,} items have fewer than {self.ngram_words} words" if num_short else ""
         )
-        return f"kept out of these documents: {parts}{short}"
+        num_links = int(self.unknown_links.sum())
+        links = f"; {num_links:,} links to articles name no PMID" if num_links else ""
+        return f"kept out of these documents: {parts}{short}{links}"
 
     def hits(self, documents: Sequence[Document], words: HashRows) -> Hits:
         """Return the pairs of document and item of a batch, as HIT_DTYPE."""

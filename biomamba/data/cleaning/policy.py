@@ -13,7 +13,7 @@ from biomamba.data.cleaning.words import Hashes, hash_texts, hash_words
 from biomamba.data.document import Document
 
 # Goes up when the same texts and settings give other marks: what was staged before is then stale.
-_MARKS_VERSION = 1
+_MARKS_VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class Cleaning:
                 "no benchmark is kept out of these documents: evaluations may meet texts seen in "
                 "training; name the benchmarks with benchmark=[pubmedqa,bioasq,wikitext,...]"
             ]
-        return [self.firewall.index.summary()]
+        return self.firewall.notices()
 
     def marks(self, documents: Sequence[Document]) -> Marks:
         """Mark a batch of documents; a few hundred at a time are fastest."""

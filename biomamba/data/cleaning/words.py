@@ -1,13 +1,15 @@
 r"""Words and word n-grams of a batch of texts as 64-bit hashes.
 
 A word is a run of `\w` after NFKC and case folding, so that case, punctuation, line breaks, spaced
-punctuation (WikiText) and composed against decomposed letters make no difference. A language
+punctuation (WikiText), full-width forms, soft hyphens and composed against decomposed letters make
+no difference. A language
 written without spaces gives few and long words, in which little is found. The hashes are the same
 in every process and on every machine (but for characters that are new in the Unicode tables of one
 of two Python versions). All words of a batch are hashed by a few passes over its characters,
 without a Python object per word.
 """
 
+import re
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,6 +24,12 @@ Hashes = NDArray[np.uint64]
 
 _NUM_CODE_POINTS = 0x110000
 _CHUNK_CHARS = 1 << 17  # what is in work stays in the processor's cache
+# Characters that nobody sees: soft hyphen, zero-width and joining characters, marks of direction,
+# variation selectors, byte order mark. Inside a word they would cut it in two.
+_INVISIBLE = re.compile(
+    "[\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180e\u200b-\u200f\u202a-\u202e"
+    "\u2060-\u206f\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff9-\ufffb]"
+)
 
 
 @dataclass(frozen=True)
@@ -88,7 +96,20 @@ def hash_texts(texts: Sequence[str], words: HashRows) -> Hashes:
 
 def normalised(text: str) -> str:
     """Return the text in the form whose words are compared."""
-    return text.lower() if text.isascii() else unicodedata.normalize("NFKC", text).casefold()
+    if text.isascii():
+        return text.lower()
+    folded = unicodedata.normalize("NFKC", _INVISIBLE.sub("", text)).casefold()
+    return unicodedata.normalize("NFKC", folded)  # case folding can take letters apart
+
+
+def match_key(text: str) -> str:
+    """Return the letters and digits of a text in their compared form, without anything between.
+
+    Two items with the same key ask the same: case, punctuation, white space, full-width forms and
+    invisible characters make no difference. A text without letters and digits is its own key.
+    """
+    form = normalised(text)
+    return "".join(character for character in form if character.isalnum()) or form
 
 
 def scramble(values: Hashes) -> Hashes:

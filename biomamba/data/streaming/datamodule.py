@@ -24,6 +24,7 @@ from biomamba.data.evaluation_rows import DocumentRows
 from biomamba.data.exposure import Exposure
 from biomamba.data.loader import WORKER_TIMEOUT_SECONDS
 from biomamba.data.mixture import Mixture
+from biomamba.data.store_facts import benchmark_files
 from biomamba.data.store_reader import content_fingerprint
 from biomamba.data.streaming.admission import Admission
 from biomamba.data.streaming.held_out import DocumentsInMemory, held_out_documents
@@ -148,6 +149,11 @@ class StreamingDataModule(TrainingData):
     def vocab_size(self) -> int:
         """Number of ids that a batch may hold."""
         return self._tokenizer.vocab_size
+
+    @property
+    def description(self) -> dict[str, Any]:
+        """Return which benchmark files were kept out, for the record of the run."""
+        return {"streamed": {"benchmark_files": benchmark_files(self._cleaning.settings())}}
 
     @property
     def store_folders(self) -> dict[str, list[str]]:

@@ -80,6 +80,7 @@ def test_the_report_counts_what_was_found_and_names_it(cleaning: Cleaning) -> No
         "house": {
             "items": 3,
             "items_too_short_for_ngrams": 1,
+            "links_without_pmid": 0,
             "items_found": 2,
             "documents": {
                 "abstracts": {"any rule": 1, "pmid": 1},

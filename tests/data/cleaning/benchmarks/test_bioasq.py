@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from biomamba.data.cleaning.benchmarks.bioasq import BioASQ
+from biomamba.data.cleaning.benchmarks.item import pmids_of
 from biomamba.runtime.errors import ConfigError, DataError
 
 QUESTION: dict[str, Any] = {
@@ -60,12 +61,12 @@ def test_answers_may_be_one_text_and_gold_may_be_absent(tmp_path: Path) -> None:
     [
         ([QUESTION], "has no list 'questions'"),
         ({"questions": []}, "has no list 'questions'"),
-        ({"data": []}, "has no list 'questions'"),
+        ({"data": []}, "has no question"),
         ({"questions": ["q"]}, "question 1 is not BioASQ: it must be an object"),
         ({"questions": [{"id": "q"}]}, "id and body must be text"),
         ({"questions": [{**QUESTION, "snippets": "text"}]}, "snippets must be a list of objects"),
         ({"questions": [{**QUESTION, "snippets": [{"text": 1}]}]}, "must hold text"),
-        ({"questions": [{**QUESTION, "documents": 5}]}, "must hold text"),
+        ({"questions": [{**QUESTION, "documents": {"a": 5}}]}, "documents must be a list"),
     ],
 )
 def test_a_file_of_another_layout_is_refused(content: Any, words: str, tmp_path: Path) -> None:
@@ -85,3 +86,77 @@ def test_the_real_files_name_an_article_for_each_question(real_data: Path) -> No
 
     assert items
     assert all(item.pmids and len(item.texts) > 1 for item in items)
+
+
+@pytest.mark.parametrize(
+    "link",
+    [
+        "15829955",
+        15829955,
+        " 015829955",
+        "PMID: 15829955",
+        "pubmed:15829955",
+        "15829955[uid]",
+        "15829955.2",
+        "http://www.ncbi.nlm.nih.gov/pubmed/15829955",
+        "https://www.ncbi.nlm.nih.gov/pubmed/15829955/",
+        "www.ncbi.nlm.nih.gov/m/pubmed/15829955?report=abstract",
+        "pubmed/?term=15829955",
+        "http://www.ncbi.nlm.nih.gov/pubmed/?term=15829955[uid]",
+        "https://www.ncbi.nlm.nih.gov/pubmed?term=15829955%5Bpmid%5D",
+        "https://pubmed.ncbi.nlm.nih.gov/15829955/",
+        "HTTPS://PubMed.ncbi.nlm.nih.gov/15829955/#abstract",
+        "https://pubmed.ncbi.nlm.nih.gov/?term=15829955",
+        "http://www.ncbi.nlm.nih.gov/entrez/query.fcgi?cmd=Retrieve&db=pubmed&list_uids=15829955",
+        "https://europepmc.org/article/MED/15829955",
+    ],
+)
+def test_a_pmid_is_found_in_every_form_of_a_link(link: str | int, tmp_path: Path) -> None:
+    question = {"id": "q", "body": "Why?", "documents": [link]}
+    (item,) = written(tmp_path, {"questions": [question]}).items()
+
+    assert (item.pmids, item.num_unknown_links) == (["15829955"], 0)
+
+
+def test_links_without_a_pmid_are_counted(tmp_path: Path) -> None:
+    links = ["https://doi.org/10.1000/med/123", "PMC15829955", "https://pubmed.org/about", ""]
+    question = {"id": "q", "body": "Why?", "documents": [*links, "22"]}
+    (item,) = written(tmp_path, {"questions": [question]}).items()
+
+    assert (item.pmids, item.num_unknown_links) == (["22"], 4)
+    many = "http://www.ncbi.nlm.nih.gov/pubmed/?term=11+OR+22,33"
+    assert pmids_of(many) == ["11", "22", "33"]
+
+
+def test_files_in_the_form_of_squad_are_read(tmp_path: Path) -> None:
+    rows = [
+        {"context": text, "qas": [{"id": f"q1_00{n}", "question": "Why rest?", "answers": []}]}
+        for n, text in enumerate(["Rest helps.", "It does."])
+    ]
+    (item,) = written(tmp_path, {"data": [{"paragraphs": rows}]}).items()
+
+    assert item.id == "q1"
+    assert item.texts == ["Why rest?", "Rest helps.", "It does."]
+
+
+def test_a_folder_that_is_not_there_gives_nothing_and_is_told(tmp_path: Path) -> None:
+    written(tmp_path, {"questions": [QUESTION]})
+    absent = str(tmp_path / "absent" / "*.json")
+    benchmark = BioASQ([absent], test_files=[str(tmp_path / "*.json")])
+
+    assert [item.id for item in benchmark.items()] == ["q1"]
+    assert benchmark.notices() == [f"BioASQ: no file matches {absent}"]
+    with pytest.raises(DataError, match="no raw file matches"):
+        BioASQ([absent]).fingerprints()
+    with pytest.raises(DataError, match=r"gone\.json does not exist"):
+        BioASQ([str(tmp_path / "gone.json"), str(tmp_path / "*.json")]).fingerprints()
+
+
+def test_a_file_that_is_named_twice_counts_once(tmp_path: Path) -> None:
+    written(tmp_path, {"questions": [QUESTION]})
+    (tmp_path / "copy").mkdir()
+    written(tmp_path / "copy", {"questions": [QUESTION]})
+    benchmark = BioASQ([str(tmp_path / "*.json")], test_files=[str(tmp_path / "copy" / "*.json")])
+
+    assert len(list(benchmark.items())) == 1
+    assert len(benchmark.fingerprints()) == 1

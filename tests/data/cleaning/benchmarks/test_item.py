@@ -25,12 +25,11 @@ def test_texts_come_as_one_or_many_or_none() -> None:
     assert text_list({"one": "two"}) is None
 
 
-def test_files_of_one_name_are_refused(tmp_path: Path) -> None:
-    paths = [tmp_path / name / "set.json" for name in ("a", "b")]
-    for path in paths:
+def test_files_of_one_name_are_told_apart_by_their_folders(tmp_path: Path) -> None:
+    paths = [tmp_path / name / "set.json" for name in ("a", "b", "c")]
+    for path, text in zip(paths, ("{}", "[]", "{}"), strict=True):
         path.parent.mkdir()
-        path.write_text("{}")
+        path.write_text(text)
 
     assert list(hash_files(paths[:1])) == ["set.json"]
-    with pytest.raises(DataError, match="share a name"):
-        hash_files(paths)
+    assert list(hash_files(paths)) == ["set.json", "b/set.json"]

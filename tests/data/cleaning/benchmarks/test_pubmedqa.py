@@ -4,6 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pyarrow
+import pyarrow.parquet
 import pytest
 
 from biomamba.data.cleaning.benchmarks.pubmedqa import PubMedQA
@@ -55,12 +57,26 @@ def test_the_settings_hold_the_hash_of_the_file_and_not_its_place(tmp_path: Path
         ({}, "must be an object keyed by PMID"),
         ({"1": {**RECORD, "LONG_ANSWER": None}}, "record 1 is not PubMedQA: LONG_ANSWER"),
         ({"1": {**RECORD, "CONTEXTS": {"contexts": []}}}, "record 1 is not PubMedQA: CONTEXTS"),
-        ({"1": "text"}, "record 1 is not PubMedQA: QUESTION"),
+        ({"1": "text"}, "record 1 is not PubMedQA: it must be an object"),
+        ({"1": {**RECORD, "QUESTION": " "}}, "record 1 is not PubMedQA: QUESTION"),
     ],
 )
 def test_a_file_of_another_layout_is_refused(content: Any, words: str, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=words):
         list(written(tmp_path, content).items())
+
+
+def test_the_layout_of_the_hub_gives_the_same_items(tmp_path: Path) -> None:
+    (expected,) = written(tmp_path, {"123": RECORD}).items()
+    row = {"pubid": 123, "question": RECORD["QUESTION"], "long_answer": RECORD["LONG_ANSWER"]}
+    row |= {"context": {"contexts": RECORD["CONTEXTS"], "labels": RECORD["LABELS"]}}
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist([row]), tmp_path / "hub.parquet")
+    (tmp_path / "hub.jsonl").write_text(json.dumps(row) + "\n")
+
+    for name in ("hub.parquet", "hub.jsonl"):
+        benchmark = PubMedQA(str(tmp_path / name))
+        assert list(benchmark.items()) == [expected]
+        assert list(benchmark.fingerprints()) == [name]
 
 
 def test_a_missing_file_is_refused() -> None:
