@@ -4,6 +4,7 @@ Exit codes: 0 done, 2 a mistake that the user can mend (also unknown options), 7
 SIGTERM, SIGUSR1, SIGUSR2 or the time limit so that the same command goes on, 130 by Ctrl-C and 129
 by SIGHUP (a training saves first), 1 a defect (with traceback); a program may return a code of its
 own.
+A refusal of the operating system (no such file, no right, no space) is a mistake, too.
 HYDRA_FULL_ERROR=1 shows the traceback of a user's mistake too.
 """
 
@@ -11,14 +12,20 @@ import argparse
 import os
 import signal
 import sys
+import traceback
 from argparse import Namespace
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import hydra
+from hydra._internal import utils as hydra_internals
 from hydra._internal.utils import get_args_parser
+from hydra.errors import HydraException
 from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
 
 from biomamba.config.check import check_config
 from biomamba.config.compose import preflight
@@ -26,11 +33,13 @@ from biomamba.config.experiments import experiment_table
 from biomamba.config.location import conf_dir
 from biomamba.config.safety import checked_loading
 from biomamba.config.schema import register_schemas
+from biomamba.config.sweep import Sweep, is_sweep
 from biomamba.runtime import signals, slurm
-from biomamba.runtime.errors import BioMambaError, ConfigError
+from biomamba.runtime.errors import BioMambaError, ConfigError, as_file_error
 from biomamba.runtime.output import keep_going_without_reader
 from biomamba.runtime.ranks import is_rank_zero, rank, world_size
 
+DEFECT_CODE = 1
 USER_ERROR_CODE = 2
 STOPPED_CODE = signals.STOPPED_CODE
 INTERRUPTED_CODE = signals.INTERRUPTED_CODE
@@ -45,64 +54,124 @@ def run_cli(config_name: str, main: Callable[[DictConfig], int | None]) -> None:
         keep_going_without_reader()
         signals.interruptible()
         register_schemas()
-        if "--list" in sys.argv[1:]:
-            sys.stdout.write(f"{experiment_table(config_name, _config_folders())}\n")
-            return
-        arguments = get_args_parser().parse_args(sys.argv[1:])
-        if arguments.experimental_rerun is not None:
-            raise ConfigError("--experimental-rerun unpickles a file, which may run its code")
-        if _is_plain_run(arguments):
-            _preflight(arguments, config_name)
-            signals.check()
-        _hydra_main(config_name, main)
+        code = _run(config_name, main)
         # All is written: a signal during the exit of the interpreter would change the exit code.
         signals.ignore()
-    except BioMambaError as error:
-        _exit_with(error)
     except signals.Interrupted as stop:
         _exit_stopped(stop)
     except KeyboardInterrupt:
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # a second one waits for no thread
         sys.stderr.write("stopped: SIGINT\n")
         sys.exit(INTERRUPTED_CODE)
+    except Exception as error:
+        if os.environ.get("HYDRA_FULL_ERROR") == "1":
+            raise
+        sys.exit(report_failure(error))
+    if code:
+        sys.exit(code)
 
 
-def _hydra_main(config_name: str, main: Callable[[DictConfig], int | None]) -> None:
-    os.umask(umask := os.umask(0o022))
-
-    def job(cfg: DictConfig) -> None:
-        os.umask(umask)  # an earlier job of a sweep may have kept its files private
-        try:
-            check_config(cfg)
-            code = main(cfg)
-        except BioMambaError as error:
-            _exit_with(error)
-        if code:
-            sys.exit(code)
-
-    decorate = hydra.main(config_path=str(conf_dir()), config_name=config_name, version_base="1.3")
-    with checked_loading(_exit_with):
-        decorate(job)()
+def report_failure(error: Exception) -> int:
+    """Print a user's mistake as one line, a defect with its traceback; return the exit code."""
+    mistake = as_mistake(error)
+    if mistake is None:
+        traceback.print_exception(error)
+        return DEFECT_CODE
+    prefix = f"error (rank {rank()}): " if world_size() > 1 else "error: "
+    sys.stderr.write(f"{prefix}{mistake}\n")
+    return USER_ERROR_CODE
 
 
-def _is_plain_run(arguments: Namespace) -> bool:
-    """Say whether this command line runs one job from the shipped files.
+def as_mistake(error: Exception) -> BioMambaError | None:
+    """Return what the user can mend; None for a defect."""
+    if isinstance(error, BioMambaError):
+        return error
+    if isinstance(error, OSError):
+        return as_file_error(error)
+    if isinstance(error, HydraException | OmegaConfBaseException):
+        causes = [error, error.__cause__] if error.__cause__ is not None else [error]
+        lines = [" ".join(str(each).split()) for each in causes]
+        return ConfigError(": ".join(dict.fromkeys(line for line in lines if line)))
+    return None
 
-    The other commands (--help, --cfg, --info, ...) are Hydra's; the jobs of a sweep check
-    themselves.
-    """
-    others = ("help", "hydra_help", "cfg", "info", "multirun", "shell_completion", "config_path")
-    has_other = any(getattr(arguments, name, None) for name in others)
-    return not has_other
 
-
-def _preflight(arguments: Namespace, config_name: str) -> None:
-    if any(text.startswith("hydra.mode=") for text in arguments.overrides):
-        return
+def _run(config_name: str, main: Callable[[DictConfig], int | None]) -> int:
+    if "--list" in sys.argv[1:]:
+        sys.stdout.write(f"{experiment_table(config_name, _config_folders())}\n")
+        return 0
+    arguments = get_args_parser().parse_args(sys.argv[1:])
+    if arguments.experimental_rerun is not None:
+        raise ConfigError("--experimental-rerun unpickles a file, which may run its code")
     extra_dir = Path(arguments.config_dir) if arguments.config_dir else None
     if extra_dir is not None and not extra_dir.is_dir():
         raise ConfigError(f"--config-dir must name a folder, found {extra_dir}")
-    preflight(arguments.config_name or config_name, arguments.overrides, extra_dir=extra_dir)
+    name = arguments.config_name or config_name
+    if not _runs_shipped_files(arguments):
+        return _run_hydra(config_name, main)
+    if is_sweep(arguments.multirun, arguments.overrides):
+        sweep = Sweep(name, arguments.overrides, extra_dir)
+        return sweep.run(partial(_run_job, arguments, config_name, main), report_failure)
+    preflight(name, arguments.overrides, extra_dir=extra_dir)
+    signals.check()
+    return _run_hydra(config_name, main)
+
+
+def _run_job(
+    arguments: Namespace,
+    config_name: str,
+    main: Callable[[DictConfig], int | None],
+    overrides: Sequence[str],
+) -> int:
+    """Run one job of a sweep as if its overrides were the command line."""
+    options = [f"--config-name={arguments.config_name}"] if arguments.config_name else []
+    options += [f"--config-dir={arguments.config_dir}"] if arguments.config_dir else []
+    command_line = sys.argv
+    sys.argv = [command_line[0], *options, *overrides]
+    try:
+        return _run_hydra(config_name, main)
+    finally:
+        sys.argv = command_line
+
+
+def _run_hydra(config_name: str, main: Callable[[DictConfig], int | None]) -> int:
+    """Let Hydra compose the config, make the run folder and call `main`; return its code."""
+    failures: list[Exception] = []
+    codes: list[int] = []
+
+    def job(cfg: DictConfig) -> None:
+        try:
+            check_config(cfg)
+            codes.append(main(cfg) or 0)
+        except Exception as error:  # noqa: BLE001 - Hydra would print it in words of its own
+            failures.append(error)
+
+    decorate = hydra.main(config_path=str(conf_dir()), config_name=config_name, version_base="1.3")
+    with checked_loading(), _errors_come_out():
+        decorate(job)()
+    if failures:
+        raise failures[0]
+    return max(codes, default=0)
+
+
+@contextmanager
+def _errors_come_out() -> Iterator[None]:
+    """Let the errors of Hydra itself come out; it would print their traceback and exit with 1."""
+    internals: Any = hydra_internals
+    original = internals.run_and_report
+    internals.run_and_report = lambda function: function()
+    try:
+        yield
+    finally:
+        internals.run_and_report = original
+
+
+def _runs_shipped_files(arguments: Namespace) -> bool:
+    """Say whether this command line runs jobs from the shipped files.
+
+    The other commands (--help, --cfg, --info, ...) are Hydra's.
+    """
+    others = ("help", "hydra_help", "cfg", "info", "shell_completion", "config_path")
+    return not any(getattr(arguments, name, None) for name in others)
 
 
 def _config_folders() -> list[Path]:
@@ -124,11 +193,3 @@ def _exit_stopped(stop: signals.Interrupted) -> NoReturn:
         sys.stderr.write(f"stopped: {'; '.join(reasons)}\n")
     signals.ignore()
     sys.exit(stop.exit_code)
-
-
-def _exit_with(error: BioMambaError) -> NoReturn:
-    if os.environ.get("HYDRA_FULL_ERROR") == "1":
-        raise error
-    prefix = f"error (rank {rank()}): " if world_size() > 1 else "error: "
-    sys.stderr.write(f"{prefix}{error}\n")
-    sys.exit(USER_ERROR_CODE)

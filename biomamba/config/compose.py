@@ -139,7 +139,7 @@ def _base(
         return compose(accepted)
     except _REFUSALS as error:
         raise ConfigError(
-            f"the primary config '{config_name}' does not compose: {error}"
+            f"the primary config '{config_name}' does not compose: {' '.join(str(error).split())}"
         ) from error
 
 

@@ -1,7 +1,7 @@
 """Explain to a user why Hydra refused a command-line override, with the names it would accept."""
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -104,6 +104,10 @@ def _unknown_in_file(
 def _unknown_key(override: Override, cfg: DictConfig, folders: Sequence[Path]) -> str:
     key, value = override.key_or_group, override.value()
     parent, name, node = _deepest(key, cfg)
+    if not name and isinstance(value, dict):
+        return _unknown_in_mapping(key, value, node)
+    if not parent and name != key and name in list(cfg.keys()):
+        return f"{key}: {name} is not set; set it as a whole, '{name}={{...}}'"
     if not parent:
         if _options(key, folders):
             return f"{override.input_line}: '{key}' is no default here; write +{key}={value}"
@@ -113,7 +117,33 @@ def _unknown_key(override: Override, cfg: DictConfig, folders: Sequence[Path]) -
     if name in parameters and join_key(parent, name) == key:
         return f"{key}: the config does not set '{name}'; to add it write +{override.input_line}"
     present = [str(k) for k in node if not str(k).startswith("_")] if _is_dict(node) else []
-    return f"{key}: {unknown_name('key', name, {*present, *parameters})}"
+    words = unknown_name("key", name, {*present, *parameters})
+    return f"{key}: {words}{_how_to_add(node, key)}"
+
+
+def _unknown_in_mapping(key: str, value: Mapping[Any, Any], node: Any) -> str:
+    """Name the keys of a mapping (`key={a: ..., b: ...}`) that the config does not have there."""
+    if not _is_dict(node):
+        return f"{key}: takes no mapping, found {value}"
+    parameters = parameter_names(node)
+    present = [str(name) for name in node if not str(name).startswith("_")]
+    unknown = [str(name) for name in value if name not in node]
+    for name in unknown:
+        if name not in parameters:
+            place, words = join_key(key, name), unknown_name("key", name, {*present, *parameters})
+            return f"{place}: {words}{_how_to_add(node, place)}"
+    inner = [name for name in value if isinstance(value[name], dict) and name in node]
+    if not unknown and inner:
+        return _unknown_in_mapping(join_key(key, inner[0]), value[inner[0]], node[inner[0]])
+    place = join_key(key, ".".join(unknown[:1]))
+    return f"{place}: the config does not set it; to add it write +{place}=..."
+
+
+def _how_to_add(node: Any, place: str) -> str:
+    """Say how a mapping from names that the user chooses, as of sources, gets a further one."""
+    is_free = _is_dict(node) and "_target_" not in node and OmegaConf.get_type(node) is dict
+    other = f"~{place.rpartition('.')[0]}.<name>"
+    return f"; to add it write '+{place}=...', to take one away '{other}'" if is_free else ""
 
 
 def _deepest(key: str, cfg: DictConfig) -> tuple[str, str, Any]:

@@ -119,33 +119,26 @@ class _Packages(ImportlibResourcesConfigSource):
 
 
 @contextmanager
-def checked_loading(refuse: Callable[[BioMambaError], NoReturn]) -> Iterator[None]:
+def checked_loading() -> Iterator[None]:
     """Check the `hydra` node of every config that Hydra composes, also of the jobs of a sweep.
 
-    A variable of the environment that may not be read ends the program as well.
-
-    Args:
-        refuse: Ends the program. Hydra would print an exception with its traceback.
+    Raises:
+        ConfigError: From within Hydra; the node could run or write something unforeseen.
     """
     loader: Any = ConfigLoaderImpl
     original = loader.load_configuration
 
     def load(*arguments: Any, **options: Any) -> DictConfig:
-        try:
-            cfg: DictConfig = original(*arguments, **options)
-            problems = hydra_problems(cfg.hydra)
-            if problems:
-                raise ConfigError(report("the configuration", problems))
-        except BioMambaError as error:
-            refuse(error)
+        cfg: DictConfig = original(*arguments, **options)
+        problems = hydra_problems(cfg.hydra)
+        if problems:
+            raise ConfigError(report("the configuration", problems))
         return cfg
 
     loader.load_configuration = load
-    _refusals.append(refuse)
     try:
         yield
     finally:
-        _refusals.remove(refuse)
         loader.load_configuration = original
 
 

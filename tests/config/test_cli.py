@@ -1,10 +1,13 @@
 """The start of a program: exit codes and what the user sees."""
 
+import errno
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from biomamba.config import cli, compose
@@ -86,6 +89,133 @@ def test_missing_config_folder_is_named(start: Start, capsys: pytest.CaptureFixt
 def test_sweep_checks_each_job(start: Start, capsys: pytest.CaptureFixture[str]) -> None:
     assert start(refuse, "--multirun", "+optimizer.lrr=1,2", "hydra.sweep.dir=sweep") == 2
     assert "unknown key 'lrr'" in capsys.readouterr().err
+
+
+def test_a_bad_job_does_not_end_the_others(
+    start: Start, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    ran: list[int] = []
+
+    def main(cfg: DictConfig) -> None:
+        ran.append(cfg.seed)
+        if cfg.seed == 3:
+            raise DataError("no store")
+
+    folders = ("hydra.sweep.dir=.", "hydra.sweep.subdir=${paths.run_dir}")
+    assert start(main, "-m", "seed=1,-5,3,4", "run_id=r${seed}", *folders) == 2
+    text = capsys.readouterr().err
+    assert ran == [1, 3, 4]
+    failed = [line for line in text.splitlines() if line.startswith("failed: ")]
+    assert failed == [
+        f"failed: job {number} (exit code 2): seed={seed} run_id=r${{seed}} {' '.join(folders)}"
+        for number, seed in [(1, -5), (2, 3)]
+    ]
+    assert "seed: must be a whole number from 0 to 4294967295, found -5" in text
+    assert "error: no store" in text
+    assert text.splitlines()[-1] == "2 of 4 jobs succeeded"
+    assert "Traceback" not in text
+    assert sorted(path.name for path in (tmp_path / "runs/test").iterdir()) == ["r1", "r3", "r4"]
+
+
+def test_a_defect_in_a_job_keeps_its_traceback_and_the_others_run(
+    start: Start, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ran: list[int] = []
+
+    def main(cfg: DictConfig) -> int:
+        ran.append(cfg.seed)
+        return 7 if cfg.seed == 2 else 1 // (cfg.seed - 1)
+
+    assert start(main, "hydra.mode=MULTIRUN", "seed=1,2,0", "run_id=r${seed}") == 1
+    text = capsys.readouterr().err
+    assert ran == [1, 2, 0]
+    assert "ZeroDivisionError" in text
+    assert "failed: job 1 (exit code 7): seed=2" in text
+    assert "failed: job 0 (exit code 1): seed=1" in text
+
+
+def test_a_sweep_without_failures_succeeds(
+    start: Start, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    numbers: list[tuple[int, int]] = []
+
+    def main(cfg: DictConfig) -> None:
+        numbers.append((cfg.seed, HydraConfig.get().job.num))
+
+    folder = "hydra.sweep.dir=runs/${run_id}"
+    assert start(main, "-m", "seed=8,9", "run_id=r${hydra:job.num}", folder) == 0
+    assert numbers == [(8, 0), (9, 1)]
+    assert (tmp_path / "runs/r1/1/.hydra/config.yaml").is_file()
+    assert capsys.readouterr().err.splitlines()[-1] == "2 of 2 jobs succeeded"
+
+
+@pytest.mark.parametrize(
+    ("run_dir", "words"),
+    [
+        ("file", "file: File exists"),
+        ("file/below", "file/below: Not a directory"),
+        ("dangling", "dangling: File exists"),
+        ("loop/x", "loop/x: Too many levels"),
+        ("/proc/no/x", "/proc/no: No such file"),
+    ],
+)
+def test_a_run_folder_that_cannot_be_made_is_one_line(
+    start: Start, capsys: pytest.CaptureFixture[str], tmp_path: Path, run_dir: str, words: str
+) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "dangling").symlink_to("nowhere")
+    (tmp_path / "loop").symlink_to("loop")
+
+    assert start(refuse, f"paths.run_dir={run_dir}") == 2
+    text = capsys.readouterr().err
+    assert text.startswith(f"error: {words}")
+    assert len(text.splitlines()) == 1
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EROFS, errno.ENOSPC, errno.EISDIR])
+def test_what_the_system_refuses_is_one_line(
+    start: Start, capsys: pytest.CaptureFixture[str], number: int
+) -> None:
+    def main(cfg: DictConfig) -> None:
+        raise OSError(number, os.strerror(number), "data/.store.1a2b3c4d.tmp")
+
+    assert start(main) == 2
+    text = capsys.readouterr().err
+    assert text.startswith(f"error: data/store: {os.strerror(number)}; ")
+    assert len(text.splitlines()) == 1
+
+
+def test_an_error_of_a_connection_or_without_a_number_is_a_defect(start: Start) -> None:
+    def main(cfg: DictConfig) -> None:
+        raise ConnectionResetError(errno.ECONNRESET, "reset")
+
+    def library(cfg: DictConfig) -> None:
+        raise OSError("anything")
+
+    assert (start(main), start(library)) == (1, 1)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["run_id=${x}"],
+        ["run_id=${seed.x}"],
+        ["run_id=${oc.env:NO_SUCH_VARIABLE}"],
+        ["--cfg", "job", "sed=3"],
+        ["--cfg", "job", "--resolve", "run_id=${x}"],
+        ["--config-name", "nope"],
+        ["hydra.run.dir=${x}"],
+        ["-m", "seed=1,"],
+        ["-m", "seed=range("],
+    ],
+)
+def test_what_hydra_refuses_is_no_traceback(
+    start: Start, capsys: pytest.CaptureFixture[str], arguments: list[str]
+) -> None:
+    assert start(refuse, *arguments) == 2
+    text = capsys.readouterr().err
+    assert "Traceback" not in text
+    assert text.count("error: ") == 1
 
 
 def test_printing_the_config_runs_nothing(start: Start, capsys: pytest.CaptureFixture[str]) -> None:

@@ -84,3 +84,23 @@ def test_unreadable_override_is_shown(conf: Path) -> None:
     (line,) = explanations(conf, "name=[1")
 
     assert line.startswith("name=[1:")
+
+
+def test_unknown_keys_of_a_mapping_are_named_by_their_own_path(conf: Path) -> None:
+    assert explanations(conf, "model={max_tokens: 8, max_token: 3}") == [
+        "model.max_token: unknown key 'max_token' (did you mean 'max_tokens'?); "
+        "accepted: max_tokens, step_tokens"
+    ]
+    assert explanations(conf, "paths={data_dri: x}")[0].startswith(
+        "paths.data_dri: unknown key 'data_dri' (did you mean 'data_dir'?)"
+    )
+
+
+@pytest.mark.parametrize("override", ["sources={bc5: [...]}", "sources.bc5=[...]"])
+def test_a_mapping_from_free_names_says_how_to_add_one(override: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        preflight("train", [override])
+    line = str(caught.value).splitlines()[1].strip()
+
+    assert line.startswith("sources.bc5: unknown key 'bc5'; accepted: biomedical")
+    assert "'+sources.bc5=...'" in line
