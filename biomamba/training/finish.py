@@ -7,7 +7,7 @@ alone, because a fit without a step left to take calls none of them.
 
 import math
 from collections.abc import Generator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +21,10 @@ from torch.distributed.tensor import DTensor
 
 from biomamba.data.training_data import TrainingData
 from biomamba.model.language_model import MambaLM
-from biomamba.runtime.errors import BioMambaError, TrainingError
+from biomamba.runtime.errors import TrainingError
+from biomamba.training.callbacks.checkpoint import way_back
 from biomamba.training.callbacks.ema import Ema
+from biomamba.training.callbacks.ledger import LedgerWriter
 from biomamba.training.callbacks.selection import Selection
 from biomamba.training.module import LanguageModelingModule
 from biomamba.training.run_record import RunRecord, save_model
@@ -81,9 +83,11 @@ def finish(
             average.restore(module.model)
         for selection in selections:
             selection.restore(module.model)
+        for ledger in (found for found in callbacks if isinstance(found, LedgerWriter)):
+            ledger.restore(trainer)
         record.ensure_started(trainer.global_step, trainer.world_size)
         check_all_steps(
-            trainer.global_step,
+            trainer,
             datamodule.budget.num_steps,
             module.guard.skipped_in_a_row,
             is_stopped_early=any(found.is_exhausted for found in selections),
@@ -96,8 +100,9 @@ def finish(
         for found in selections:
             folder = found.save(module.model, datamodule)
             lines.append(f"selected: {folder}, {found.description}")
-    except BioMambaError as error:
-        record.end(f"{type(error).__name__}: {error}")
+    except BaseException as error:
+        with suppress(OSError):  # a full disk must not hide what ended the run
+            record.end(f"{type(error).__name__}: {error}")
         raise
     description = next((found.description for found in selections), None)
     record.close(figures, module.seen.realised(), description)
@@ -119,13 +124,18 @@ def final_figures(
 
 
 def check_all_steps(
-    step: int, num_steps: int, skipped_in_a_row: int, *, is_stopped_early: bool = False
+    trainer: lightning.Trainer,
+    num_steps: int,
+    skipped_in_a_row: int,
+    *,
+    is_stopped_early: bool = False,
 ) -> None:
     """Check that a run took its last step.
 
     Raises:
         TrainingError: The fit ended before the last step, or the last step was skipped.
     """
+    step = trainer.global_step
     if step < num_steps and not is_stopped_early:
         raise TrainingError(
             f"the fit ended after {step} of {num_steps} steps, so the run is not finished and no "
@@ -134,9 +144,8 @@ def check_all_steps(
     if skipped_in_a_row:
         raise TrainingError(
             f"the last {skipped_in_a_row} of {step} steps were skipped, because their loss or "
-            "gradients were not finite: the run is not finished and no model is written. Go on in "
-            f"another run from a checkpoint at or before step {step - skipped_in_a_row} "
-            "(run_id=<new> resume=<checkpoint> allow_change=true) with a lower optimizer.lr"
+            "gradients were not finite: the run is not finished and no model is written; "
+            f"{way_back(trainer, step - skipped_in_a_row)}"
         )
 
 

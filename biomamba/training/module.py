@@ -24,6 +24,7 @@ from biomamba.model.fused_loss import check_loss_kernel, loss_of
 from biomamba.model.language_model import MambaLM
 from biomamba.model.segments import Segments, hidden_by_segment
 from biomamba.runtime.errors import ConfigError, TrainingError
+from biomamba.training.callbacks.checkpoint import way_back
 from biomamba.training.gradients import SUM_DTYPES, GradientSums, clip, global_norm
 from biomamba.training.objective import Objective
 from biomamba.training.optimizer import AdamW, rates_to_log
@@ -263,7 +264,7 @@ class LanguageModelingModule(lightning.LightningModule):
                 f"step {self.global_step} was skipped ({verdict.reason}: loss {figures.loss:.4g}, "
                 f"gradient norm {figures.grad_norm:.4g}), {in_a_row} such steps in a row: look at "
                 f"the rows in {path}, lower optimizer.lr, lengthen schedule.warmup_ratio, or train "
-                "in 32-true"
+                f"in 32-true; {way_back(self.trainer, self.global_step + 1 - in_a_row)}"
             )
 
     def _log_step(self, optimizer: Optimizer) -> None:

@@ -2,17 +2,24 @@
 
 import itertools
 import math
+from collections.abc import Callable
 
 import numpy as np
 import pytest
 from scipy.stats import binomtest, permutation_test
 
+from biomamba.metrics.calibration import calibration_error
+from biomamba.metrics.classification import macro_f1
+from biomamba.metrics.grouped import NOT_SMOOTH, interval_of
 from biomamba.metrics.interval import Bootstrap, bootstrap_interval
-from biomamba.metrics.measure import Measure, mean, proportion
+from biomamba.metrics.measure import Measure, mean, proportion, ratio
 from biomamba.metrics.paired import (
     EXACT_SWAPS,
     MCNEMAR,
+    NO_TEST,
     RANDOM_SWAPS,
+    STUDENTIZED,
+    TOO_FEW,
     mcnemar,
     paired_difference,
 )
@@ -27,6 +34,12 @@ def names(count: int) -> list[str]:
 def f1(sums: np.ndarray) -> np.ndarray:
     whole = 2 * sums[:, 0] + sums[:, 1] + sums[:, 2]
     return np.divide(2 * sums[:, 0], whole, out=np.zeros(len(sums)), where=whole != 0)
+
+
+def f1_slopes(sums: np.ndarray) -> np.ndarray:
+    """Return the derivative of 2 h / (2 h + f + m) by hits h, false alarms f and misses m."""
+    hits, whole = sums[0], 2 * sums[0] + sums[1] + sums[2]
+    return np.array([2 * (whole - 2 * hits), -2 * hits, -2 * hits]) / whole**2
 
 
 def make_f1(seed: int, count: int) -> Measure:
@@ -66,7 +79,7 @@ def test_exchanged_models_have_the_difference_with_its_sign_turned() -> None:
     assert one.value == pytest.approx(-other.value)
     assert (one.low, one.high) == pytest.approx((-other.high, -other.low))
     assert one.p_value == other.p_value
-    assert one.test == RANDOM_SWAPS
+    assert one.test == f"{RANDOM_SWAPS}{STUDENTIZED}"
 
 
 def test_difference_and_interval_are_those_of_the_differences_of_the_items() -> None:
@@ -97,12 +110,16 @@ def test_few_groups_are_exchanged_in_every_way() -> None:
     extreme = []
     for choice in itertools.product([False, True], repeat=7):
         swapped = np.repeat(choice, 2)[:, None]
-        first = np.where(swapped, b.columns, a.columns).sum(axis=0)
-        second = np.where(swapped, a.columns, b.columns).sum(axis=0)
-        distance = abs(f1(first[None])[0] - f1(second[None])[0])
-        extreme.append(distance >= abs(found.value) - 1e-12)
-    assert found.p_value == np.mean(extreme)
-    assert found.test == EXACT_SWAPS
+        first = np.where(swapped, b.columns, a.columns).reshape(7, 2, 3).sum(axis=1)
+        second = np.where(swapped, a.columns, b.columns).reshape(7, 2, 3).sum(axis=1)
+        scatter = first @ f1_slopes(first.sum(axis=0)) - second @ f1_slopes(second.sum(axis=0))
+        error = math.sqrt(((scatter - scatter.mean()) ** 2).sum())
+        sums = np.stack([first.sum(axis=0), second.sum(axis=0)])
+        distance = abs(f1(sums)[0] - f1(sums)[1]) / error
+        extreme.append(distance)
+    # The first choice exchanges nothing.
+    assert found.p_value == np.mean(np.array(extreme) >= extreme[0] - 1e-9)
+    assert found.test == f"{EXACT_SWAPS}{STUDENTIZED}"
     assert 0 < found.p_value < 1
 
 
@@ -179,3 +196,68 @@ def test_figures_that_do_not_match_are_refused() -> None:
 def test_an_undefined_figure_has_no_p_value() -> None:
     undefined = Measure("x", np.ones((3, 1)), lambda sums: np.full(len(sums), np.nan))
     assert math.isnan(paired_difference(undefined, undefined, names(3), SMALL).p_value)
+
+
+def rejections(make: Callable[[np.random.Generator], tuple[Measure, Measure]]) -> float:
+    """Return the share of 300 sets drawn under equal figures whose p value is below 0.05."""
+    rng = np.random.default_rng(5)
+    found = []
+    for _ in range(300):
+        a, b = make(rng)
+        groups = [str(item) for item in range(len(a.columns))]
+        found.append(paired_difference(a, b, groups, Bootstrap(num_resamples=200)).p_value)
+    known = [p for p in found if not math.isnan(p)]
+    return sum(p < 0.05 for p in known) / max(1, len(known))
+
+
+def test_equal_precision_at_other_answer_rates_is_rarely_called_different() -> None:
+    """Drawn: 7 of 10 answers are right in both models, which answer 20 % and 40 % of the items."""
+
+    def make(rng: np.random.Generator) -> tuple[Measure, Measure]:
+        pair = []
+        for rate in (0.2, 0.4):
+            chosen = rng.random(400) < rate
+            hits = chosen & (rng.random(400) < 0.7)
+            pair.append(ratio("precision", hits.astype(float), chosen.astype(float)))
+        return pair[0], pair[1]
+
+    assert 0.01 <= rejections(make) <= 0.09
+
+
+def test_equal_macro_f1_from_other_errors_is_rarely_called_different() -> None:
+    """One model is right on 90 % of the first label and 60 % of the second, the other reversed."""
+
+    def make(rng: np.random.Generator) -> tuple[Measure, Measure]:
+        truths = rng.integers(0, 2, 200)
+        pair = []
+        for rates in ((0.9, 0.6), (0.6, 0.9)):
+            is_right = rng.random(200) < np.array(rates)[truths]
+            answers = np.where(is_right, truths, 1 - truths)
+            pair.append(macro_f1(["0", "1"], [*map(str, truths)], [*map(str, answers)]))
+        return pair[0], pair[1]
+
+    assert 0.01 <= rejections(make) <= 0.09
+
+
+def test_a_figure_in_which_few_items_count_has_no_p_value() -> None:
+    chosen = np.zeros(100)
+    chosen[:5] = 1
+    few = ratio("precision", chosen, chosen)
+    many = ratio("precision", np.ones(100) * (np.arange(100) % 2), np.ones(100))
+    found = paired_difference(few, many, [str(item) for item in range(100)], Bootstrap())
+
+    assert math.isnan(found.p_value)
+    assert found.test == TOO_FEW
+
+
+def test_calibration_errors_are_not_compared_by_swaps() -> None:
+    truths = ["a", "b"] * 20
+    scores = [{"a": 0.7, "b": 0.3}] * 40
+    first = calibration_error(truths, scores)
+    second = calibration_error(truths, [{"a": 0.6, "b": 0.4}] * 40)
+    found = paired_difference(first, second, [str(item) for item in range(40)], Bootstrap())
+
+    # Half of the answers are right: |0.5 - 0.7| - |0.5 - 0.6|.
+    assert found.value == pytest.approx(0.1)
+    assert (found.test, math.isnan(found.p_value), math.isnan(found.low)) == (NO_TEST, True, True)
+    assert interval_of(first, [str(item) for item in range(40)], Bootstrap())[1] == NOT_SMOOTH

@@ -13,6 +13,7 @@ from biomamba.model.backends.chunked import ChunkedScan
 from biomamba.model.config import Mamba2Config
 from biomamba.model.language_model import MambaLM
 from biomamba.runtime.errors import TrainingError
+from biomamba.training.callbacks.checkpoint import Checkpoints, checkpoint_name
 from biomamba.training.finish import (
     check_all_steps,
     check_figures,
@@ -39,18 +40,26 @@ def stub_trainer(**options: Any) -> Any:
         (10, 20, 0, True, None),
         (10, 20, 0, False, "after 10 of 20 steps"),
         (0, 20, 0, False, "after 0 of 20 steps"),
-        (20, 20, 3, False, "last 3 of 20 steps were skipped.*at or before step 17"),
-        (10, 20, 1, True, "last 1 of 10 steps were skipped.*at or before step 9"),
+        (20, 20, 3, False, "last 3 of 20 steps were skipped.*newest .* is .*step_0000015.ckpt"),
+        (10, 20, 1, True, "last 1 of 10 steps were skipped.*no checkpoint at or before step 9"),
     ],
 )
 def test_a_run_is_finished_when_its_last_step_was_taken(
-    step: int, num_steps: int, skipped: int, is_stopped_early: bool, found: str | None
+    step: int,
+    num_steps: int,
+    skipped: int,
+    is_stopped_early: bool,
+    found: str | None,
+    tmp_path: Path,
 ) -> None:
+    for saved in (15, 20):
+        (tmp_path / checkpoint_name(saved)).touch()
+    trainer = stub_trainer(global_step=step, callbacks=[Checkpoints(str(tmp_path))])
     if found is None:
-        check_all_steps(step, num_steps, skipped, is_stopped_early=is_stopped_early)
+        check_all_steps(trainer, num_steps, skipped, is_stopped_early=is_stopped_early)
         return
     with pytest.raises(TrainingError, match=f"(?s){found}"):
-        check_all_steps(step, num_steps, skipped, is_stopped_early=is_stopped_early)
+        check_all_steps(trainer, num_steps, skipped, is_stopped_early=is_stopped_early)
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])

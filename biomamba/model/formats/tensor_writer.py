@@ -74,11 +74,17 @@ def write_weights(
 
 
 def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
-    """Write a file of tensors and make its content durable.
+    """Write a file of tensors that a reader takes, and make its content durable.
 
     Raises:
-        CheckpointError: The disk cannot take it.
+        CheckpointError: A number is not finite, or the disk cannot take it.
     """
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            raise CheckpointError(
+                f"{path} is not written: {name} holds numbers that are not finite, which no reader "
+                "takes"
+            )
     try:
         if path.suffix == ".bin":
             torch.save(dict(tensors), path)

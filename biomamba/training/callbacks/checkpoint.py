@@ -242,6 +242,31 @@ class Checkpoints(Checkpoint):
         return [step for step in saved if step <= last_taken][: self._keep_last]
 
 
+def way_back(trainer: lightning.Trainer, last_taken: int) -> str:
+    """Say which checkpoint lies before skipped steps or spoiled weights, and how to use it.
+
+    Args:
+        trainer: Of the run.
+        last_taken: The last step that was not skipped.
+    """
+    callbacks: Any = getattr(trainer, "callbacks", ())
+    folder = next((found.folder for found in callbacks if isinstance(found, Checkpoints)), None)
+    if folder is None:
+        return "callbacks.checkpoint is switched off, so nothing is there to go on from"
+    older = [path for step, path in checkpoints_in(folder).items() if step <= last_taken]
+    if not older:
+        return (
+            f"{folder} holds no checkpoint at or before step {last_taken}: begin again in another "
+            "run (run_id=<new>) with a lower optimizer.lr"
+        )
+    others = f"from {older[1]}, or " if older[1:] else ""
+    return (
+        f"the newest checkpoint before that is {older[0]}: go on from it in another run "
+        f"(run_id=<new> resume={older[0]} allow_change=true) with a lower optimizer.lr; if steps "
+        f"are skipped again, its weights are spoiled: go on {others}from the beginning"
+    )
+
+
 def _flush_curves(trainer: lightning.Trainer) -> None:
     """Write the points up to here: a killed run would take up to two minutes of them with it."""
     for logger in trainer.loggers:

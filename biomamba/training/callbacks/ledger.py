@@ -40,6 +40,7 @@ class LedgerWriter(lightning.Callback):
         self._folder = Path(folder)
         self._every_n_steps = every_n_steps
         self._earlier: Path | None = None
+        self._has_begun = False
         self._origin = Origin("", [], {})
         self._place = (0, 1)
         self._first_step = 0
@@ -57,6 +58,18 @@ class LedgerWriter(lightning.Callback):
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule
     ) -> None:
         """Bring the ledger to the step that the run starts at."""
+        self._has_begun = False
+        self.restore(trainer)
+
+    def restore(self, trainer: lightning.Trainer) -> None:
+        """Bring the ledger to the step of the checkpoint, unless that was done.
+
+        A run that goes on after its last step never starts a fit; in another folder it still takes
+        over the ledger of the run that it goes on from.
+        """
+        if self._has_begun:
+            return
+        self._has_begun = True
         data = _data_of(trainer)
         self._origin = Origin(data.fingerprint, data.source_names, data.store_folders)
         self._place = (trainer.global_rank, trainer.world_size)
