@@ -1,15 +1,22 @@
 """Count the items whose prompt holds what is to be written, and those that training has seen.
 
+Prompts are searched in three ways. What the sections of a note hold by the parser of the task is
+looked for in the prompt, and so is the target. And the words of headings whose sections are
+withheld are counted without the parser: a heading that it does not recognise leaves its section in
+the prompt, where only such a count can see it. So the search for headings shares no code and no
+spelling with biomamba/tasks.
+
 Only counts leave this module: no text, no id of an item.
 """
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from hashlib import sha256
 from typing import Any
 
+from biomamba.data.cleaning.words import normalised
 from biomamba.evaluation.task_split import TaskSplit
-from biomamba.metrics.word_runs import covered, grams_of, words_of
+from biomamba.metrics.word_runs import covered, grams_of, longest_shared_run, words_of
 from biomamba.runtime.errors import ConfigError
 from biomamba.runtime.numbers import check_whole
 from biomamba.tasks.item import Item
@@ -17,6 +24,16 @@ from biomamba.tasks.writing import AuditedItem, WritingTask
 
 SPLITS = ("train", "val", "test")
 TRAIN = "train"
+TARGET = "target"
+# Other words for the headings of withheld sections, in lower case without punctuation.
+_OTHER_WORDS: Mapping[str, Sequence[str]] = {
+    "brief hospital course": ("hospital course", "course in hospital", "course in the hospital"),
+    "discharge diagnosis": ("discharge diagnoses", "diagnosis at discharge", "final diagnosis"),
+    "discharge medications": ("discharge medication", "discharge meds", "medications on discharge"),
+    "discharge condition": ("condition at discharge", "condition on discharge"),
+    "discharge instructions": ("discharge instruction", "instructions at discharge"),
+    "followup instructions": ("follow up instructions", "follow up instruction"),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +81,7 @@ class TextLeaks:
 
     def add(self, text: str, prompt: Sequence[str], settings: LeakageSettings) -> bool:
         """Count one text; return whether the prompt, as words, leaks it."""
-        words = words_of(text)
+        words = _words(text)
         self.num_texts += 1
         if len(words) < settings.min_words:
             self.num_short += 1
@@ -75,7 +92,9 @@ class TextLeaks:
         num_leaked = sum(is_leaked)
         self.num_words += len(words)
         self.num_leaked_words += num_leaked
-        self.num_whole += num_leaked == len(words) and _holds(prompt, words)
+        self.num_whole += num_leaked == len(words) and longest_shared_run(words, prompt) == len(
+            words
+        )
         self.num_with_runs += num_leaked > 0
         return num_leaked > 0
 
@@ -88,6 +107,9 @@ class SplitLeakage:
         num_items: Items audited.
         num_leaking: Those whose prompt leaks one of the texts at least.
         texts: By name of the withheld text.
+        num_with_headings: Items whose prompt has the words of the heading of a withheld section, as
+            a heading that was not recognised, a reference to it, or words of a sentence.
+        headings: Those items by heading.
         num_prompts_in_train: Items whose prompt is, word for word, that of a training item.
         num_targets_in_train: Those whose reference is, if it is not short.
     """
@@ -95,6 +117,8 @@ class SplitLeakage:
     num_items: int = 0
     num_leaking: int = 0
     texts: dict[str, TextLeaks] = field(default_factory=dict)
+    num_with_headings: int = 0
+    headings: dict[str, int] = field(default_factory=dict)
     num_prompts_in_train: int = 0
     num_targets_in_train: int = 0
 
@@ -121,14 +145,39 @@ def split_leakage(
     """Return what the prompts of items hold of what they must not."""
     found = SplitLeakage()
     for case in cases:
-        prompt = words_of(task.source(case.item))
+        source = task.source(case.item)
+        prompt = _words(source)
+        withheld = dict(case.withheld)
+        if case.item.target not in withheld.values():
+            withheld[TARGET] = case.item.target
         leaks = [
             found.texts.setdefault(name, TextLeaks()).add(text, prompt, settings)
-            for name, text in case.withheld.items()
+            for name, text in withheld.items()
         ]
+        headings = headings_in(source, task.withheld_headings)
+        for name in headings:
+            found.headings[name] = found.headings.get(name, 0) + 1
         found.num_items += 1
         found.num_leaking += any(leaks)
+        found.num_with_headings += bool(headings)
     return found
+
+
+def headings_in(text: str, names: Sequence[str]) -> list[str]:
+    """Return the headings whose words stand in a text in a row, whatever is between the words.
+
+    White space of any kind, line breaks, punctuation, invisible characters and case make no
+    difference.
+    """
+    words = f" {' '.join(_words(text))} "
+    return [
+        name
+        for name in names
+        if any(
+            f" {' '.join(_words(spelling))} " in words
+            for spelling in (name, *_OTHER_WORDS.get(name, ()))
+        )
+    ]
 
 
 def leakage_record(task: WritingTask, found: dict[str, SplitLeakage]) -> dict[str, Any]:
@@ -142,21 +191,18 @@ def leakage_record(task: WritingTask, found: dict[str, SplitLeakage]) -> dict[st
     }
 
 
-def _holds(words: Sequence[str], run: Sequence[str]) -> bool:
-    length = len(run)
-    return any(
-        words[start] == run[0] and list(words[start : start + length]) == list(run)
-        for start in range(len(words) - length + 1)
-    )
-
-
 def _targets(items: Iterable[Item]) -> Iterable[str]:
     return (item.target for item in items)
 
 
 def _known(texts: Iterable[str], known: Collection[bytes], min_words: int) -> int:
-    return sum(_fingerprint(text) in known for text in texts if len(words_of(text)) >= min_words)
+    return sum(_fingerprint(text) in known for text in texts if len(_words(text)) >= min_words)
 
 
 def _fingerprint(text: str) -> bytes:
-    return sha256(" ".join(words_of(text)).encode()).digest()
+    return sha256(" ".join(_words(text)).encode()).digest()
+
+
+def _words(text: str) -> list[str]:
+    """Return the words of a text; soft hyphens and other invisible characters cut none of them."""
+    return words_of(normalised(text))

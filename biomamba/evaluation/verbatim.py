@@ -11,11 +11,12 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from biomamba.metrics.word_runs import Gram, grams_of, words_of
+import numpy as np
+from numpy.typing import NDArray
+
+from biomamba.metrics.word_runs import Gram, SharedRuns, grams_of, words_of
 from biomamba.runtime.errors import DataError
 from biomamba.runtime.numbers import check_whole
-
-Place = tuple[str, int]  # of a run: the name of its text and the word at which it begins
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,46 +65,59 @@ class VerbatimAudit:
     settings: VerbatimSettings
     num_notes: int = 0
     _words: dict[str, list[str]] = field(init=False)
-    _places: dict[Gram, list[Place]] = field(init=False, default_factory=dict)
-    _covered: dict[str, set[int]] = field(init=False)
+    _places: dict[Gram, dict[str, list[int]]] = field(init=False, default_factory=dict)
+    _covered: dict[str, NDArray[np.bool_]] = field(init=False)
+    _runs: dict[str, SharedRuns] = field(init=False, default_factory=dict)
     _found: dict[str, Repeated] = field(init=False)
 
     def __post_init__(self) -> None:
         self._words = {name: words_of(text) for name, text in self.texts.items()}
-        self._covered = {name: set() for name in self.texts}
+        self._covered = {name: np.zeros(len(w), np.bool_) for name, w in self._words.items()}
         self._found = {name: Repeated(num_words=len(w)) for name, w in self._words.items()}
         for name, words in self._words.items():
             for start, gram in enumerate(grams_of(words, self.settings.run_words)):
-                self._places.setdefault(gram, []).append((name, start))
+                self._places.setdefault(gram, {}).setdefault(name, []).append(start)
 
     def add(self, note: str) -> None:
-        """Compare all texts with a note."""
+        """Compare all texts with a note.
+
+        Each place of a text is looked at once, however often the note repeats the run there.
+        """
         self.num_notes += 1
         length = self.settings.run_words
-        last: dict[Place, int] = {}  # words of the runs that end at the word before
-        touched = set()
-        for gram in grams_of(words_of(note), length):
-            here = {}
-            for name, start in self._places.get(gram, ()):
-                run = here[name, start] = last.get((name, start - 1), length - 1) + 1
-                self._covered[name].update(range(start, start + length))
-                self._note_run(name, start + length, run)
-                touched.add(name)
-            last = here
-        for name in touched:
+        words = words_of(note)
+        starts: dict[str, list[int]] = {}
+        for gram in dict.fromkeys(grams_of(words, length)):
+            for name, places in self._places.get(gram, {}).items():
+                starts.setdefault(name, []).extend(places)
+        for name, places in starts.items():
+            covered = self._covered[name]
+            # +1 where a run begins and -1 behind its end: the sum says how many are over a word.
+            change = np.zeros(covered.size + 1, np.int64)
+            np.add.at(change, places, 1)
+            np.add.at(change, np.array(places) + length, -1)
+            covered |= np.cumsum(change)[:-1] > 0
             self._found[name].num_notes += 1
+            self._note_longest(name, words)
 
-    def _note_run(self, name: str, end: int, num_words: int) -> None:
+    def _note_longest(self, name: str, words: Sequence[str]) -> None:
+        """Keep the longest run of a text and the words of a note; of equal ones the first."""
+        if name not in self._runs:
+            self._runs[name] = SharedRuns(self._words[name])
         found = self._found[name]
-        if num_words > found.longest_run_words:
-            run = " ".join(self._words[name][end - num_words : end])
-            found.longest_run_words = num_words
+        longest, last = found.longest_run_words, 0
+        for end, num_words in enumerate(self._runs[name].lengths(words), start=1):
+            if num_words > max(longest, self.settings.run_words - 1):
+                longest, last = num_words, end
+        if last:
+            run = " ".join(words[last - longest : last])
+            found.longest_run_words = longest
             found.longest_run_sha256 = sha256(run.encode()).hexdigest()
 
     def results(self) -> dict[str, Repeated]:
         """Return what each text repeats, by its name."""
-        for name, words in self._covered.items():
-            self._found[name].num_repeated_words = len(words)
+        for name, covered in self._covered.items():
+            self._found[name].num_repeated_words = int(covered.sum())
         return dict(self._found)
 
 

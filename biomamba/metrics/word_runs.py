@@ -1,7 +1,7 @@
 """Words of a text, and the runs of words that two texts share."""
 
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 
 # A number keeps its point and its commas, so that 2.5 and 1,000 are one word each.
 _WORD = re.compile(r"\d+(?:[.,]\d+)*|[^\W\d_]+")
@@ -22,22 +22,77 @@ def grams_of(words: Sequence[str], length: int) -> list[Gram]:
 def covered(words: Sequence[str], grams: Collection[Gram], length: int) -> list[bool]:
     """Tell for each word whether a run of `length` words over it is one of the grams."""
     is_covered = [False] * len(words)
+    end = 0  # words before it need no second look
     for start, gram in enumerate(grams_of(words, length)):
         if gram in grams:
-            is_covered[start : start + length] = [True] * length
+            first = max(start, end)
+            end = start + length
+            is_covered[first:end] = [True] * (end - first)
     return is_covered
 
 
-def longest_shared_run(first: Sequence[str], second: Sequence[str]) -> int:
-    """Return how many words the longest run has that stands in both.
+class SharedRuns:
+    """The runs of words of one text, to find them in others; a suffix automaton.
 
-    A shared run of n words holds one of n - 1 words, so the length is found by halving.
+    Building it and reading another text take a number of steps that is proportional to the words
+    of each, however repetitive they are.
+
+    Source: Blumer et al., The smallest automaton recognizing the subwords of a text, 1985.
+
+    Args:
+        words: Of the text.
     """
-    low, high = 0, min(len(first), len(second))
-    while low < high:
-        length = (low + high + 1) // 2
-        if set(grams_of(first, length)).isdisjoint(grams_of(second, length)):
-            high = length - 1
-        else:
-            low = length
-    return low
+
+    def __init__(self, words: Iterable[str]) -> None:
+        # Of each state: the words that lead on, the state of its longest proper suffix that is
+        # followed by other words too, and the length of its longest run.
+        self._next: list[dict[str, int]] = [{}]
+        self._link = [-1]
+        self._length = [0]
+        last = 0
+        for word in words:
+            last = self._append(last, word)
+
+    def _append(self, last: int, word: str) -> int:
+        new = self._state({}, -1, self._length[last] + 1)
+        state = last
+        while state >= 0 and word not in self._next[state]:
+            self._next[state][word] = new
+            state = self._link[state]
+        self._link[new] = 0 if state < 0 else self._split(state, word)
+        return new
+
+    def _split(self, state: int, word: str) -> int:
+        """Return the state of exactly the longest run of `state` followed by the word."""
+        target = self._next[state][word]
+        if self._length[state] + 1 == self._length[target]:
+            return target
+        # The target stands for longer runs too, which are followed by fewer words.
+        copy = self._state(dict(self._next[target]), self._link[target], self._length[state] + 1)
+        self._link[target] = copy
+        while state >= 0 and self._next[state].get(word) == target:
+            self._next[state][word] = copy
+            state = self._link[state]
+        return copy
+
+    def _state(self, following: dict[str, int], link: int, length: int) -> int:
+        self._next.append(following)
+        self._link.append(link)
+        self._length.append(length)
+        return len(self._next) - 1
+
+    def lengths(self, words: Iterable[str]) -> Iterator[int]:
+        """Yield for each word how long the run is that ends with it and stands in the text."""
+        state = length = 0
+        for word in words:
+            while state and word not in self._next[state]:
+                state = self._link[state]
+                length = self._length[state]
+            if word in self._next[state]:
+                state, length = self._next[state][word], length + 1
+            yield length
+
+
+def longest_shared_run(first: Sequence[str], second: Sequence[str]) -> int:
+    """Return how many words the longest run has that stands in both."""
+    return max(SharedRuns(first).lengths(second), default=0) if first else 0

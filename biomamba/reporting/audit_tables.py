@@ -8,7 +8,10 @@ from biomamba.reporting.tables import markdown_table
 
 
 def leakage_table(task: str, found: Mapping[str, SplitLeakage]) -> str:
-    """Return a line per split and withheld text, and one per split for all of its items."""
+    """Return a line per split and withheld text, and one per split for all of its items.
+
+    Then, where there are any, the prompts that have the words of a withheld heading.
+    """
     header = ["task, split, text", "items", "too short", "whole in prompt", "runs in prompt"]
     header += ["words in prompt", "prompts in train", "targets in train"]
     rows = []
@@ -25,6 +28,11 @@ def leakage_table(task: str, found: Mapping[str, SplitLeakage]) -> str:
                 _share(each.num_leaked_words, each.num_words),
             ]
             rows.append([f"{task} {split}: {name}", *counts, *shares, "", ""])
+        for name, count in {"any": leakage.num_with_headings, **leakage.headings}.items():
+            if leakage.headings:
+                label = f"{task} {split}: words of the heading {name}"
+                share = _share(count, leakage.num_items)
+                rows.append([label, f"{leakage.num_items:,}", "", "", share, "", "", ""])
     return markdown_table(header, rows)
 
 

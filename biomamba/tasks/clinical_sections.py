@@ -123,16 +123,57 @@ _NAME_OF = _names(_OF_OTHERS) | _MIMIC_NAMES
 STYLES = ("mimic", "lines", "inline")
 
 
+# White space within a line, also what has no width: no-break, thin and zero-width spaces, tabs.
+_GAP = r"(?:[^\S\r\n\x0b\x0c\x85\u2028\u2029]|[\u00ad\u200b-\u200d\u2060\ufeff])"
+_BREAK = r"(?:\r?\n|[\r\x0b\x0c\x85\u2028\u2029])"
+_LINE_START = r"(?:^|(?<=[\r\x0b\x0c\x85\u2028\u2029]))"
+_HYPHEN = r"[-\u2010-\u2015\u2212]"
+# Behind a heading: a colon, or a dash that begins no word.
+_MARK = rf"(?:[:\uff1a]+{_GAP}*{_HYPHEN}*(?=\s|\Z|[^-])|{_HYPHEN}+(?=\s|\Z)|[\u2012-\u2015]+)"
+_BOLD = r"[*=]{0,3}"
+# Sections that are written at the discharge. Their headings count inside of a line too, behind
+# words as "see": what follows must not be taken for the section before.
+_AT_DISCHARGE = (
+    "brief hospital course",
+    "discharge medications",
+    "discharge disposition",
+    "discharge diagnosis",
+    "discharge condition",
+    "discharge instructions",
+    "followup instructions",
+)
+_REFERENCE = (
+    rf"\b(?:see|refer{_GAP}+to|as{_GAP}+per|per|cf\.?|as{_GAP}+in|described{_GAP}+in|noted{_GAP}+in)"
+    rf"{_GAP}+(?:also{_GAP}+|the{_GAP}+|above{_GAP}+|below{_GAP}+|section{_GAP}+|under{_GAP}+)*"
+    r"[\"'\u201c]?"
+)
+
+
 def _spellings(names: Sequence[str]) -> str:
-    """Return the alternatives of a pattern, longest first, for any white space between words."""
+    """Return the alternatives of a pattern, longest first, for any white space between words.
+
+    One line break may be among it: a heading can be wrapped.
+    """
+    between = rf"(?:{_GAP}+(?:{_BREAK}{_GAP}*)?|{_BREAK}{_GAP}*)"
     longest_first = sorted(names, key=len, reverse=True)
-    return "|".join(re.escape(name).replace(r"\ ", r"[ \t]+") for name in longest_first)
+    words = (re.escape(name).replace(r"\-", _HYPHEN) for name in longest_first)
+    return "|".join(word.replace(r"\ ", between) for word in words)
 
 
 def _line_pattern(names: Sequence[str]) -> re.Pattern[str]:
-    """Match a heading that begins a line and has it to itself or a colon behind it."""
+    """Match a heading that begins a line and has it to itself or a mark behind it.
+
+    Those of the discharge also where a line refers to them, and the brief hospital course behind
+    the end of a sentence if it is written with capitals.
+    """
+    end = rf"{_GAP}*{_BOLD}{_GAP}*(?:{_MARK}{_BOLD}{_GAP}*{_BREAK}?|\.?{_GAP}*(?:{_BREAK}|\Z))"
+    late = [name for name in names if _NAME_OF[name] in _AT_DISCHARGE and " " in name]
+    written = _spellings(["Brief Hospital Course", "BRIEF HOSPITAL COURSE"])
+    mark = rf"{_GAP}*{_MARK}{_GAP}*{_BREAK}?"
     return re.compile(
-        rf"^[ \t]*(?P<name>{_spellings(names)})[ \t]*(?::[ \t]*(?:\r?\n)?|\r?\n|\Z)",
+        rf"{_LINE_START}{_GAP}*{_BOLD}(?P<name>{_spellings(names)}){end}"
+        rf"|{_REFERENCE}(?P<reference>{_spellings(late)})[\"'\u201d]?{mark}"
+        rf"|(?<=[.;!?)\]]){_GAP}+(?-i:(?P<late>{written})){mark}",
         re.IGNORECASE | re.MULTILINE,
     )
 
@@ -140,13 +181,24 @@ def _line_pattern(names: Sequence[str]) -> re.Pattern[str]:
 _PATTERNS = {
     "mimic": _line_pattern(list(_MIMIC_NAMES)),
     "lines": _line_pattern(list(_NAME_OF)),
-    # In capitals, at the beginning or behind a comma or full stop, before a colon or comma.
+    # In capitals, at the beginning or behind a comma or full stop, before a mark or comma.
     "inline": re.compile(
         r"(?:\A|(?<=[,.\n])|(?<=[,.]\s)|(?<=[,.]\s\s))"
         rf"(?P<name>{_spellings([name.upper() for name in _NAME_OF])})"
-        r"[ \t]*(?::|(?=,\s*\S))[ \t]*,?\s*"
+        rf"{_GAP}*(?:{_MARK}|(?=,\s*\S)){_GAP}*,?\s*"
     ),
 }
+_SENTENCE_ABOUT = re.compile(
+    rf"[(\[]?(?:\bplease{_GAP}+)?{_REFERENCE}"
+    rf"(?:{_spellings([n for n in _NAME_OF if _NAME_OF[n] in _AT_DISCHARGE and ' ' in n])})"
+    r"\b[^.;\n)\]]*[.;)\]]?",
+    re.IGNORECASE,
+)
+
+
+def without_references(text: str) -> str:
+    """Return a text without what refers to sections of the discharge, as "see hospital course"."""
+    return _SENTENCE_ABOUT.sub("", text)
 
 
 @dataclass(frozen=True)
@@ -200,10 +252,17 @@ def _cut(text: str, pattern: re.Pattern[str]) -> Iterator[Section]:
     for match in pattern.finditer(text):
         if title or match.start():
             yield Section(heading, title, text[start : match.start()])
-        heading = _NAME_OF[" ".join(match["name"].lower().split())]
+        name = next(filter(None, match.groupdict().values()))
+        heading = _NAME_OF[_plain(name)]
         title, start = match[0], match.end()
     if title or text:
         yield Section(heading, title, text[start:])
+
+
+def _plain(name: str) -> str:
+    """Return a heading as the tables have it: one space between words, one kind of hyphen."""
+    spaced = re.sub(rf"(?:{_GAP}|{_BREAK})+", " ", name.lower())
+    return re.sub(_HYPHEN, "-", spaced)
 
 
 def headings_of(text: str) -> frozenset[str]:

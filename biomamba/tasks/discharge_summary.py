@@ -7,7 +7,7 @@ from typing import Protocol
 
 from biomamba.data.document import Document, Reject
 from biomamba.runtime.errors import ConfigError
-from biomamba.tasks.clinical_sections import STYLES, ClinicalSections, Section
+from biomamba.tasks.clinical_sections import STYLES, ClinicalSections, Section, without_references
 from biomamba.tasks.item import Item
 from biomamba.tasks.note_task import NoteTask
 from biomamba.tasks.release_sections import ReleaseSections
@@ -33,8 +33,9 @@ READERS: Mapping[str, SectionReader] = MappingProxyType(
 class DischargeSummary(NoteTask):
     """Some sections of a note are the context, others the target; no section is both.
 
-    Parts: `context`. Sections keep their headings, their order and their repeats. Outputs are
-    compared with the whole target sections.
+    Parts: `context`. Sections keep their headings, their order and their repeats; words in the
+    context that refer to sections of the discharge, as "see hospital course", are taken out.
+    Outputs are compared with the whole target sections.
 
     Attributes:
         sections: How a note is cut: a style of ClinicalSections, or `release` (ReleaseSections).
@@ -85,9 +86,16 @@ class DischargeSummary(NoteTask):
     def _withheld_names(self) -> Sequence[str]:
         return self.target if self.withheld is None else self.withheld
 
+    @property
+    def withheld_headings(self) -> Sequence[str]:
+        """Names of the sections that no prompt may hold."""
+        return self._withheld_names
+
     def _item(self, note: Document) -> Item | Reject:
         sections = [each for each in READERS[self.sections].read(note.text) if each.body.strip()]
         context, target = (_joined(sections, names) for names in (self.context, self.target))
+        if self.sections in STYLES:  # the release leaves references where they are
+            context = without_references(context).strip()
         for kind, text, least in (
             ("context", context, self.min_context_chars),
             ("target", target, self.min_target_chars),

@@ -55,6 +55,11 @@ class WritingTask(Task):
         return True
 
     @property
+    def withheld_headings(self) -> Sequence[str]:
+        """Headings whose sections a prompt must not hold; empty if the task knows none."""
+        return ()
+
+    @property
     def answer(self) -> WriteText:
         """A text of so many tokens."""
         return WriteText(self.max_new_tokens, tuple(self.stop))

@@ -8,6 +8,7 @@ import pytest
 from biomamba.evaluation.leakage import (
     LeakageSettings,
     audit_leakage,
+    headings_in,
     leakage_record,
     split_leakage,
 )
@@ -159,3 +160,58 @@ def test_the_record_names_task_prompt_and_files_and_holds_no_text() -> None:
 def test_settings_are_checked(changes: dict[str, object], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         LeakageSettings(**changes)  # type: ignore[arg-type]
+
+
+NAMES = ("brief hospital course", "discharge diagnosis", "followup instructions")
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("Na 140\nBrief\u00a0Hospital\u2009Course - he", ["brief hospital course"]),
+        ("BRIEF HOSPITAL\nCOURSE: he", ["brief hospital course"]),
+        ("see Brief Hos\u00adpital Course", ["brief hospital course"]),
+        ("Brief_Hospital_Course", ["brief hospital course"]),
+        ("Course in hospital: mild", ["brief hospital course"]),
+        ("\uff22rief hospital course", ["brief hospital course"]),
+        ("**Discharge** Diagnoses; follow-up instructions", ["discharge diagnosis", NAMES[2]]),
+        ("The course was brief. Hospital days: 3. Course: mild", []),
+        ("", []),
+    ],
+)
+def test_the_words_of_withheld_headings_are_found_however_they_are_written(
+    text: str, found: list[str]
+) -> None:
+    assert headings_in(text, NAMES) == found
+
+
+@dataclass(frozen=True, kw_only=True)
+class Discharges(Notes):
+    """Notes with headings."""
+
+    @property
+    def withheld_headings(self) -> Sequence[str]:
+        return NAMES
+
+
+def test_a_section_that_the_parser_missed_is_counted_all_the_same() -> None:
+    notes = Discharges(**vars(task()))
+    cases = [
+        AuditedItem(item("a", f"Labs: fine\nBrief/Hospital/Course {COURSE}", "sent home"), {}),
+        AuditedItem(item("b", "Labs: fine", "sent home"), {}),
+    ]
+
+    found = split_leakage(notes, cases, SETTINGS)
+
+    assert (found.num_items, found.num_with_headings) == (2, 1)
+    assert found.headings == {"brief hospital course": 1}
+
+
+def test_a_target_that_stands_in_the_prompt_is_a_leak_whatever_the_sections_are() -> None:
+    case = AuditedItem(item("a", f"Labs fine. {COURSE}. K 4"), {"course": "other words by far"})
+
+    found = split_leakage(task(), [case], SETTINGS)
+
+    assert found.num_leaking == 1
+    assert found.texts["target"].num_whole == 1
+    assert found.texts["course"].num_with_runs == 0

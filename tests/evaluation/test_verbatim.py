@@ -67,6 +67,50 @@ def test_the_longest_run_is_that_of_any_note_and_texts_are_independent() -> None
             assert found[name] == audit({name: text}, notes)[name]
 
 
+def plain_audit(text: str, notes: list[str], length: int) -> Repeated:
+    """Compare all pairs of places, the note from its beginning."""
+    words = text.split()
+    found, repeated = Repeated(num_words=len(words)), set()
+    for note in map(str.split, notes):
+        is_shared = False
+        for end in range(length, len(note) + 1):
+            for start in range(len(words) - length + 1):
+                if words[start : start + length] != note[end - length : end]:
+                    continue
+                is_shared = True
+                repeated.update(range(start, start + length))
+                run = length
+                while run < min(start + length, end) and (
+                    words[start + length - run - 1] == note[end - run - 1]
+                ):
+                    run += 1
+                if run > found.longest_run_words:
+                    shared = " ".join(note[end - run : end])
+                    found.longest_run_words = run
+                    found.longest_run_sha256 = sha256(shared.encode()).hexdigest()
+        found.num_notes += is_shared
+    found.num_repeated_words = len(repeated)
+    return found
+
+
+def test_counts_and_hashes_are_those_of_all_pairs_of_places() -> None:
+    rng = np.random.default_rng(3)
+    for letters in ("a", "ab", "abcd"):
+        for _ in range(30):
+            text = " ".join(rng.choice(list(letters), size=rng.integers(1, 18)))
+            notes = [" ".join(rng.choice(list(letters), size=14)) for _ in range(3)]
+
+            assert audit({"a": text}, notes)["a"] == plain_audit(text, notes, 4)
+
+
+def test_a_repetitive_text_is_audited_in_one_pass() -> None:
+    text = "pain denied " * 30_000  # all pairs of places would be 3.6 thousand million
+
+    found = audit({"a": text}, [text], run_words=20)["a"]
+
+    assert (found.longest_run_words, found.num_repeated_words) == (60_000, 60_000)
+
+
 def test_texts_of_generate_and_of_predictions_are_read(tmp_path: Path) -> None:
     file = tmp_path / "a.jsonl"
     rows = [{"header": {}}, {"id": 7, "text": "one"}, {"key": "k", "candidates": ["two", "three"]}]

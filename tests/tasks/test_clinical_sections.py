@@ -8,7 +8,12 @@ from pathlib import Path
 import pytest
 
 from biomamba.runtime.errors import ConfigError
-from biomamba.tasks.clinical_sections import STYLES, ClinicalSections, headings_of
+from biomamba.tasks.clinical_sections import (
+    STYLES,
+    ClinicalSections,
+    headings_of,
+    without_references,
+)
 
 NOTE = """ \nName:  ___               Unit No:   ___
  \nAllergies: \nPenicillins
@@ -164,3 +169,58 @@ def test_sections_of_real_notes_are_the_whole_text(real_data: Path) -> None:
 
     assert ["".join(s.text for s in sections) for sections in found] == texts
     assert sum(len(sections) > 3 for sections in found) > len(found) / 2
+
+
+COURSE = "He got \u03b1-blockers and went home."
+
+
+@pytest.mark.parametrize("style", ["mimic", "lines"])
+@pytest.mark.parametrize(
+    "heading",
+    [
+        "Brief\u00a0Hospital Course: ",
+        "Brief\u2009Hospital\u202fCourse:\n",
+        "Brief\tHospital  Course :",
+        "Brief\u200b Hospital Course:",
+        "Brief Hospital\nCourse: ",
+        "\u00a0brief hospital course:",
+        "Brief Hospital Course - ",
+        "Brief Hospital Course- ",
+        "BRIEF HOSPITAL COURSE \u2013 ",
+        "Brief Hospital Course\u2014",
+        "Brief Hospital Course:- ",
+        "Brief Hospital Course\uff1a",
+        "**Brief Hospital Course:** ",
+        "Brief Hospital Course\n",
+        "Brief Hospital Course.\n",
+        "see Brief Hospital Course: ",
+        "Labs were fine, please see also the Brief Hospital Course - ",
+        "Labs were fine. Brief Hospital Course: ",
+    ],
+)
+def test_a_heading_is_found_whatever_its_white_space_and_punctuation(
+    heading: str, style: str
+) -> None:
+    note = f"Pertinent Results:\nNa 140\n{heading}{COURSE}\nDischarge Condition:\nfine"
+
+    sections = ClinicalSections(style=style).read(note)
+
+    assert [(s.heading, s.body.strip()) for s in sections[-2:]] == [
+        ("brief hospital course", COURSE),
+        ("discharge condition", "fine"),
+    ]
+    assert "".join(section.text for section in sections) == note
+
+
+@pytest.mark.parametrize(
+    "line", ["Discharge-day labs", "His hospital course: none", "plan-of-care", "Follow up in May"]
+)
+def test_words_that_only_begin_like_a_heading_are_none(line: str) -> None:
+    assert shape(f"Pertinent Results:\n{line}") == [("pertinent results", line)]
+
+
+def test_references_to_sections_of_the_discharge_are_taken_out() -> None:
+    text = "Na 140 (please see hospital course for details). Refer to Discharge Medications. K 4."
+
+    assert without_references(text) == "Na 140 .  K 4."
+    assert without_references("see the ward; course was mild") == "see the ward; course was mild"
