@@ -18,6 +18,7 @@ from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from lightning import Trainer
+from lightning.pytorch.callbacks import ProgressBar
 from omegaconf import DictConfig, OmegaConf
 
 from biomamba.config.build import build
@@ -104,6 +105,8 @@ def train(cfg: DictConfig) -> None:
         logger=build_loggers(cfg.logger, start),
         callbacks=[*callbacks, DueValidation(), StartRecord(record), RunPage(config)],
         enable_checkpointing=any(isinstance(found, Checkpoints) for found in callbacks),
+        # Lightning adds a bar of its own where there is none.
+        enable_progress_bar=any(isinstance(found, ProgressBar) for found in callbacks),
         plugins=[DurableCheckpointIO()],
     )
     record.add_restrictions(reasons)

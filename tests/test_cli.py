@@ -355,3 +355,14 @@ def test_the_published_130m_shape_trains_from_a_checkpoint_with_its_tokenizer(
     assert record["after"]["val/loss"] < record["before"]["val/loss"]
     trained = load_pretrained(str(run_dir / "model"), ChunkedScan())
     assert sum(p.numel() for p in trained.parameters()) == 128_989_632
+
+
+def test_null_means_no_progress_bar(workspace: Path) -> None:
+    options = ("name=quiet", "max_tokens=2_048", "tokens_per_step=1_024", *SMALL)
+    with_bar = run(workspace, "train", "run_id=bar", *options)
+    without = run(workspace, "train", "run_id=none", *options, "callbacks.progress=null")
+
+    assert (with_bar.returncode, without.returncode) == (0, 0)
+    assert "it/s" in with_bar.stdout + with_bar.stderr
+    assert "it/s" not in without.stdout + without.stderr
+    assert "model: runs/quiet/none/model" in without.stdout

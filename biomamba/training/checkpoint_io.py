@@ -74,7 +74,9 @@ def verify_checkpoint(path: Path) -> CheckpointRecord:
         CheckpointError: If the file or its record is missing, cannot be read or is damaged.
     """
     if not path.is_file():
-        raise CheckpointError(f"{path}: there is no such checkpoint")
+        beside = sorted(found.name for found in path.parent.glob("*.ckpt"))
+        there = f"; there: {', '.join(beside[-3:])}" if beside else ""
+        raise CheckpointError(f"{path}: there is no such checkpoint{there}")
     record = CheckpointRecord.read(path)
     try:
         found = sha256_of(path)

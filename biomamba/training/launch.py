@@ -34,6 +34,7 @@ _KEYS_INSTEAD = {
     "callbacks": "the group callbacks",
     "plugins": "trainer.precision and trainer.strategy",
     "enable_checkpointing": "callbacks.checkpoint",
+    "enable_progress_bar": "callbacks.progress",
     "max_time": "max_tokens, or the time limit of the SLURM job",
     "min_steps": "max_tokens",
     "min_epochs": "max_tokens",

@@ -16,6 +16,7 @@ from biomamba.training.callbacks.checkpoint import checkpoints_in
 from biomamba.training.checkpoint_io import CheckpointRecord, verify_checkpoint
 
 AUTO = "auto"
+_FOLDER = "checkpoints"  # of a run
 _LAST_NAME = "last.ckpt"  # no file: the newest good checkpoint beside this name
 
 # Parts of the configuration that change what a step computes. Of the data only the fingerprint
@@ -81,8 +82,8 @@ def find_start(
 
     Args:
         resume: `auto` takes the newest good checkpoint of the folder, or begins anew without one;
-            a path takes that checkpoint, and one named last.ckpt the newest good one beside it;
-            None begins anew.
+            a path takes that checkpoint, a folder (of checkpoints, or of a run) the newest good
+            one in it, and one named last.ckpt the newest good one beside it; None begins anew.
         folder: The checkpoints of this run.
         settings: Of this run, as `run_settings` returns them.
         allow_change: Go on although settings differ.
@@ -209,16 +210,29 @@ def _data_settings(data: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def named_checkpoint(path: Path) -> tuple[Path, CheckpointRecord]:
-    """Return a checkpoint that is good; of one named last.ckpt the newest good one beside it.
+    """Return a checkpoint that is good; of a folder, or last.ckpt in it, the newest good one.
+
+    Args:
+        path: A checkpoint, the folder of the checkpoints of a run, or the folder of the run.
 
     Raises:
         CheckpointError: If it is missing or damaged.
     """
-    if path.name != _LAST_NAME or path.exists():
+    if path.name == _LAST_NAME and not path.exists():
+        path = path.parent
+    if not path.is_dir():
         return path, verify_checkpoint(path)
-    found = _newest_good(path.parent)
+    found = _newest_good(path) or _newest_good(path / _FOLDER)
     if found is None:
-        raise CheckpointError(f"resume: {path.parent} holds no checkpoint")
+        is_model = (path / "config.json").is_file()
+        reason = (
+            "is the folder of a model, which holds weights alone and no state to go on from; "
+            "model.checkpoint=<folder> starts a new run from these weights"
+            if is_model
+            else f"holds no checkpoint (step_*.ckpt), and neither does {path / _FOLDER}; give a "
+            "checkpoint, its folder or the folder of its run"
+        )
+        raise CheckpointError(f"resume: {path} {reason}")
     return found
 
 

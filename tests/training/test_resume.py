@@ -80,6 +80,28 @@ def test_the_name_last_means_the_newest_good_one(tmp_path: Path) -> None:
     assert find_start(str(tmp_path / "last.ckpt"), elsewhere, SETTINGS) == Start(good, 2)
 
 
+def test_a_folder_means_its_newest_good_checkpoint(tmp_path: Path) -> None:
+    run, elsewhere = tmp_path / "run", tmp_path / "new"
+    (run / "checkpoints").mkdir(parents=True)
+    with pytest.raises(CheckpointError, match=r"resume: .*run holds no checkpoint .step_"):
+        find_start(str(run), elsewhere, SETTINGS)
+    good = save(run / "checkpoints", 1, 2)
+    cut(save(run / "checkpoints", 3))
+    for named in (run, run / "checkpoints"):
+        assert find_start(str(named), elsewhere, SETTINGS) == Start(good, 2)
+
+
+def test_what_is_no_place_of_checkpoints_is_named(tmp_path: Path) -> None:
+    (tmp_path / "config.json").touch()
+    with pytest.raises(CheckpointError, match=r"folder of a model.*model\.checkpoint="):
+        find_start(str(tmp_path), tmp_path / "new", SETTINGS)
+    (tmp_path / "dangling").symlink_to("nowhere")
+    save(tmp_path, 7)
+    for name in ("dangling", "step_0000004.ckpt"):
+        with pytest.raises(CheckpointError, match=rf"{name}: there is no .*; there: step_0000007"):
+            find_start(str(tmp_path / name), tmp_path / "new", SETTINGS)
+
+
 def test_null_never_writes_among_the_checkpoints_of_a_run(tmp_path: Path) -> None:
     assert find_start(None, tmp_path, SETTINGS) == Start()
     save(tmp_path, 1)
