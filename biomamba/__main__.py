@@ -10,6 +10,7 @@ from pathlib import Path
 
 from biomamba import __version__
 from biomamba.config.wording import unknown_name
+from biomamba.runtime.output import keep_going_without_reader
 
 # In the order in which a project uses them.
 COMMANDS = (
@@ -33,6 +34,7 @@ USAGE_ERROR_CODE = 2
 
 def main() -> None:
     """Run the command that the first argument names with the arguments after it."""
+    keep_going_without_reader()
     name, *arguments = sys.argv[1:] or ["--help"]
     if name in ("-h", "--help", "help"):
         sys.stdout.write(usage())

@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import shutil
 import subprocess
 import sys
 import time
@@ -209,6 +210,48 @@ def test_a_run_stopped_behind_its_last_step_is_finished_without_training(run: Ru
     assert (folder / "model" / "model.safetensors").read_bytes() == (
         whole / "model" / "model.safetensors"
     ).read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("overrides", "folders"),
+    [
+        (("callbacks=ema", "callbacks.ema.decay=0.5"), ["model", "model_ema"]),
+        (("callbacks=select",), ["model", "model_best"]),
+        (
+            ("callbacks=ema_select", "callbacks.ema.decay=0.5", "callbacks.selection.mode=max"),
+            ["model", "model_ema", "model_best"],
+        ),
+        # The second validation is not better: the run stops at step 8, and goes on from there.
+        (
+            ("callbacks=select", "callbacks.selection.mode=max", "callbacks.selection.patience=1"),
+            ["model", "model_best"],
+        ),
+    ],
+)
+def test_what_a_run_leaves_depends_on_its_last_checkpoint_alone(
+    run: Run, tmp_path: Path, overrides: tuple[str, ...], folders: list[str]
+) -> None:
+    whole = run("whole", *overrides)
+    shutil.copytree(whole, tmp_path / "run")
+    closed = record(tmp_path / "run")
+    for part in ("after", "selection", "realised"):
+        closed.pop(part, None)
+    (tmp_path / "run" / "run.json").write_text(json.dumps(closed))
+    for name in folders:
+        shutil.rmtree(tmp_path / "run" / name)
+    found = run("run", *overrides)
+    last = max((whole / "checkpoints").glob("*.ckpt"))
+    branch = run("branch", *overrides, f"resume={last}")
+
+    for folder in (found, branch):
+        for name in folders:
+            weights_file = f"{name}/model.safetensors"
+            assert (folder / weights_file).read_bytes() == (whole / weights_file).read_bytes()
+        for part in ("after", "selection", "realised", "before"):
+            assert record(folder).get(part) == record(whole).get(part), part
+        assert record(folder)["starts"][-1]["end"] == "finished"
+        assert np.array_equal(entries(folder), entries(whole))
+    assert points(found, "val/loss") == points(whole, "val/loss")
 
 
 def test_other_settings_are_refused_or_allowed_and_recorded(run: Run) -> None:

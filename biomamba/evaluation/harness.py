@@ -28,6 +28,7 @@ from biomamba.model.generation import Generation, GenerationOptions, Vocabulary
 from biomamba.model.graphed_decoder import make_decoder
 from biomamba.runtime.errors import BioMambaError, ConfigError
 from biomamba.runtime.optional import import_optional
+from biomamba.runtime.output import keep_going_without_reader
 
 MODEL_NAME = "biomamba"
 _POSITIONS_AT_ONCE = 256  # bounds the memory of their probabilities
@@ -241,6 +242,7 @@ def _registered(base: type, registry: Any) -> type:
 
 def main() -> None:
     """Run the command line of the harness, with our model among its own."""
+    keep_going_without_reader()
     try:
         register()
         import_optional(

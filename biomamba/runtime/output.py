@@ -6,6 +6,7 @@ records are written. What cannot be shown is dropped; log files and records keep
 """
 
 import io
+import select
 import sys
 from typing import Any
 
@@ -18,17 +19,21 @@ class _DroppingFile(io.FileIO):
         self._is_lost = False
 
     def write(self, content: Any) -> int:
-        if not self._is_lost:
+        written = None
+        while written is None and not self._is_lost:
             try:
-                return super().write(content) or 0
+                written = super().write(content)
+                if written is None:  # a full pipe that another process has made non-blocking
+                    select.select([], [self], [])
             except OSError:
                 self._is_lost = True
-        return memoryview(content).nbytes
+        return memoryview(content).nbytes if written is None else written
 
 
 def keep_going_without_reader() -> None:
     """Let prints to stdout and stderr fail silently, also those of libraries and at exit.
 
+    Characters that the encoding of a stream lacks are written as escapes, as Python does on stderr.
     Streams that a caller has replaced, as tests do, are left alone.
     """
     for name in ("stdout", "stderr"):
@@ -47,7 +52,7 @@ def keep_going_without_reader() -> None:
             io.TextIOWrapper(
                 io.BufferedWriter(raw),
                 encoding=stream.encoding,
-                errors=stream.errors,
+                errors="backslashreplace" if stream.errors == "strict" else stream.errors,
                 line_buffering=stream.line_buffering,
                 write_through=name == "stderr",
             ),

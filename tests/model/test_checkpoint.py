@@ -71,6 +71,20 @@ def test_files_are_plain_and_nothing_else_stays(folder: Path, tiny_model: MambaL
     assert {tensor.dtype for tensor in tensors.values()} == {torch.float32}
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_no_reader_takes_leave_the_old_checkpoint(
+    folder: Path, tiny_model: MambaLM, value: float
+) -> None:
+    before = weights_digest(folder)
+    with torch.no_grad():
+        tiny_model.backbone.norm_f.weight[0] = value
+    with pytest.raises(CheckpointError, match=r"backbone\.norm_f\.weight .*not finite"):
+        save_pretrained(tiny_model, folder)
+
+    assert weights_digest(folder) == before
+    assert len(list(folder.iterdir())) == 2
+
+
 def test_failed_save_leaves_the_old_checkpoint(
     folder: Path, tiny_model: MambaLM, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -72,6 +72,40 @@ def test_a_full_device_loses_the_output_and_nothing_else(tmp_path: Path) -> None
     assert (tmp_path / "end").read_text() == "reached"
 
 
+def test_characters_that_the_encoding_lacks_are_escaped() -> None:
+    code = (
+        "from biomamba.runtime.output import keep_going_without_reader\n"
+        "keep_going_without_reader()\n"
+        "print('\\u03b1 \\u2265 3')\n"
+    )
+    environment = os.environ | {"PYTHONIOENCODING": "ascii"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], check=False, env=environment, capture_output=True
+    )
+
+    assert (done.returncode, done.stdout) == (0, b"\\u03b1 \\u2265 3\n")
+
+
+def test_a_pipe_that_does_not_block_loses_nothing() -> None:
+    code = (
+        "import os, sys\n"
+        "from biomamba.runtime.output import keep_going_without_reader\n"
+        "os.set_blocking(1, False)\n"
+        "keep_going_without_reader()\n"
+        "print('x' * 1_000_000)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], check=False, stdout=subprocess.PIPE)
+
+    assert (done.returncode, len(done.stdout)) == (0, 1_000_001)
+
+
+def test_the_help_of_the_front_door_needs_no_reader() -> None:
+    command = f"{sys.executable} -m biomamba --help > /dev/full"
+    done = subprocess.run(["bash", "-c", command], check=False, capture_output=True)
+
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
 def test_streams_of_a_caller_are_left_alone() -> None:
     code = (
         "import io, sys\n"

@@ -451,9 +451,10 @@ def test_a_skipped_step_is_written_down_without_text(tmp_path: Path) -> None:
 def test_too_many_skipped_steps_in_a_row_stop_the_run(tmp_path: Path) -> None:
     module = make_faulty([0, 1, 3, 4, 5], objective=Objective(max_skipped_steps=3))
     with pytest.raises(
-        TrainingError, match=r"step 5 was skipped .*nan\), 3 such steps in a row: .*is switched off"
-    ):
+        TrainingError, match=r"step 5 was skipped .*nan\), 3 such steps in a row"
+    ) as told:
         fit(module, [[make_rows(ROWS)]] * 8, tmp_path)
+    assert "callbacks.checkpoint is switched off" in str(told.value)
     assert all(torch.isfinite(weight).all() for weight in weights_of(module).values())
 
 

@@ -14,7 +14,12 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from biomamba.runtime.errors import CheckpointError, ConfigError
-from biomamba.training.callbacks.checkpoint import Checkpoints, checkpoint_name, checkpoints_in
+from biomamba.training.callbacks.checkpoint import (
+    Checkpoints,
+    checkpoint_name,
+    checkpoints_in,
+    way_back,
+)
 from biomamba.training.checkpoint_io import DurableCheckpointIO, verify_checkpoint
 
 NUM_STEPS = 10
@@ -136,6 +141,28 @@ def test_checkpoints_before_steps_that_are_being_skipped_are_kept(
     fit(Checkpoints(str(tmp_path), every_n_steps=1, keep_last=2), Guard(skipped))
 
     assert steps_in(tmp_path) == kept
+
+
+@pytest.mark.parametrize(
+    ("last_taken", "newest", "next_one"),
+    [(9, 8, 4), (8, 8, 4), (5, 4, None), (3, None, None)],
+)
+def test_the_way_back_names_the_checkpoints_before_a_step(
+    tmp_path: Path, last_taken: int, newest: int | None, next_one: int | None
+) -> None:
+    for step in (4, 8, 12):
+        (tmp_path / checkpoint_name(step)).touch()
+    trainer: Any = SimpleNamespace(callbacks=[Checkpoints(str(tmp_path))])
+    told = way_back(trainer, last_taken)
+
+    if newest is None:
+        assert f"no checkpoint at or before step {last_taken}" in told
+        return
+    assert f"resume={tmp_path / checkpoint_name(newest)} allow_change=true" in told
+    expected = "from the beginning"
+    if next_one is not None:
+        expected = f"from {tmp_path / checkpoint_name(next_one)}, or {expected}"
+    assert told.endswith(f"go on {expected}")
 
 
 def test_an_old_one_goes_only_when_a_newer_one_is_there(
