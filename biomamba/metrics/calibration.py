@@ -27,7 +27,7 @@ def calibration_error(
         place = min(int(confidence * num_bins), num_bins - 1)
         columns[row, place] = (answer == truth) - confidence
         columns[row, -1] = 1
-    return Measure("calibration_error", columns, _mean_gap, higher_is_better=False)
+    return Measure("calibration_error", columns, _mean_gap, higher_is_better=False, is_smooth=False)
 
 
 def brier_score(truths: Sequence[str], scores: Sequence[Mapping[str, float]]) -> Measure:

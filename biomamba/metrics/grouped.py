@@ -17,6 +17,7 @@ WILSON = "wilson"
 BOOTSTRAP = "bootstrap over groups"
 ONE_GROUP = "none: one group"
 NO_SCATTER = "none: no group differs"
+NOT_SMOOTH = "none: above 0 by chance"
 
 
 def group_columns(measure: Measure, groups: Sequence[str]) -> Measure:
@@ -46,7 +47,9 @@ def interval_of(
     The Wilson score interval for the share of hits among independent items, or among those of them
     that count (recall, precision), at most one in a group; else the percentile bootstrap over
     groups. One group says nothing about others, and neither do resamples that are all alike (a
-    figure of 0, because no item has what is counted): their bounds are nan.
+    figure of 0, because no item has what is counted): their bounds are nan. So are those of a
+    figure that is not smooth: near a calibration error of 0 the percentile interval of 500 items
+    held the truth in none of 300 simulated sets.
 
     Raises:
         ValueError: without items, or without one group name per item.
@@ -57,6 +60,8 @@ def interval_of(
         return wilson_interval(hits, counted, bootstrap.level), WILSON
     if len(grouped.columns) == 1:
         return Interval(grouped.value, math.nan, math.nan), ONE_GROUP
+    if not grouped.is_smooth:
+        return Interval(grouped.value, math.nan, math.nan), NOT_SMOOTH
     found = bootstrap_interval(grouped.columns, grouped.statistic, bootstrap)
     if found.low == found.high:
         return Interval(found.value, math.nan, math.nan), NO_SCATTER

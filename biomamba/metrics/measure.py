@@ -23,6 +23,8 @@ class Measure:
         higher_is_better: None where neither is.
         is_proportion: The value is hits / items with columns [hit, 1], hit being 0 or 1: it has an
             exact binomial law if the items are independent.
+        is_smooth: The statistic has a derivative at the sums. A sum of absolute gaps has none where
+            a gap is 0: its resamples lie above it, and no interval or test of them holds.
     """
 
     name: str
@@ -30,6 +32,7 @@ class Measure:
     statistic: Statistic
     higher_is_better: bool | None = True
     is_proportion: bool = False
+    is_smooth: bool = True
 
     @property
     def value(self) -> float:
