@@ -157,7 +157,13 @@ class TaskEvaluation:
         }
 
     def answer(self) -> None:
-        """Let every model answer what this rank has to; what has been answered is not repeated."""
+        """Let every model answer what this rank has to; what has been answered is not repeated.
+
+        Raises:
+            DataError: A file of a task is missing or damaged; found before anything is asked.
+        """
+        for split in (*self._splits, *self._fitting.values()):
+            _ = split.items, split.files, split.training_labels
         with AnswerProgress() as progress:
             for split in (*self._splits, *self._fitting.values()):
                 for model in self._models:

@@ -138,7 +138,7 @@ def test_a_rank_that_did_not_answer_is_told(
     [
         ({"prompt": Prompt(name="other", template="{question}:", shrink={})}, "prompt, prompt_f"),
         ({"protocol": "other"}, "protocol"),
-        ({"splits": {"test": range(9), "train": []}}, "items"),
+        ({"splits": {"test": range(9), "train": [], "val": []}}, "items"),
         ({"kind": ChooseOption()}, "options"),
     ],
 )
@@ -299,3 +299,21 @@ def test_a_header_is_plain_and_names_the_files(toy_task: Build, toy_model: Build
     assert json.loads(json.dumps(header)) == header
     assert header["files"] == {"toy.json": "f" * 64}
     assert "batch_size" not in json.dumps(header)
+
+
+def test_a_bad_training_file_is_found_before_anything_is_asked(
+    toy_task: Build, toy_model: Build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = toy_task()
+    items = type(task).items
+
+    def damaged(self: Task, split: str) -> Items:
+        if split == "train":
+            raise DataError("training.json is damaged")
+        return items(self, split)
+
+    monkeypatch.setattr(type(task), "items", damaged)
+    with pytest.raises(DataError, match=r"training\.json is damaged"):
+        evaluation(tmp_path, [task], [Mortal(toy_model(), 0)]).answer()
+
+    assert not (tmp_path / "predictions").exists()
