@@ -82,9 +82,11 @@ def check_trainer_keys(trainer: Mapping[str, object]) -> None:
             shown = "null" if value is None else str(value).lower()
             raise ConfigError(f"trainer.{key} is {trainer[key]!r}; allowed is {shown} only")
     interval = trainer.get("val_check_interval")
-    if interval is not None and (isinstance(interval, bool) or not isinstance(interval, int)):
+    is_steps = isinstance(interval, int) and not isinstance(interval, bool) and interval >= 1
+    if interval is not None and not is_steps:
         raise ConfigError(
-            f"trainer.val_check_interval is {interval!r}; it must be a number of optimizer steps"
+            f"trainer.val_check_interval is {interval!r}; it must be a number of optimizer steps, "
+            "at least 1"
         )
 
 

@@ -110,6 +110,8 @@ def test_trainer_keys_that_are_set_elsewhere_are_all_named() -> None:
         ("num_sanity_val_steps", 2),
         ("check_val_every_n_epoch", 1),
         ("val_check_interval", 0.5),
+        ("val_check_interval", 0),
+        ("val_check_interval", True),
         ("use_distributed_sampler", True),
     ],
 )
