@@ -45,6 +45,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--raw", required=True)
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--only", nargs="*", help="measure these parts anew, keep the others")
     arguments = parser.parse_args()
     overrides = [f"corpus=[{CORPORA}]", "benchmark=[pubmedqa,bioasq,wikitext]"]
     cfg = compose_config("prepare", [*overrides, f"paths.raw_dir={arguments.raw}"])
@@ -52,15 +53,19 @@ def main() -> None:
     abstracts = [document.text for name in ABSTRACTS for document in corpora[name]]
     cleaning = build(cfg.cleaning)
     tokenizer = Tokenizer.load(f"{arguments.raw}/gpt-neox-20b-tokenizer/20B_tokenizer.json")
-    results = {
-        "documents": {name: len(found) for name, found in corpora.items()},
-        "near_duplicates": near_duplicates(abstracts),
-        "benchmark_ngrams": benchmark_ngrams(cleaning, corpora),
-        "benchmark_recall": benchmark_recall(cleaning),
-        "cost": {
+    results = {} if arguments.only is None else json.loads(arguments.out.read_text("utf-8"))
+    parts: dict[str, Callable[[], Any]] = {
+        "documents": lambda: {name: len(found) for name, found in corpora.items()},
+        "near_duplicates": lambda: near_duplicates(abstracts),
+        "benchmark_ngrams": lambda: benchmark_ngrams(cleaning, corpora),
+        "benchmark_recall": lambda: benchmark_recall(cleaning),
+        "passage_matches": lambda: passage_matches(cleaning, corpora),
+        "cost": lambda: {
             name: cost(corpora[name], cleaning, tokenizer) for name in ("pubmed", "openwebtext")
         },
     }
+    for name in arguments.only or parts:
+        results[name] = parts[name]()
     arguments.out.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
 
 
@@ -190,29 +195,77 @@ def benchmark_ngrams(
 
 
 def benchmark_recall(cleaning: Cleaning) -> list[dict[str, Any]]:
-    """Find edited texts of PubMedQA again by n-grams alone."""
+    """Find edited texts of PubMedQA and BioASQ again without their PMIDs.
+
+    By the long n-grams of items alone, and with the passages that the firewall looks for too.
+    """
     items = named_items(cleaning)
-    own = [(place, item) for place, (name, item) in enumerate(items) if name == "pubmedqa"]
-    vocabulary = " ".join(text for _, item in own[:200] for text in item.texts).split()
-    parts: dict[str, Callable[[Any], str]] = {
-        "abstract": lambda item: " ".join(item.texts[1:]),
-        "long answer": lambda item: item.texts[-1],
-        "question": lambda item: item.texts[0],
-    }
+    firewall = cleaning.firewall
+    rule = {"passage_words": firewall.passage_words, "passage_share": firewall.passage_share}
+    rules: list[tuple[int, dict[str, Any]]] = [(1, {}), (3, {}), (8, {}), (3, rule)]
     results = []
-    for least in (1, 3, 8):
-        index = ItemIndex.of(items, cleaning.firewall.ngram_words, least)
-        for part, text_of in parts.items():
+    for least, options in rules:
+        index = ItemIndex.of(items, firewall.ngram_words, least, **options)
+        for (benchmark, part), texts in recall_texts(items).items():
             found = {}
             for fraction in (0.0, *EDITS):
                 random = np.random.default_rng(1)
-                texts = [edited(text_of(item), fraction, vocabulary, random) for _, item in own]
-                hits = index.hits([Document(t, "", "web") for t in texts], hash_words(texts))
+                words = " ".join(text for _, text in texts[:2000]).split()
+                changed = [edited(text, fraction, words, random) for _, text in texts]
+                hits = index.hits([Document(t, "", "web") for t in changed], hash_words(changed))
                 pairs = set(zip(hits["document"].tolist(), hits["item"].tolist(), strict=True))
-                num_found = sum((n, place) in pairs for n, (place, _) in enumerate(own))
-                found[str(fraction)] = proportion(num_found, len(own))
-            results.append({"min_ngrams": least, "text": part, "found_after_edits": found})
+                num_found = sum((n, place) in pairs for n, (place, _) in enumerate(texts))
+                found[str(fraction)] = proportion(num_found, len(texts))
+            results.append(
+                {"min_ngrams": least, "passages": options or None, "benchmark": benchmark}
+                | {"text": part, "found_after_edits": found}
+            )
     return results
+
+
+def recall_texts(
+    items: Sequence[tuple[str, Any]],
+) -> dict[tuple[str, str], list[tuple[int, str]]]:
+    """Return the texts to find again by benchmark and part, each with the place of its item."""
+    found: dict[tuple[str, str], list[tuple[int, str]]] = {}
+    for place, (benchmark, item) in enumerate(items):
+        parts: dict[str, Sequence[str]] = {}
+        if benchmark == "pubmedqa":
+            parts = {"abstract": [" ".join(item.texts[1:])], "long answer": item.texts[-1:]}
+        if benchmark in ("pubmedqa", "bioasq"):
+            parts["question"] = item.texts[:1]
+        if benchmark == "bioasq":
+            parts["snippet or answer"] = item.texts[1:]
+        for part, texts in parts.items():
+            found.setdefault((benchmark, part), []).extend((place, text) for text in texts)
+    random = np.random.default_rng(2)
+    return {
+        key: [texts[n] for n in sorted(random.permutation(len(texts))[:1_000])]
+        for key, texts in found.items()
+    }
+
+
+def passage_matches(cleaning: Cleaning, corpora: dict[str, list[Document]]) -> dict[str, Any]:
+    """Count the documents that only a passage leaves out, per corpus, with what they match."""
+    items, firewall = named_items(cleaning), cleaning.firewall
+    index = firewall.index
+    counts, matches = {}, []
+    for name, found in corpora.items():
+        num_documents = 0
+        for batch in batches(found):
+            hits = index.hits(batch, hash_words([document.text for document in batch]))
+            others = set(hits["document"][hits["rule"] != Rule.PASSAGE].tolist())
+            for document in sorted({*hits["document"].tolist()} - others):
+                num_documents += 1
+                own = hits[hits["document"] == document]
+                matches.append(
+                    {"document": batch[document].id, "corpus": name}
+                    | {"items": [list(index.names[n]) for n in own["item"].tolist()]}
+                )
+        counts[name] = {"documents": len(found), "left_out": num_documents}
+    return {"rule": firewall.settings() | {"benchmarks": len(items)}, "corpora": counts} | {
+        "matches": matches
+    }
 
 
 def named_items(cleaning: Cleaning) -> list[tuple[str, Any]]:

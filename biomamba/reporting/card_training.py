@@ -8,6 +8,12 @@ from biomamba.reporting.tables import markdown_table
 from biomamba.training.lineage import Lineage, TrainedRun
 
 _UNKNOWN = "not known"
+_FILTER = (
+    "documents that name an article of a benchmark item, or share words in a row with its texts, "
+    "were left out. Copies are found; edited ones in part, and paraphrases are not "
+    "(docs/results/contamination.md measures it). Results on files that are not listed here say "
+    "`not filtered` below."
+)
 
 
 def data_section(lineage: Lineage) -> str:
@@ -33,9 +39,9 @@ def data_section(lineage: Lineage) -> str:
 
 
 def contamination_section(lineage: Lineage) -> str:
-    """Return which benchmarks were kept out of the training data of each run."""
+    """Return which benchmarks the training data of each run were filtered against."""
     if not lineage.runs:
-        return f"What was kept out of the training data is {_UNKNOWN}."
+        return f"What the training data were filtered against is {_UNKNOWN}."
     return "\n\n".join(f"Run `{run.name}`: {_kept_out(run)}" for run in lineage.runs)
 
 
@@ -158,8 +164,11 @@ def _kept_out(run: TrainedRun) -> str:
             "fine-tuned on the training splits of its tasks, never on their test splits; whether "
             f"its items stand in other benchmarks is {_UNKNOWN}."
         )
+    streamed = run.record.get("data", {}).get("streamed", {}).get("benchmark_files")
+    if streamed is not None:
+        return f"{_FILTER}\n\n- all corpora, while they were read: {_files(streamed)}"
     if not facts:
-        return f"what was kept out is {_UNKNOWN}."
+        return f"what its data were filtered against is {_UNKNOWN}."
     lines = []
     for each in facts:
         if each.benchmarks is None:
@@ -167,8 +176,17 @@ def _kept_out(run: TrainedRun) -> str:
             continue
         names = ", ".join(f"{name}{_items(n)}" for name, n in each.benchmarks.items())
         removed = each.rejects.get("benchmark", 0)
-        lines.append(f"- `{each.corpus}`: kept out {names}; documents left out: {removed:,}")
-    return "documents that share an item with a benchmark were left out:\n\n" + "\n".join(lines)
+        files = "" if each.benchmark_files is None else f"; {_files(each.benchmark_files)}"
+        lines.append(
+            f"- `{each.corpus}`: filtered against {names}; documents left out: {removed:,}{files}"
+        )
+    return f"{_FILTER}\n\n" + "\n".join(lines)
+
+
+def _files(files: Mapping[str, str]) -> str:
+    """Return benchmark files with the beginnings of their hashes."""
+    found = (f"`{name}` ({digest.removeprefix('sha256:')[:12]})" for name, digest in files.items())
+    return f"files: {', '.join(found) or 'none'}"
 
 
 def _items(counts: Mapping[str, int]) -> str:

@@ -84,7 +84,9 @@ def test_contamination_says_what_was_kept_out_and_what_was_not_looked_for() -> N
     open_store = replace(STORE, corpus="web", benchmarks=None)
     text = contamination_section(lineage(replace(RUN, stores={"all": [STORE, open_store]})))
 
-    expected = "kept out qa (1,000 items, 3 of them found in the set), yesno (counts not known)"
+    expected = (
+        "filtered against qa (1,000 items, 3 of them found in the set), yesno (counts not known)"
+    )
     assert f"- `abstracts`: {expected}; documents left out: 5" in text
     assert "- `web`: no benchmark was looked for" in text
 

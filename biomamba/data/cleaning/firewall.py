@@ -11,7 +11,7 @@ from biomamba.data.cleaning.benchmarks.item import Benchmark
 from biomamba.data.cleaning.item_index import HIT_DTYPE, Hits, ItemIndex
 from biomamba.data.cleaning.words import HashRows
 from biomamba.data.document import Document
-from biomamba.runtime.numbers import check_whole
+from biomamba.runtime.numbers import check_number, check_whole
 
 
 @dataclass(frozen=True)
@@ -23,15 +23,22 @@ class Firewall:
         ngram_words: Words per n-gram.
         min_ngrams: Distinct n-grams of one item that a document must share with it; fewer are
             enough where the item has no more.
+        passage_words: Words per n-gram of the passages, which are the single texts of an item; None
+            looks for no passages.
+        passage_share: Share of the distinct n-grams of one passage that a document must have.
     """
 
     benchmarks: Mapping[str, Benchmark] = field(default_factory=dict)
     ngram_words: int = 13
     min_ngrams: int = 3
+    passage_words: int | None = 5
+    passage_share: float = 0.4
 
     def __post_init__(self) -> None:
         check_whole("ngram_words", self.ngram_words)
         check_whole("min_ngrams", self.min_ngrams)
+        check_whole("passage_words", self.passage_words, optional=True)
+        check_number("passage_share", self.passage_share, above=0, at_most=1)
 
     @cached_property
     def index(self) -> ItemIndex:
@@ -45,7 +52,13 @@ class Firewall:
             for name, benchmark in sorted(self.benchmarks.items())
             for item in benchmark.items()
         ]
-        return ItemIndex.of(items, self.ngram_words, self.min_ngrams)
+        return ItemIndex.of(
+            items,
+            self.ngram_words,
+            self.min_ngrams,
+            passage_words=self.passage_words,
+            passage_share=self.passage_share,
+        )
 
     def settings(self) -> dict[str, Any]:
         """Return everything that decides the hits, with the hashes of the benchmark files.
@@ -57,6 +70,8 @@ class Firewall:
         return {
             "ngram_words": self.ngram_words,
             "min_ngrams": self.min_ngrams,
+            "passage_words": self.passage_words,
+            "passage_share": self.passage_share,
             "benchmarks": {
                 name: benchmark.settings() | {"files": benchmark.fingerprints()}
                 for name, benchmark in sorted(self.benchmarks.items())

@@ -1,4 +1,10 @@
-"""Look up benchmark items by PMID, title and word n-gram for a batch of documents at once."""
+"""Look up benchmark items by PMID, title and word n-gram for a batch of documents at once.
+
+Long n-grams find copies of whole items. Passages find what is too short for them, or was edited:
+a question, a snippet, one section of an abstract, of which a document has a large share of the
+short n-grams. Chance rarely gives a share of one passage, but often a few short n-grams of a whole
+item.
+"""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -20,12 +26,15 @@ from biomamba.data.document import Document, document_key
 
 Hits = NDArray[np.void]
 # document: place in the batch or shard. item: place in ItemIndex.names. rule: Rule.
-# ngrams: distinct n-grams of the item in the document; 0 for the other rules.
+# ngrams: distinct n-grams of the item, or of its passage, in the document; 0 for the other rules.
 HIT_DTYPE = np.dtype([("document", "<u4"), ("item", "<u4"), ("rule", "u1"), ("ngrams", "<u4")])
 
 PMID_DOMAIN = "pubmed"  # documents of this domain are named by their PMID
 TITLE_DOMAIN = "wikipedia"  # the first line of a document of this domain is its title
 _SLOTS_PER_NGRAM = 16
+_MIN_PASSAGE = 3  # distinct n-grams of a text that is looked for as a passage
+_MIN_OF_PASSAGE = 4  # of them in a document, whatever the share; all, if there are fewer
+_MAX_PASSAGE_WORDS = 256
 
 
 class Rule(IntEnum):
@@ -34,6 +43,7 @@ class Rule(IntEnum):
     PMID = 0
     TITLE = 1
     NGRAM = 2
+    PASSAGE = 3
 
 
 @dataclass(frozen=True)
@@ -77,6 +87,52 @@ class Lookup:
 
 
 @dataclass(frozen=True)
+class Passages:
+    """The texts of all items by their short n-grams; an item has a passage for each text.
+
+    Attributes:
+        ngrams: Passages by n-gram.
+        num_words: Words per n-gram.
+        owners: Item of each passage, `(passages,)`.
+        needed: N-grams that a document must share with each passage, `(passages,)`.
+        may_match: Whether an n-gram with these upper bits exists, a power of two of slots.
+    """
+
+    ngrams: Lookup
+    num_words: int
+    owners: NDArray[np.int64]
+    needed: NDArray[np.int64]
+    may_match: NDArray[np.bool_]
+
+    @classmethod
+    def of(
+        cls, texts: Sequence[str], owners: NDArray[np.int64], num_words: int, share: float
+    ) -> "Passages":
+        """Index texts, each with the item that it belongs to."""
+        words = hash_words(texts)
+        runs = hash_ngrams(words, num_words)
+        numbers = np.repeat(np.arange(len(texts)), runs.counts)
+        lookup = Lookup.of(runs.values, numbers)
+        sizes = np.bincount(lookup.items, minlength=len(texts))
+        needed = np.maximum(np.ceil(share * sizes), np.minimum(_MIN_OF_PASSAGE, sizes))
+        # Of fewer words too many are set phrases; longer texts are found by the long n-grams.
+        is_looked_for = (sizes >= _MIN_PASSAGE) & (words.counts <= _MAX_PASSAGE_WORDS)
+        is_kept = is_looked_for[lookup.items]
+        kept = Lookup(lookup.hashes[is_kept], lookup.items[is_kept])
+        return cls(kept, num_words, owners, needed.astype(np.int64), _table_of(kept.hashes))
+
+    def find(self, words: HashRows) -> Hits:
+        """Return the pairs of document and item, each with the n-grams of its best passage."""
+        documents, passages, counts = _shared(words, self.num_words, self.ngrams, self.may_match)
+        is_enough = counts >= self.needed[passages]
+        pairs = np.stack([documents[is_enough], self.owners[passages[is_enough]]])
+        (documents, items), place = np.unique(pairs, axis=1, return_inverse=True)
+        most = np.zeros(documents.size, np.int64)
+        np.maximum.at(most, place.reshape(-1), counts[is_enough])
+        return _hits(documents, items, Rule.PASSAGE, most)
+
+
+@dataclass(frozen=True)
 class ItemIndex:
     """The items of all benchmarks.
 
@@ -92,6 +148,7 @@ class ItemIndex:
             `(items,)`.
         may_match: Whether an n-gram with these upper bits exists, a power of two of slots.
         unknown_links: Links of each item that name no PMID, `(items,)`.
+        passages: Their texts by short n-grams; None if these are not looked for.
     """
 
     benchmarks: list[str]
@@ -104,10 +161,17 @@ class ItemIndex:
     needed: NDArray[np.int64]
     may_match: NDArray[np.bool_]
     unknown_links: NDArray[np.int64]
+    passages: Passages | None = None
 
     @classmethod
     def of(
-        cls, items: Sequence[tuple[str, Item]], ngram_words: int, min_ngrams: int
+        cls,
+        items: Sequence[tuple[str, Item]],
+        ngram_words: int,
+        min_ngrams: int,
+        *,
+        passage_words: int | None = None,
+        passage_share: float = 1.0,
     ) -> "ItemIndex":
         """Index items given with the names of their benchmarks."""
         pmids = [(document_key(p), n) for n, (_, item) in enumerate(items) for p in item.pmids]
@@ -116,8 +180,11 @@ class ItemIndex:
         runs = hash_ngrams(hash_words([text for _, text in texts]), ngram_words)
         owners = np.repeat(np.array([n for n, _ in texts], np.int64), runs.counts)
         ngrams = Lookup.of(runs.values, owners)
-        may_match = np.zeros(1 << _num_bits(ngrams.hashes.size), np.bool_)
-        may_match[_slots(ngrams.hashes, may_match)] = True
+        passages = None
+        if passage_words is not None:
+            places = np.array([n for n, _ in texts], np.int64)
+            named = [text for _, text in texts]
+            passages = Passages.of(named, places, passage_words, passage_share)
         return cls(
             benchmarks=list(dict.fromkeys(benchmark for benchmark, _ in items)),
             names=[(benchmark, item.id) for benchmark, item in items],
@@ -127,8 +194,9 @@ class ItemIndex:
             ngrams=ngrams,
             ngram_words=ngram_words,
             needed=np.minimum(np.bincount(ngrams.items, minlength=len(items)), min_ngrams),
-            may_match=may_match,
+            may_match=_table_of(ngrams.hashes),
             unknown_links=np.array([item.num_unknown_links for _, item in items], np.int64),
+            passages=passages,
         )
 
     def summary(self) -> str:
@@ -145,9 +213,12 @@ class ItemIndex:
 
     def hits(self, documents: Sequence[Document], words: HashRows) -> Hits:
         """Return the pairs of document and item of a batch, as HIT_DTYPE."""
-        return np.concatenate(
-            [self._pmid_hits(documents), self._title_hits(documents), self._ngram_hits(words)]
-        )
+        by_ngram = self._ngram_hits(words)
+        found = [self._pmid_hits(documents), self._title_hits(documents), by_ngram]
+        if self.passages is not None:
+            by_passage = self.passages.find(words)
+            found.append(by_passage[~np.isin(_pairs(by_passage), _pairs(by_ngram))])
+        return np.concatenate(found)
 
     def _pmid_hits(self, documents: Sequence[Document]) -> Hits:
         chosen = [n for n, document in enumerate(documents) if document.domain == PMID_DOMAIN]
@@ -164,17 +235,36 @@ class ItemIndex:
         return _hits(np.array(chosen, np.int64)[places], items, Rule.TITLE)
 
     def _ngram_hits(self, words: HashRows) -> Hits:
-        runs = hash_ngrams(words, self.ngram_words)
-        places = np.flatnonzero(self.may_match[_slots(runs.values, self.may_match)])
-        places = places[self.ngrams.contains(runs.values[places])]
-        owners = np.searchsorted(runs.ends, places, "right")
-        # Sorted by document, each n-gram of a document once.
-        distinct = np.unique(np.stack([owners.astype(np.uint64), runs.values[places]]), axis=1)
-        found, items = self.ngrams.find(distinct[1])
-        pairs = np.stack([distinct[0][found].astype(np.int64), items])
-        (documents, items), counts = np.unique(pairs, axis=1, return_counts=True)
+        documents, items, counts = _shared(words, self.ngram_words, self.ngrams, self.may_match)
         is_enough = counts >= self.needed[items]
         return _hits(documents[is_enough], items[is_enough], Rule.NGRAM, counts[is_enough])
+
+
+def _shared(
+    words: HashRows, num_words: int, ngrams: Lookup, may_match: NDArray[np.bool_]
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """Return pairs of document and owner of n-grams, and how many distinct ones they share."""
+    runs = hash_ngrams(words, num_words)
+    places = np.flatnonzero(may_match[_slots(runs.values, may_match)])
+    places = places[ngrams.contains(runs.values[places])]
+    owners = np.searchsorted(runs.ends, places, "right")
+    # Sorted by document, each n-gram of a document once.
+    distinct = np.unique(np.stack([owners.astype(np.uint64), runs.values[places]]), axis=1)
+    found, items = ngrams.find(distinct[1])
+    pairs = np.stack([distinct[0][found].astype(np.int64), items])
+    (documents, items), counts = np.unique(pairs, axis=1, return_counts=True)
+    return documents, items, counts
+
+
+def _pairs(hits: Hits) -> NDArray[np.uint64]:
+    """Return document and item of each hit as one number."""
+    return hits["document"].astype(np.uint64) << np.uint64(32) | hits["item"].astype(np.uint64)
+
+
+def _table_of(hashes: Hashes) -> NDArray[np.bool_]:
+    table = np.zeros(1 << _num_bits(hashes.size), np.bool_)
+    table[_slots(hashes, table)] = True
+    return table
 
 
 def _title_hashes(titles: Sequence[str]) -> Hashes:

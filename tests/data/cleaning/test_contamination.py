@@ -238,3 +238,29 @@ def test_a_prepared_set_holds_no_benchmark_text_and_no_copy_in_two_splits(
     assert all(len(splits) == 1 for splits in by_text)
     assert set().union(*by_text) == set(SPLITS)
     assert prepared_splits(tmp_path / "two", rows, cleaning) == stored
+
+
+def test_the_record_holds_the_measured_recall_of_its_rules(tmp_path: Path) -> None:
+    committed = json.loads(
+        (CHECKOUT / "docs" / "results" / "cleaning_quality.json").read_text(encoding="utf-8")
+    )
+    measured = {
+        (row["benchmark"], row["text"]): row["found_after_edits"]
+        for row in committed["benchmark_recall"]
+        if row["passages"]
+    }
+    (tmp_path / "q.jsonl").write_text('{"q": "why"}\n')
+    benchmarks = {"bioasq": TextColumns([str(tmp_path / "q.jsonl")], ["q"])}
+    rule = SplitRule(30, 50)
+
+    report = contamination_report([], [], Cleaning(firewall=Firewall(benchmarks)), rule)
+
+    assert len(report["measured_recall"]) == len(measured) == 5
+    for row in report["measured_recall"]:
+        found = measured[row["benchmark"], row["text"]]
+        for edits, shares in row["found_after_edits"].items():
+            assert shares | {"of": row["n"]} == found[edits]
+    assert sum("measured on" in line for line in findings(report)) == 2
+    other = Cleaning(firewall=Firewall(benchmarks, passage_words=None))
+    assert contamination_report([], [], other, rule)["measured_recall"] is None
+    assert contamination_report([], [], Cleaning(), rule)["measured_recall"] is None

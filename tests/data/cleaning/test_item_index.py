@@ -123,3 +123,51 @@ def test_a_lookup_returns_every_item_of_a_hash_once() -> None:
         True,
         False,
     ]
+
+
+def passage_hits(items: Sequence[Item], texts: Sequence[str], share: float = 0.5) -> Hits:
+    named = [("set", item) for item in items]
+    index = ItemIndex.of(named, 13, 3, passage_words=3, passage_share=share)
+    documents = [Document(text, str(n), "web") for n, text in enumerate(texts)]
+    return index.hits(documents, hash_words(texts))
+
+
+@pytest.mark.parametrize("share", [0.3, 0.5, 1.0])
+def test_passage_hits_are_the_shares_of_plain_python(share: float) -> None:
+    generator = np.random.default_rng(7)
+    items = [
+        Item(str(i), [random_text(generator, size) for size in generator.integers(0, 12, 3)])
+        for i in range(20)
+    ]
+    texts = [random_text(generator, size) for size in generator.integers(0, 40, 80)]
+    expected = {}
+    for place, text in enumerate(texts):
+        for number, item in enumerate(items):
+            for own in (ngrams(passage, 3) for passage in item.texts):
+                shared = len(own & ngrams(text, 3))
+                if len(own) >= 3 and shared >= max(share * len(own), min(4, len(own))):
+                    expected[place, number] = max(expected.get((place, number), 0), shared)
+
+    found = as_set(passage_hits(items, texts, share=share))
+
+    assert found == {(*pair, Rule.PASSAGE, count) for pair, count in expected.items()}
+    assert expected or share == 1.0
+
+
+def test_a_passage_is_found_within_a_document_and_a_phrase_of_it_is_not() -> None:
+    question = Item(
+        "q", ["Is rest of help after a long walk?", "unrelated words of an answer here"]
+    )
+    texts = [
+        "We asked: is rest OF help \u2013 after a long walk at all?",
+        "is rest of help after lunch",
+        "Is rest of help; unrelated words of an answer",
+    ]
+
+    assert as_set(passage_hits([question], texts)) == {(0, 0, Rule.PASSAGE, 6)}
+
+
+def test_a_copy_that_long_ngrams_find_is_counted_once() -> None:
+    words = " ".join(f"w{n}" for n in range(20))
+
+    assert as_set(passage_hits([Item("q", [words])], [words])) == {(0, 0, Rule.NGRAM, 8)}
