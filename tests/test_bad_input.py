@@ -269,7 +269,7 @@ def utf8_cut(row: Row) -> bytes:
 
 BAD_JSON = {
     "cut line": (b'{"id": "x", "text": "cut', "row is not JSON", True),
-    "invalid UTF-8": (utf8_cut({"id": "x", "text": "caf\u00e9"}), "row is not JSON", True),
+    "invalid UTF-8": (utf8_cut({"id": "x", "text": "caf\u00e9"}), "row is not UTF-8", True),
     "not an object": (b'["x", "y"]', "row is not an object", True),
     "deep nesting": (b"[" * 200_000, "row is not JSON", True),
     "huge number": (b'{"id": ' + b"9" * 5_000 + b"}", "row is not JSON", True),
@@ -279,7 +279,7 @@ BAD_JSON = {
     "list text": (b'{"id": "x", "text": ["y"]}', "column 'text' is not text", True),
     "lone surrogate": (
         b'{"id": "x", "text": "\\ud800"}',
-        "column 'text' is not valid Unicode",
+        "row holds half of a surrogate pair, which is no character",
         True,
     ),
     "no id": (b'{"text": "y"}', "no id in column 'id'", True),

@@ -117,7 +117,7 @@ def test_another_tokenizer_can_be_named(
         ((), "", DataError, "the prompt is empty"),
         (("prompts=p.txt",), "x", ConfigError, "prompt and prompts are both given"),
         (("prompts=p.csv",), None, ConfigError, "must be a .txt file"),
-        (("batch_size=0",), "x", ConfigError, "batch_size=0: must be at least 1"),
+        (("batch_size=0",), "x", ConfigError, "batch_size must be .* at least 1, found 0"),
     ],
 )
 def test_mistakes_are_told(

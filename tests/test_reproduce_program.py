@@ -19,7 +19,7 @@ from biomamba.config.build import build
 from biomamba.config.compose import preflight
 from biomamba.config.location import conf_dir
 from biomamba.config.other_program import checked_settings
-from biomamba.reproduce import main, settings_of
+from biomamba.reproduce import configs_of, main
 from biomamba.runtime.errors import ConfigError, DataError
 from biomamba.runtime.signals import Interrupted
 from biomamba.workflow import process
@@ -98,7 +98,7 @@ def test_a_chain_goes_from_data_to_a_report(name: str, compose: Compose) -> None
     ],
 )
 def test_every_step_of_every_chain_can_be_run(name: str, compose: Compose) -> None:
-    settings_of(checked(name, compose))
+    configs_of(checked(name, compose))
 
 
 def test_a_dry_run_prints_commands_and_runs_nothing(
@@ -223,7 +223,7 @@ def test_problems_of_all_steps_are_told_before_anything_runs(
 @pytest.mark.parametrize(
     ("override", "words"),
     [
-        ("jobs=0", "jobs is 0"),
+        ("jobs=0", "jobs must be"),
         ("print=bash", "print is 'bash'"),
         ("rerun=[bse]", "unknown step 'bse' .*base"),
     ],

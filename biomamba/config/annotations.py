@@ -84,6 +84,8 @@ def _class_fits(value: Any, hint: Any) -> bool:
         return type(value) in _SCALARS[hint]
     # A class of this project is built by a nested `_target_` node, never from a scalar.
     is_own = isinstance(hint, type) and hint.__module__.startswith("biomamba.")
+    if getattr(hint, "_is_protocol", False):  # isinstance would refuse to answer
+        return False
     return not is_own or isinstance(value, hint)
 
 

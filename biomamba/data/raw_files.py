@@ -7,14 +7,13 @@ from pathlib import Path
 from biomamba.runtime.errors import DataError
 
 
-def natural_order(path: Path) -> tuple[list[str | int], str]:
+def natural_order(path: Path) -> tuple[str, str]:
     """Return a key that sorts names by the numbers in them: n9999 before n10000.
 
-    Names whose numbers have the same width come in the order of their characters.
+    Names whose numbers have the same width, and names without one, keep the order of their
+    characters. Numbers of more than 20 digits count as text.
     """
-    # Text and digits alternate from a text on, so that equal places have equal types.
-    parts = re.split(r"(\d+)", path.name)
-    return [int(part) if part.isdigit() else part for part in parts], path.name
+    return re.sub(r"[0-9]+", lambda found: found[0].zfill(20), path.name), path.name
 
 
 def expand_files(entry: str, suffixes: Sequence[str]) -> list[Path]:

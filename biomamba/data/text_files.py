@@ -28,7 +28,6 @@ NOT_UTF8 = "row is not UTF-8"
 NOT_UNICODE = "row holds half of a surrogate pair, which is no character"
 NOT_JSON = "row is not JSON"
 _NAME = re.compile(r"[A-Za-z_][\w.-]{0,39}")
-_NAME = re.compile(r"[A-Za-z_][\w.-]{0,39}")
 
 
 class TextFault(ValueError):  # noqa: N818 - a reason to reject, not an error of the program

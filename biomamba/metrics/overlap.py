@@ -77,5 +77,5 @@ def _corpus_bleu(sums: NDArray[np.float64]) -> NDArray[np.float64]:
     values = []
     for row in sums:
         correct, total = (row[low:high].tolist() for low, high in pairwise(bounds))
-        values.append(BLEU.compute_bleu(correct, total, int(row[0]), int(row[1]), "exp").score)
+        values.append(BLEU.compute_bleu(correct, total, round(row[0]), round(row[1]), "exp").score)
     return np.array(values, dtype=np.float64)

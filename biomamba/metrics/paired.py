@@ -219,14 +219,18 @@ def _studentized(
 
 
 def _slopes(measure: Measure, sums: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the derivative of a statistic by each column sum, at each row of sums."""
+    """Return the derivative of a statistic by each column sum, at each row of sums.
+
+    A sum of 0 has none: counts cannot fall below, and BLEU jumps at the first match.
+    """
     slopes = np.zeros_like(sums)
     for column in range(sums.shape[1]):
-        step = _STEP * np.maximum(np.abs(sums[:, column]), 1.0)
+        step = _STEP * np.abs(sums[:, column])
         above, below = sums.copy(), sums.copy()
         above[:, column] += step
         below[:, column] -= step
-        slopes[:, column] = (measure.statistic(above) - measure.statistic(below)) / (2 * step)
+        change = measure.statistic(above) - measure.statistic(below)
+        np.divide(change, 2 * step, out=slopes[:, column], where=step > 0)
     return slopes
 
 
@@ -236,7 +240,7 @@ def _counting_items(influence: NDArray[np.float64]) -> float:
     Source: the participation ratio, (sum x**2)**2 / sum x**4.
     """
     fourth = float((influence**4).sum())
-    return float((influence**2).sum()) ** 2 / fourth if fourth > 0 else math.inf
+    return float((influence**2).sum()) ** 2 / fourth if fourth > 0 else 0.0
 
 
 def _all_swaps(num_groups: int) -> Iterator[NDArray[np.float64]]:

@@ -47,5 +47,5 @@ def test_a_division_with_a_rest_is_refused_with_what_works(
 
 @pytest.mark.parametrize("name", ["max_tokens", "tokens_per_step", "seq_len", "micro_batch_size"])
 def test_zero_is_refused(name: str) -> None:
-    with pytest.raises(ConfigError, match=f"{name} is 0"):
+    with pytest.raises(ConfigError, match=f"{name} must be .*, found 0"):
         replace(BUDGET, **{name: 0})

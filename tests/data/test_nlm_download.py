@@ -185,7 +185,7 @@ def test_other_md5_files_are_refused(line: str) -> None:
         ({"base_url": "ftp://ftp.ncbi.nlm.nih.gov/pubmed/"}, "use https, http or a path"),
         ({"parts": []}, "parts is empty"),
         ({"parts": ["../etc"]}, "no plain folder names"),
-        ({"max_files": 0}, "max_files is 0"),
+        ({"max_files": 0}, "max_files must be .*, found 0"),
     ],
 )
 def test_values_out_of_range_are_refused(options: dict[str, Any], message: str) -> None:

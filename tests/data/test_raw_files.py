@@ -41,3 +41,9 @@ def test_names_with_numbers_of_the_same_width_keep_their_order(tmp_path: Path) -
     names = sorted(f"{prefix}n{number:04d}.xml" for prefix in ("a", "b") for number in (1, 2, 30))
 
     assert sorted(map(Path, names), key=natural_order) == [Path(name) for name in names]
+
+
+def test_a_name_without_a_number_and_other_digits_keep_their_place() -> None:
+    names = ["1\u00b23.jsonl", "train.jsonl", "train1.jsonl", "train2.jsonl", "train10.jsonl"]
+
+    assert sorted(map(Path, reversed(names)), key=natural_order) == [Path(name) for name in names]

@@ -177,5 +177,5 @@ def test_a_folder_that_cannot_be_written_is_told(make_rules: Make) -> None:
 
 
 def test_impossible_tolerance_is_refused(make_rules: Make) -> None:
-    with pytest.raises(ConfigError, match="max_bad_fraction is 2"):
+    with pytest.raises(ConfigError, match=r"max_bad_fraction must be .*, found 2"):
         make_rules(max_bad_fraction=2)

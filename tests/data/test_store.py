@@ -394,7 +394,7 @@ def test_a_finished_store_verifies_and_names_its_raw_shards(
 
 
 def test_impossible_tolerance_is_refused() -> None:
-    with pytest.raises(ConfigError, match=r"max_bad_fraction is 1.5"):
+    with pytest.raises(ConfigError, match=r"max_bad_fraction must be .*, found 1.5"):
         StorePolicy(0, 0, max_bad_fraction=1.5)
 
 

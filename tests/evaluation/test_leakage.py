@@ -153,8 +153,8 @@ def test_the_record_names_task_prompt_and_files_and_holds_no_text() -> None:
     [
         ({"splits": ["dev"]}, r"splits of the audit are \['dev'\]"),
         ({"splits": []}, "empty"),
-        ({"run_words": 2}, "run_words is 2 and min_words 5"),
-        ({"min_words": 0}, "use 1 <= min_words"),
+        ({"run_words": 2}, "run_words must be .* at least 5, found 2"),
+        ({"min_words": 0}, "min_words must be .* at least 1, found 0"),
     ],
 )
 def test_settings_are_checked(changes: dict[str, object], message: str) -> None:

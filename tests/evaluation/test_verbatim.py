@@ -138,5 +138,5 @@ def test_files_without_texts_and_damaged_ones_are_refused_without_text(tmp_path:
 
 
 def test_a_run_of_one_word_is_refused() -> None:
-    with pytest.raises(ConfigError, match="run_words of the audit is 1"):
+    with pytest.raises(ConfigError, match=r"run_words must be .* at least 2, found 1"):
         VerbatimSettings(run_words=1)

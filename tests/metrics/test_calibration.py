@@ -77,5 +77,5 @@ def test_what_is_no_probability_of_the_truth_is_refused(score: dict[str, float])
 
 
 def test_bins_must_be_some() -> None:
-    with pytest.raises(ValueError, match="got 0"):
+    with pytest.raises(ValueError, match="at least 1, found 0"):
         calibration_error(["yes"], [scored(0.9)], num_bins=0)

@@ -60,7 +60,8 @@ def test_no_documents_is_an_error() -> None:
 
 
 @pytest.mark.parametrize(
-    ("settings", "message"), [({"num_resamples": 0}, "got 0"), ({"level": 1.0}, "got 1.0")]
+    ("settings", "message"),
+    [({"num_resamples": 0}, "at least 1, found 0"), ({"level": 1.0}, "below 1, found 1.0")],
 )
 def test_bad_settings_are_refused(settings: dict[str, float], message: str) -> None:
     with pytest.raises(ValueError, match=message):

@@ -87,9 +87,9 @@ def test_a_task_without_a_share_is_not_drawn() -> None:
     [
         ({}, "epochs is None and max_tokens is None"),
         ({"epochs": 1, "max_tokens": 1_024}, "epochs is 1 and max_tokens is 1024"),
-        ({"epochs": 0}, "epochs is 0; use a number above 0"),
+        ({"epochs": 0}, "epochs must be .* above 0, or null, found 0"),
         ({"epochs": 1, "tokens_per_step": 1_000}, "no multiple of seq_len"),
-        ({"epochs": 1, "seq_len": 0}, "seq_len is 0"),
+        ({"epochs": 1, "seq_len": 0}, "seq_len must be .* at least 1, found 0"),
     ],
 )
 def test_impossible_sizes_are_refused(options: dict[str, Any], match: str) -> None:

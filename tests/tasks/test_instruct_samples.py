@@ -173,10 +173,10 @@ def test_a_group_in_training_and_validation_is_refused() -> None:
 @pytest.mark.parametrize(
     ("options", "match"),
     [
-        ({"max_target_tokens": 1}, "max_target_tokens is 1"),
+        ({"max_target_tokens": 1}, "max_target_tokens must be .*, found 1"),
         ({"max_target_tokens": 2, "long_targets": "drop"}, "allowed: reject, cut"),
-        ({"max_target_tokens": 2, "max_reject_ratio": 1.1}, "max_reject_ratio is 1.1"),
-        ({"max_target_tokens": 2, "max_val_items": 0}, "max_val_items is 0"),
+        ({"max_target_tokens": 2, "max_reject_ratio": 1.1}, "max_reject_ratio must .* 1.1"),
+        ({"max_target_tokens": 2, "max_val_items": 0}, "max_val_items must be .*, found 0"),
     ],
 )
 def test_impossible_rules_are_refused(options: dict[str, Any], match: str) -> None:

@@ -10,8 +10,8 @@ from biomamba.training.objective import Objective
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"max_grad_norm": 0.0}, "positive, got 0.0"),
-        ({"max_skipped_steps": 0}, "least 1, got 0"),
+        ({"max_grad_norm": 0.0}, "above 0, found 0.0"),
+        ({"max_skipped_steps": 0}, "least 1, found 0"),
         ({"gradient_sums": "float16"}, "float32 or float64, got 'float16'"),
         ({"segment_tokens": 0}, "segment_tokens"),
         ({"loss_kernel": "cce"}, "loss_kernel must be chunked or liger, got 'cce'"),

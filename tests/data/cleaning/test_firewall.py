@@ -82,7 +82,7 @@ def test_a_worker_process_gets_the_items_with_the_firewall(tmp_path: Path) -> No
 
 @pytest.mark.parametrize("options", [{"ngram_words": 0}, {"min_ngrams": 0}])
 def test_senseless_options_are_refused(options: dict[str, int]) -> None:
-    with pytest.raises(ConfigError, match="must be 1 or more"):
+    with pytest.raises(ConfigError, match="at least 1, found 0"):
         Firewall(**options)  # type: ignore[arg-type]
 
 

@@ -116,10 +116,10 @@ def test_bands_of_a_text_do_not_depend_on_its_batch() -> None:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"threshold": 0.0}, "threshold is 0.0"),
-        ({"threshold": 1.0}, "threshold is 1.0"),
-        ({"num_perm": 1}, "num_perm is 1"),
-        ({"ngram_words": 0}, "ngram_words is 0"),
+        ({"threshold": 0.0}, "threshold must be .*, found 0.0"),
+        ({"threshold": 1.0}, "threshold must be .*, found 1.0"),
+        ({"num_perm": 1}, "num_perm must be .*, found 1"),
+        ({"ngram_words": 0}, "ngram_words must be .*, found 0"),
         ({"threshold": 0.99, "num_perm": 4}, "lower the threshold or raise num_perm"),
     ],
 )

@@ -4,9 +4,12 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from biomamba.data.cleaning.benchmarks.pubmedqa import PubMedQA
 from biomamba.data.corpora.benchmark_texts import BenchmarkTexts
-from biomamba.data.document import Document, Reject
+from biomamba.data.document import Document
+from biomamba.runtime.errors import DataError
 
 RECORD: dict[str, Any] = {
     "QUESTION": "Does rest help?",
@@ -31,10 +34,11 @@ def test_an_item_is_one_document_named_by_its_pmid(tmp_path: Path) -> None:
     ]
 
 
-def test_an_item_without_text_is_counted(tmp_path: Path) -> None:
+def test_an_item_without_text_is_refused(tmp_path: Path) -> None:
     found = corpus(tmp_path, {"8": BLANK})
 
-    assert list(found.documents(found.shards()[0])) == [Reject("no text", "8")]
+    with pytest.raises(DataError, match=r"record 8 .*QUESTION must be text"):
+        list(found.documents(found.shards()[0]))
 
 
 def test_another_file_is_another_shard(tmp_path: Path) -> None:

@@ -247,7 +247,7 @@ def test_files_of_one_name_are_refused(make: Make, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"num_workers": 0}, "num_workers is 0"),
+        ({"num_workers": 0}, "num_workers must be .*, found 0"),
         ({"languages": []}, "languages is empty"),
         ({"min_year": 2001, "max_year": 2000}, "min_year 2001 is after max_year 2000"),
     ],

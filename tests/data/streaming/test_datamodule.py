@@ -84,7 +84,7 @@ def test_sizes_and_stores_are_not_known(make_module: Make) -> None:
         ({"max_val_documents": 0}, "max_val_documents is 0"),
         ({"split": SplitRule(0, 10)}, "val_permille 0"),
         ({"reading": Reading(num_readers=16)}, "a step has 8 rows .* num_readers = 16"),
-        ({"max_repetition": 0}, "max_repetition is 0"),
+        ({"max_repetition": 0}, "max_repetition must be .*, found 0"),
         ({"cleaning": Cleaning(exact_duplicates=True)}, "cannot find duplicates"),
         (
             {"cleaning": Cleaning(exact_duplicates=False, near_duplicates=NearDuplicates())},

@@ -88,7 +88,7 @@ def test_missing_multiple_is_that_of_mamba_ssm() -> None:
         ({"attn_layer_idx": [3]}, r"attn_layer_idx is \[3\], only \[\]"),
         ({"dropout": 0.1}, "dropout is an unknown key"),
         ({"rms_norm": False}, "rms_norm=False"),
-        ({"n_layer": "24"}, "n_layer='24': must be an integer"),
+        ({"n_layer": "24"}, "n_layer must be a whole number .* found '24'"),
         ({"tie_embeddings": "yes"}, "tie_embeddings is 'yes', must be true or false"),
         ({"ssm_cfg": {"layer": "Mamba2", "headdim": 7}}, "headdim=7: must divide"),
     ],
