@@ -74,21 +74,35 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+class StopInValidation(StopAt):
+    """Stops a run between a checkpoint and the validation of its step."""
+
+    def on_train_batch_start(self, *_: Any) -> None: ...
+
+    def on_validation_start(self, trainer: lightning.Trainer, *_: Any) -> None:
+        super().on_train_batch_start(trainer)
+
+
 Run = Callable[..., Path]
 
 
 @pytest.fixture
 def run(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
-    """Return run(name, *overrides, stop=None): train in a folder of this name and return it."""
+    """Return run(name, *overrides, stop=None): train in a folder of this name and return it.
+
+    It stops before the step after `stop`, or where `stop` says.
+    """
     build_callbacks = train.build_callbacks
 
-    def _run(name: str, *overrides: str, stop: int | None = None) -> Path:
+    def _run(name: str, *overrides: str, stop: int | StopAt | None = None) -> Path:
         folder = tmp_path / name
         arguments = (f"paths.data_dir={data}", f"paths.run_dir={folder}", "run_id=x", *SETTINGS)
         cfg = compose_config("train", [*arguments, *overrides])
 
+        stops = [] if stop is None else [StopAt(stop) if isinstance(stop, int) else stop]
+
         def with_stop(nodes: Any) -> list[Any]:
-            return build_callbacks(nodes) + ([StopAt(stop)] if stop is not None else [])
+            return build_callbacks(nodes) + stops
 
         monkeypatch.setattr(train, "build_callbacks", with_stop)
         seed_everything(cfg.seed)
@@ -252,6 +266,28 @@ def test_what_a_run_leaves_depends_on_its_last_checkpoint_alone(
         assert record(folder)["starts"][-1]["end"] == "finished"
         assert np.array_equal(entries(folder), entries(whole))
     assert points(found, "val/loss") == points(whole, "val/loss")
+
+
+@pytest.mark.parametrize("patience", [None, 1])
+@pytest.mark.parametrize("step", [4, 8])
+def test_a_validation_that_a_stop_came_before_reads_all_batches(
+    run: Run, step: int, patience: int | None
+) -> None:
+    """Lightning goes on behind the batches of the validation before the checkpoint."""
+    overrides = ["callbacks=ema_select", "callbacks.ema.decay=0.5", "callbacks.selection.mode=max"]
+    overrides += [f"callbacks.selection.patience={patience or 'null'}"]
+    whole = run("whole", *overrides)
+    run("run", *overrides, stop=StopInValidation(step))
+    found = run("run", *overrides)
+
+    for part in ("after", "selection", "realised"):
+        assert record(found)[part] == record(whole)[part]
+    for name in ("model", "model_ema", "model_best"):
+        weights_file = f"{name}/model.safetensors"
+        assert (found / weights_file).read_bytes() == (whole / weights_file).read_bytes()
+    curves = EventAccumulator(str(whole / "tensorboard")).Reload().Tags()["scalars"]
+    for name in (tag for tag in curves if tag.startswith("val/")):
+        assert points(found, name) == points(whole, name), name
 
 
 def test_other_settings_are_refused_or_allowed_and_recorded(run: Run) -> None:

@@ -51,9 +51,13 @@ class DueValidation(lightning.Callback):
         is_drawn = trainer.strategy.broadcast(_is_drawn(trainer, step))
         if is_judged and is_drawn:
             return
+        validation = trainer.fit_loop.epoch_loop.val_loop
+        # It is a new one. Lightning would count the batches of the one before the checkpoint as
+        # read, and end before the last loaders gave any.
+        validation.restarting = False
         trainer.validating = True
         with missing_points_only(trainer):
-            trainer.fit_loop.epoch_loop.val_loop.run()
+            validation.run()
         trainer.training = True
 
 
