@@ -89,7 +89,7 @@ def _class_fits(value: Any, hint: Any) -> bool:
     return not is_own or isinstance(value, hint)
 
 
-def record_of(
+def build_record(
     cls: type[R],
     values: Mapping[str, Any],
     where: object,

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from biomamba.runtime.errors import DataError
+from biomamba.runtime.input_files import loads
 
 FACTS_KIND = "facts"  # ending of the files
 _YEAR = re.compile(r"(?<!\d)(?:1[5-9]|2[01])\d\d(?!\d)")
@@ -79,8 +80,8 @@ def read_facts(path: Path) -> list[DocumentFacts | None]:
     """
     try:
         head, descriptors, *lines = path.read_text(encoding="utf-8").split("\n")
-        count = json.loads(head)["documents"]
-        facts = decode(json.loads(descriptors), lines[:-1])
+        count = loads(head)["documents"]
+        facts = decode(loads(descriptors), lines[:-1])
         if count != len(facts) or lines[-1:] != [""]:
             raise ValueError(f"{len(facts)} lines instead of {count}")
     except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
@@ -96,7 +97,7 @@ def read_years(path: Path) -> dict[int, int]:
     """
     try:
         with path.open(encoding="utf-8") as file:
-            years = json.loads(file.readline())["years"]
+            years = loads(file.readline())["years"]
         return {int(year): int(count) for year, count in years.items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise _damaged(path, error) from error

@@ -17,8 +17,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from biomamba.config.annotations import build_record
 from biomamba.data.sealed import write_file
 from biomamba.runtime.errors import DataError
+from biomamba.runtime.input_files import LIST, OBJECT, Each, Shape, parse_json
 
 # One piece of a document: the step that consumed it, the position of its source in the order of
 # the sources, the key of the document, the first token of the piece there and its tokens.
@@ -28,6 +30,11 @@ ENTRY_DTYPE = np.dtype(
 _COLUMNS = ("source", "key", "start", "tokens")
 _MAGIC = b"biomamba ledger 1\n"
 _HASH_BYTES = 32
+_HEADER_SHAPE: Shape = {
+    "origin": OBJECT,
+    "span": OBJECT,
+    "columns": Each(LIST, is_list=True),
+}
 _NAME = re.compile(r"(\d{8})-(\d{8})\.rank-(\d+)-of-(\d+)\.ledger")
 
 
@@ -127,11 +134,15 @@ class Chunk:
                 "again, or remove the chunks of these steps"
             )
         line, _, body = content[len(_MAGIC) :].partition(b"\n")
-        header = json.loads(line)
-        span = Span(**header["span"])
+        header = parse_json(line.decode(errors="replace"), str(path), _HEADER_SHAPE)
+        span = build_record(Span, header.get("span") or {}, path)
         if span != Span.of(path.name):
             raise DataError(f"{path} is renamed: it was written as {span.name}")
-        return cls(Origin(**header["origin"]), span, _entries(header["columns"], body, span))
+        origin = build_record(Origin, header.get("origin") or {}, path)
+        try:
+            return cls(origin, span, _entries(header.get("columns") or [], body, span))
+        except (KeyError, TypeError, ValueError) as error:
+            raise DataError(f"{path}: its columns are not those of a ledger: {error}") from error
 
 
 def _packed(column: NDArray[Any]) -> NDArray[Any]:
@@ -144,6 +155,13 @@ def _entries(columns: list[tuple[str, str, int]], body: bytes, span: Span) -> ND
     for name, dtype, length in columns:
         found[name] = np.frombuffer(body, dtype=dtype, count=length, offset=offset)
         offset += found[name].nbytes
+    # Before memory is taken for them: the counts are what the columns hold.
+    if any(array.dtype.kind != "u" for array in found.values()):
+        raise ValueError("a column does not hold unsigned numbers")
+    if len(found["pieces"]) != span.end_step - span.first_step:
+        raise ValueError(f"{len(found['pieces']):,} steps are not those of the name")
+    if any(len(found[name]) != int(found["pieces"].sum()) for name in _COLUMNS):
+        raise ValueError("its columns differ in length")
     entries = np.empty(len(found["key"]), dtype=ENTRY_DTYPE)
     entries["step"] = np.repeat(np.arange(span.first_step, span.end_step), found["pieces"])
     for name in _COLUMNS:

@@ -13,6 +13,7 @@ A store is a folder of one corpus under one tokenizer:
 A split without documents in a shard has no files there.
 """
 
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,11 +22,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from biomamba.config.annotations import build_record
 from biomamba.data.document import SPLITS
 from biomamba.data.sealed import read_sealed, sha256_of, write_sealed
 from biomamba.runtime.errors import DataError
 
 FORMAT_VERSION = 2
+TOKEN_DTYPES = ("uint16", "uint32", "<u2", "<u4")
+# Files lie in the folder of the store itself, whatever a manifest from elsewhere says.
+_FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 MANIFEST_NAME = "MANIFEST.json"
 # end: offset behind the document in tokens, EOD included; num_bytes: UTF-8 bytes of its text.
 INDEX_DTYPE = np.dtype([("end", "<u8"), ("num_bytes", "<u4"), ("key", "<u8")])
@@ -88,8 +93,9 @@ class ShardRecord:
         """Read a commit record, refusing a damaged one."""
         content = read_sealed(path)
         try:
-            return cls(**{**content, "totals": _totals(content), "files": _files(content)})
-        except (TypeError, KeyError, AttributeError) as error:
+            built = {**content, "totals": _totals(content), "files": _files(content)}
+            return build_record(cls, built, path)
+        except (TypeError, KeyError, AttributeError, DataError) as error:
             raise DataError(
                 f"{path} is no shard record of this version ({error}); choose another name, or set "
                 "overwrite=true to rebuild the store"
@@ -162,9 +168,16 @@ class Manifest:
                 "prepare it again with overwrite=true"
             )
         try:
-            return cls(**{**content, "totals": _totals(content), "files": _files(content)})
-        except (TypeError, KeyError, AttributeError) as error:
+            built = {**content, "totals": _totals(content), "files": _files(content)}
+            manifest = build_record(cls, built, path)
+        except (TypeError, KeyError, AttributeError, DataError) as error:
             raise DataError(f"{path} is no store manifest: {error}") from error
+        if manifest.dtype not in TOKEN_DTYPES or not 0 <= manifest.eod_id < manifest.vocab_size:
+            raise DataError(
+                f"{path} is no store manifest: dtype {manifest.dtype[:20]!r} must be one of "
+                f"{', '.join(TOKEN_DTYPES)}, and eod_id an id of the vocabulary"
+            )
+        return manifest
 
 
 def verify_store(folder: Path, mode: str) -> Manifest:
@@ -230,8 +243,12 @@ def record_of(path: Path) -> FileRecord:
 
 
 def _totals(content: dict[str, Any]) -> dict[str, Totals]:
-    return {split: Totals(**content["totals"][split]) for split in SPLITS}
+    return {split: build_record(Totals, content["totals"][split], split) for split in SPLITS}
 
 
 def _files(content: dict[str, Any]) -> dict[str, FileRecord]:
-    return {name: FileRecord(**record) for name, record in content["files"].items()}
+    for name in (*content["files"], *content.get("shards", ())):
+        if not _FILE_NAME.fullmatch(name):
+            raise TypeError(f"{name[:60]!r} is no name of a file of the store")
+    files = content["files"].items()
+    return {name: build_record(FileRecord, record, name) for name, record in files}

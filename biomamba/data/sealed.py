@@ -8,6 +8,7 @@ from typing import Any
 
 from biomamba.runtime.atomic import sync_folder, write_bytes
 from biomamba.runtime.errors import DataError
+from biomamba.runtime.input_files import loads, read_text
 
 TEMPORARY_SUFFIX = ".tmp"  # also of the temporary files of runtime.atomic
 _SEAL = "sha256"
@@ -57,10 +58,10 @@ def read_sealed(path: Path) -> dict[str, Any]:
         DataError: If the file is missing or not byte for byte what was written.
     """
     try:
-        stored = path.read_bytes()
-    except OSError as error:
+        stored = read_text(path)
+    except FileNotFoundError as error:
         raise DataError(f"cannot read {path}: {error.strerror}") from error
-    content = _unseal(stored)
+    content = _unseal(stored.encode())
     if content is None:
         raise DataError(f"{path} is damaged: its content does not match its checksum")
     return content
@@ -68,7 +69,7 @@ def read_sealed(path: Path) -> dict[str, Any]:
 
 def _unseal(stored: bytes) -> dict[str, Any] | None:
     try:
-        content: dict[str, Any] = json.loads(stored)
+        content: dict[str, Any] = loads(stored)
         content.pop(_SEAL)
         return content if _sealed_bytes(content) == stored else None
     except (ValueError, AttributeError, KeyError, TypeError):

@@ -16,6 +16,7 @@ from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 
 from biomamba.data.sealed import write_file
 from biomamba.runtime.errors import DataError
+from biomamba.runtime.input_files import MAX_JSON_BYTES, check_size
 
 EOD_TOKEN = "<|endoftext|>"
 
@@ -58,6 +59,7 @@ class Tokenizer:
             if source.endswith(".json"):
                 raise DataError(f"tokenizer file {source} does not exist")
             path = _download(source, revision)
+        check_size(path, MAX_JSON_BYTES)
         try:
             return cls(tokenizers.Tokenizer.from_file(str(path)))
         except DataError:

@@ -19,6 +19,7 @@ from typing import Any, BinaryIO
 from biomamba.evaluation.raw_answer import RawAnswer
 from biomamba.runtime.atomic import write_text
 from biomamba.runtime.errors import ConfigError, DataError
+from biomamba.runtime.input_files import MAX_TABLE_BYTES, loads, read_text
 
 _HEADER = "header"
 _NUM_NAMED = 3
@@ -60,7 +61,7 @@ class AnswerLog:
         for path in (self.path, *self._parts()):
             for number, line in enumerate(self._lines(path), start=2):
                 try:
-                    raw = RawAnswer.from_plain(json.loads(line))
+                    raw = RawAnswer.from_plain(loads(line))
                 except (ValueError, TypeError, AttributeError):
                     raise DataError(
                         f"{path}, line {number}: damaged; remove the file to answer its items again"
@@ -142,7 +143,7 @@ class AnswerLog:
 
     def _check_header(self, path: Path, line: bytes) -> None:
         try:
-            found = json.loads(line)[_HEADER]
+            found = loads(line)[_HEADER]
             different = sorted(
                 key
                 for key in {*found, *self.header}
@@ -192,7 +193,8 @@ def read_published(path: Path) -> Published:
         DataError: It is missing or damaged; the message does not quote it.
     """
     try:
-        header, *rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        text = read_text(path, MAX_TABLE_BYTES)
+        header, *rows = [loads(line) for line in text.splitlines()]
         return Published(header[_HEADER], rows)
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror})") from None

@@ -18,10 +18,11 @@ from numpy.typing import NDArray
 from biomamba.evaluation.perplexity import DocumentScores
 from biomamba.runtime.atomic import write_bytes
 from biomamba.runtime.errors import DataError
+from biomamba.runtime.input_files import loads
 
 DOCUMENT_SCORES = "document_scores"  # folder in that of an evaluation
 _UNREADABLE = (
-    *(OSError, ValueError, KeyError, TypeError, AttributeError, EOFError),
+    *(OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, MemoryError),
     *(zipfile.BadZipFile, zlib.error),
 )
 _ARRAYS = ("keys", "nll", "num_tokens", "num_bytes")
@@ -80,7 +81,7 @@ def read_document_scores(path: Path) -> StoredScores:
     """
     try:
         with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as found:
-            origin = ScoreOrigin(**json.loads(str(found["header"])))
+            origin = ScoreOrigin(**loads(str(found["header"])))
             keys, nll, num_tokens, num_bytes = (found[name] for name in _ARRAYS)
     except _UNREADABLE as error:
         raise DataError(

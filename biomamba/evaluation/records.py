@@ -6,8 +6,13 @@ from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from biomamba.config.annotations import build_record
 from biomamba.metrics.interval import Bootstrap, Interval
 from biomamba.runtime.errors import DataError
+from biomamba.runtime.input_files import Shape, json_lines
+from biomamba.runtime.record_shapes import RESULT
+
+_SHOWN = 10
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,10 +95,13 @@ def read_records(path: Path) -> list[ResultRecord]:
     Raises:
         DataError: for a missing file, a line that is not JSON, or one with other fields.
     """
-    return [ResultRecord(**values) for values in read_objects(path, ResultRecord)]
+    records = []
+    for number, values in enumerate(read_objects(path, ResultRecord, RESULT), start=1):
+        records.append(build_record(ResultRecord, values, f"{path}, line {number}"))
+    return records
 
 
-def read_objects(path: Path, record: type[Any]) -> Iterator[dict[str, Any]]:
+def read_objects(path: Path, record: type[Any], shape: Shape) -> Iterator[dict[str, Any]]:
     """Iterate over JSON lines that each hold the fields of a record class.
 
     Fields that have a default may be missing: records of earlier versions stay readable.
@@ -109,13 +117,8 @@ def read_objects(path: Path, record: type[Any]) -> Iterator[dict[str, Any]]:
         for field in fields(record)
         if field.default is MISSING and field.default_factory is MISSING
     }
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
-        try:
-            values = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise DataError(f"{path}, line {number}: not JSON ({error})") from error
-        if not isinstance(values, dict) or not needed <= set(values) <= allowed:
-            is_object = isinstance(values, dict)
-            odd = sorted(needed - set(values) | set(values) - allowed) if is_object else "no object"
+    for number, values in enumerate(json_lines(path, shape), start=1):
+        if not needed <= set(values) <= allowed:
+            odd = sorted(needed - set(values) | set(values) - allowed)[:_SHOWN]
             raise DataError(f"{path}, line {number}: fields missing or not known: {odd}")
         yield values

@@ -4,7 +4,6 @@ What was kept of items is checked against the records beside it, so that files o
 the evaluation in the same folder are found.
 """
 
-import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -19,6 +18,7 @@ from biomamba.evaluation.scored import Scored, scored_documents
 from biomamba.evaluation.task_records import CHANGE, TaskRecord, read_task_records
 from biomamba.metrics.measure import Measure, ratio_of_sums
 from biomamba.runtime.errors import DataError
+from biomamba.runtime.input_files import MAX_TABLE_BYTES, loads, read_text
 from biomamba.tasks.task import Task
 
 PREDICTIONS = "predictions"
@@ -152,7 +152,10 @@ def _measure(
     path: Path, known: Measure | None, record: TaskRecord, lines: Sequence[Mapping[str, Any]]
 ) -> Measure:
     """Return a figure with the columns that were kept of each item."""
-    columns = np.array([line["columns"][record.metric] for line in lines], dtype=np.float64)
+    try:
+        columns = np.array([line["columns"][record.metric] for line in lines], dtype=np.float64)
+    except (KeyError, TypeError, ValueError, OverflowError):
+        raise DataError(f"{path}: its lines lack numbers of {record.metric}; {_AGAIN}") from None
     # A figure of some items only, which an empty task does not know: a ratio, or the value differs.
     better = record.higher_is_better
     measure = known or Measure(record.metric, columns, ratio_of_sums, higher_is_better=better)
@@ -164,11 +167,13 @@ def _measure(
 def _read_lines(path: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Return header and lines of a file of predictions; messages do not quote it."""
     try:
-        first, *rest = path.read_text(encoding="utf-8").splitlines()
-        header = json.loads(first)["header"]
-        lines = [json.loads(line) for line in rest]
+        first, *rest = read_text(path, MAX_TABLE_BYTES).splitlines()
+        header = loads(first)["header"]
+        lines = [loads(line) for line in rest]
         if not all({"key", "unit", "columns"} <= line.keys() for line in lines):
             raise KeyError
+        if not isinstance(header, dict):
+            raise TypeError
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         raise DataError(
             f"{path}: missing, damaged or not finished; start the evaluation again to finish it"

@@ -7,8 +7,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from biomamba.config.annotations import build_record
 from biomamba.evaluation.records import read_objects
 from biomamba.metrics.interval import Interval
+from biomamba.runtime.record_shapes import TASK_RESULT
 
 _ALWAYS_NUMBERS = ("value", "low", "high")
 CHANGE = "_change"  # ends the name of a metric that compares a model with another one
@@ -86,9 +88,9 @@ def read_task_records(path: Path) -> list[TaskRecord]:
         DataError: For a missing file, a line that is not JSON, or one with other fields.
     """
     records = []
-    for values in read_objects(path, TaskRecord):
+    for number, values in enumerate(read_objects(path, TaskRecord, TASK_RESULT), start=1):
         undefined = {name: math.nan for name in _ALWAYS_NUMBERS if values[name] is None}
-        records.append(TaskRecord(**{**values, **undefined}))
+        records.append(build_record(TaskRecord, {**values, **undefined}, f"{path}, line {number}"))
     return records
 
 

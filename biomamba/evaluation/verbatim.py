@@ -4,7 +4,6 @@ The texts are indexed, the notes are read once, one after the other. Only counts
 this module.
 """
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
@@ -16,6 +15,7 @@ from numpy.typing import NDArray
 
 from biomamba.metrics.word_runs import Gram, SharedRuns, grams_of, words_of
 from biomamba.runtime.errors import DataError
+from biomamba.runtime.input_files import loads
 from biomamba.runtime.numbers import check_whole
 
 
@@ -151,7 +151,7 @@ def _rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         raise DataError(f"cannot read {path} ({type(error).__name__})") from None
     for number, line in enumerate(lines, start=1):
         try:
-            row = json.loads(line) if line.strip() else {}
+            row = loads(line) if line.strip() else {}
         except ValueError:
             raise DataError(f"{path}, line {number}: not JSON; write the file again") from None
         if not isinstance(row, dict):

@@ -1,6 +1,5 @@
 """Adapters on disk: adapter.safetensors, what was trained, and adapter.json, what it belongs to."""
 
-import json
 import secrets
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from biomamba.model.lora import adapted_modules
 from biomamba.model.sharding import gather
 from biomamba.runtime.atomic import sync_folder, write_json
 from biomamba.runtime.errors import CheckpointError
+from biomamba.runtime.input_files import MIB, OBJECT, Each, read_json
 from biomamba.runtime.ranks import is_rank_zero
 
 ADAPTER, ADAPTER_CONFIG = "adapter.safetensors", "adapter.json"
@@ -51,9 +51,11 @@ def load_adapter(model: nn.Module, folder: Path) -> None:
     """
     path = folder / ADAPTER_CONFIG
     try:
-        saved = json.loads(path.read_text(encoding="utf-8"))["modules"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{path}: cannot be read: {error}") from error
+        shape = {"modules": Each(OBJECT)}
+        content = read_json(path, shape, max_bytes=16 * MIB, error=CheckpointError)
+    except FileNotFoundError:
+        raise CheckpointError(f"{path}: cannot be read: no such file") from None
+    saved = content.get("modules") or {}
     own = _described(model)
     if saved != own:
         raise CheckpointError(

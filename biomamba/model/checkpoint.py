@@ -5,7 +5,6 @@ here; a folder in the layout of transformers is read as well. Weights that are n
 become float32, which changes no number.
 """
 
-import json
 import secrets
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,7 +34,10 @@ from biomamba.model.sharding import gather
 from biomamba.model.ssd import ScanBackend
 from biomamba.runtime.atomic import sync_folder, write_json
 from biomamba.runtime.errors import CheckpointError
+from biomamba.runtime.input_files import MIB, OBJECT, TEXT, Shape, read_json
 from biomamba.runtime.ranks import is_rank_zero
+
+_CONFIG_SHAPE: Shape = {"ssm_cfg": {"layer": TEXT}, "initializer_cfg": OBJECT, "model_type": TEXT}
 
 
 def build_model(
@@ -142,16 +144,12 @@ def open_checkpoint(path_or_hub_id: str | Path) -> StoredModel:
     folder = locate(path_or_hub_id)
     path = folder / CONFIG
     try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
+        raw = read_json(path, _CONFIG_SHAPE, max_bytes=MIB, error=CheckpointError)
     except FileNotFoundError:
         known = describe_folder(folder)
         raise CheckpointError(
             f"{folder}: {known}" if known else f"{path}: no such file; a checkpoint needs it"
         ) from None
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path}: cannot be read as JSON: {error}") from error
-    if not isinstance(raw, dict):
-        raise CheckpointError(f"{path}: must hold a JSON object, holds {type(raw).__name__}")
     layout = find_layout(raw, str(path))
     return StoredModel(folder, layout, layout.parse(raw, str(path)), raw)
 

@@ -16,7 +16,7 @@ from biomamba.runtime.numbers import check_number, check_whole
 _SELECTIVE = ("dt", "B", "C")
 # Far above every published model; a larger number is a mistake, and would take time and memory
 # before any tensor is compared with it.
-_LARGEST = {"n_layer": 4_096, "vocab_size": 1 << 26, "d_conv": 1_024, "expand": 1_024}
+_LARGEST = {"n_layer": 1_024, "vocab_size": 1 << 26, "d_conv": 1_024, "expand": 1_024}
 _LARGEST_SIZE = 1 << 20
 
 

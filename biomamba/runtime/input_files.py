@@ -24,6 +24,7 @@ MIB = 1 << 20
 MAX_JSON_BYTES = 128 * MIB
 MAX_YAML_BYTES = MIB
 MAX_LINE_BYTES = 64 * MIB
+MAX_TABLE_BYTES = 2048 * MIB  # of the answers to a whole benchmark, read at once
 MAX_DEPTH = 64
 MAX_DIGITS = 40
 # Of a YAML file with its aliases written out, as OmegaConf does.
@@ -84,6 +85,15 @@ def read_text(
         return content.decode("utf-8")
     except UnicodeDecodeError as problem:
         raise error(f"{path}: is not UTF-8 text ({problem.reason})") from problem
+
+
+def check_size(path: Path, max_bytes: int, error: type[BioMambaError] = DataError) -> None:
+    """Raise `error` if a file is no plain one of at most `max_bytes`, before another reads it."""
+    found = path.stat()
+    if not stat.S_ISREG(found.st_mode):
+        raise error(f"{path}: is not a plain file")
+    if found.st_size > max_bytes:
+        raise error(f"{path}: is larger than {max_bytes / MIB:g} MiB, which is not expected of it")
 
 
 def read_json(
@@ -171,9 +181,7 @@ def check_shape(
     """Raise `error` unless a value has a shape; the text names the key, and shows no value."""
     problem = _problem(value, shape, "")
     if problem is not None:
-        raise error(
-            f"{where}: damaged, or of another program: {problem}; allowed is what biomamba wrote"
-        )
+        raise error(f"{where}: {problem}; it is damaged, or another program wrote it")
 
 
 def check_yaml(path: Path, *, error: type[BioMambaError] = DataError) -> None:
@@ -188,48 +196,67 @@ def check_yaml(path: Path, *, error: type[BioMambaError] = DataError) -> None:
     """
     text = read_text(path, MAX_YAML_BYTES, error)
     try:
-        root = yaml.compose(text, Loader=yaml.SafeLoader)
-        num_nodes = 0 if root is None else _YamlSize().of(root, 0)
-    except (RecursionError, OverflowError) as problem:
-        raise error(f"{path}: is nested deeper than {MAX_DEPTH} levels") from problem
+        _check_yaml_size(yaml.parse(text, Loader=yaml.SafeLoader))
     except yaml.YAMLError as problem:
-        raise error(
-            f"{path}: cannot be read as YAML: {' '.join(str(problem).split())}"
-        ) from problem
-    if num_nodes > MAX_YAML_NODES:
-        raise error(f"{path}: holds more than {MAX_YAML_NODES:,} values, with aliases written out")
+        words = " ".join(str(problem).split())
+        raise error(f"{path}: cannot be read as YAML: {words}") from problem
+    except ValueError as problem:
+        raise error(f"{path}: {problem}") from problem
+
+
+def _check_yaml_size(events: Iterator[yaml.Event]) -> None:
+    """Count the values of a YAML text with its aliases written out, and stop early.
+
+    Raises:
+        ValueError: There are more than MAX_YAML_NODES, or they are nested deeper than MAX_DEPTH.
+    """
+    size = _YamlSize()
+    for event in events:
+        if isinstance(event, yaml.CollectionStartEvent):
+            size.open(event.anchor)
+        elif isinstance(event, yaml.CollectionEndEvent):
+            size.close()
+        elif isinstance(event, yaml.AliasEvent):
+            size.repeat(event.anchor)
+        elif isinstance(event, yaml.ScalarEvent):
+            size.open(event.anchor)
+            size.close()
 
 
 class _YamlSize:
-    """Counts the values of a YAML file with aliases written out, each node once."""
+    """Values and levels of the collections that are open, and of those that have an anchor."""
 
     def __init__(self) -> None:
-        self._known: dict[int, tuple[int, int]] = {}
+        self._anchors: dict[str, tuple[int, int]] = {}
+        self._opened: list[tuple[str | None, int, int]] = []
 
-    def of(self, node: yaml.Node, depth: int) -> int:
-        """Return the number of values below a node.
+    def open(self, anchor: str | None) -> None:
+        self._opened.append((anchor, 1, 0))
+        self._check_depth(0)
 
-        Raises:
-            OverflowError: It is nested deeper than MAX_DEPTH, as a node that holds itself is.
-        """
-        return self._measured(node, depth)[0]
+    def close(self) -> None:
+        anchor, size, height = self._opened.pop()
+        if anchor is not None:
+            self._anchors[anchor] = size, height
+        self._add(size, height)
 
-    def _measured(self, node: yaml.Node, depth: int) -> tuple[int, int]:
-        if depth > MAX_DEPTH:
-            raise OverflowError
-        if id(node) not in self._known:
-            children: list[yaml.Node] = []
-            if isinstance(node, yaml.MappingNode):
-                children = [child for pair in node.value for child in pair]
-            elif isinstance(node, yaml.SequenceNode):
-                children = node.value
-            measured = [self._measured(child, depth + 1) for child in children]
-            size = 1 + sum(found[0] for found in measured)
-            self._known[id(node)] = size, 1 + max((found[1] for found in measured), default=0)
-        size, height = self._known[id(node)]
-        if depth + height > MAX_DEPTH:
-            raise OverflowError
-        return size, height
+    def repeat(self, anchor: str) -> None:
+        if anchor not in self._anchors:
+            raise ValueError(f"the alias *{anchor} stands for what holds it, or for nothing")
+        self._add(*self._anchors[anchor])
+
+    def _add(self, size: int, height: int) -> None:
+        if not self._opened:
+            return
+        anchor, own_size, own_height = self._opened[-1]
+        self._opened[-1] = anchor, own_size + size, max(own_height, height + 1)
+        if own_size + size > MAX_YAML_NODES:
+            raise ValueError(f"holds more than {MAX_YAML_NODES:,} values, aliases written out")
+        self._check_depth(height)
+
+    def _check_depth(self, height: int) -> None:
+        if len(self._opened) + height > MAX_DEPTH + 1:
+            raise ValueError(f"is nested deeper than {MAX_DEPTH} levels")
 
 
 def _int(text: str) -> int:

@@ -9,6 +9,7 @@ from typing import Any
 
 from biomamba.runtime.atomic import write_text
 from biomamba.runtime.errors import ConfigError, DataError
+from biomamba.runtime.input_files import loads, read_text
 from biomamba.timing.settings import DECODE, PHASES, Point
 
 EFFICIENCY_FILE = "efficiency.jsonl"
@@ -188,13 +189,13 @@ def read_efficiency(path: Path) -> list[EfficiencyRecord]:
 def _read(path: Path) -> Iterator[EfficiencyRecord]:
     names = {field.name for field in fields(EfficiencyRecord)}
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = read_text(path).splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: cannot be read ({error})") from error
     for number, line in enumerate(lines, start=1):
         where = f"{path}, line {number}"
         try:
-            values = json.loads(line)
+            values = loads(line)
         except ValueError as error:
             raise DataError(f"{where}: not JSON ({error}); restore it or measure again") from error
         if not isinstance(values, dict) or set(values) != names:

@@ -23,7 +23,9 @@ from lightning.pytorch.plugins.io import CheckpointIO
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
+from biomamba.config.annotations import build_record
 from biomamba.data.sealed import TEMPORARY_SUFFIX, read_sealed, sha256_of, write_sealed
+from biomamba.model.formats.tensor_files import check_torch_file
 from biomamba.runtime.atomic import sync_folder
 from biomamba.runtime.errors import CheckpointError, DataError
 
@@ -62,8 +64,9 @@ class CheckpointRecord:
             CheckpointError: If it is missing or damaged.
         """
         try:
-            return cls(**read_sealed(cls.path_for(checkpoint)))
-        except (DataError, TypeError) as error:
+            path = cls.path_for(checkpoint)
+            return build_record(cls, read_sealed(path), path)
+        except DataError as error:
             raise CheckpointError(f"{checkpoint}: {error}") from error
 
 
@@ -139,6 +142,7 @@ class DurableCheckpointIO(CheckpointIO):
         """
         record = verify_checkpoint(Path(path))
         try:
+            check_torch_file(Path(path))
             # Mapped: the processes of a node share what they read.
             loaded: dict[str, Any] = torch.load(
                 path, map_location=map_location or "cpu", weights_only=True, mmap=True

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from biomamba.config.annotations import record_of
+from biomamba.config.annotations import build_record
 from biomamba.config.run_settings import plain_parts, run_settings_in, stored_config
 from biomamba.data.manifest import MANIFEST_NAME, Manifest
 from biomamba.data.store_facts import StoreFacts
@@ -417,7 +417,7 @@ def _read_run(folder: Path, settings: Mapping[str, Any]) -> TrainedRun:
     unknown: list[str] = []
     if data.get("stores") is not None:
         stores = {
-            source: [record_of(StoreFacts, facts, folder / RUN_RECORD) for facts in pool]
+            source: [build_record(StoreFacts, facts, folder / RUN_RECORD) for facts in pool]
             for source, pool in data["stores"].items()
         }
     elif "tasks" not in data:

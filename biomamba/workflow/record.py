@@ -1,6 +1,5 @@
 """What is kept of a step when it ends, and what follows from it for the next start."""
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -8,6 +7,7 @@ from typing import Any
 
 from biomamba.runtime.atomic import write_json
 from biomamba.runtime.errors import ConfigError, DataError
+from biomamba.runtime.input_files import loads, read_text
 from biomamba.workflow.step import Step
 
 STEPS_FOLDER = "steps"
@@ -58,10 +58,10 @@ def read_record(folder: Path, step: str) -> Record | None:
     """
     path = record_path(folder, step)
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = loads(read_text(path))
     except FileNotFoundError:
         return None
-    except (OSError, ValueError) as error:
+    except ValueError as error:
         raise DataError(f"{path} cannot be read ({error}); remove it to run the step again") from (
             error
         )

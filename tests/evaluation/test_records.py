@@ -43,7 +43,7 @@ def test_missing_file_is_named(tmp_path: Path) -> None:
 def test_a_line_that_is_not_json_is_named(tmp_path: Path) -> None:
     path = tmp_path / "results.jsonl"
     path.write_text(format_records([RECORD]) + "{half\n")
-    with pytest.raises(DataError, match="line 2: not JSON"):
+    with pytest.raises(DataError, match="line 2: cannot be read as JSON"):
         read_records(path)
 
 

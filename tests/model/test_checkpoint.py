@@ -1,7 +1,7 @@
 import dataclasses
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +15,13 @@ from biomamba.model.backends.chunked import ChunkedScan
 from biomamba.model.checkpoint import (
     build_model,
     load_pretrained,
+    open_checkpoint,
     read_config,
     save_pretrained,
     weights_digest,
 )
 from biomamba.model.config import Mamba1Config, Mamba2Config, MambaConfig
+from biomamba.model.formats.detection import layout_for
 from biomamba.model.language_model import MambaBlock, MambaLM
 from biomamba.runtime.errors import CheckpointError
 
@@ -159,7 +161,7 @@ def test_missing_files_are_named(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "message"), [("{", "cannot be read as JSON"), ("[]", "holds list")]
+    ("text", "message"), [("{", "cannot be read as JSON"), ("[]", "is a list, not an object")]
 )
 def test_broken_config_is_refused(folder: Path, text: str, message: str) -> None:
     (folder / "config.json").write_text(text)
@@ -253,3 +255,64 @@ def test_published_checkpoint_loads() -> None:
     model = load_pretrained("state-spaces/mamba2-130m", BACKEND)
 
     assert sum(parameter.numel() for parameter in model.parameters()) == 128_989_632
+
+
+ODD: tuple[Any, ...] = (
+    *(None, True, "odd", [1], {"odd": 1}, -1, 0, 1_000_000_000, 10**38, 1e308, 1.5),
+    *([[[]]], [{}], {"a": {"b": []}}, "x" * 10_000, ""),
+)
+
+
+def damaged(value: Any) -> Iterator[Any]:
+    """Yield a value with every part of it, one at a time, made something else."""
+    yield from ODD
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            for odd in damaged(inner):
+                yield {**value, key: odd}
+
+
+@pytest.mark.parametrize("name", ["state_spaces", "transformers"])
+def test_no_damage_of_a_config_takes_long_or_is_a_traceback(folder: Path, name: str) -> None:
+    config = read_config(folder)
+    raw = layout_for(config, name).render(config)
+    refusals = []
+    for odd in damaged(raw):
+        (folder / "config.json").write_text(json.dumps(odd))
+        try:
+            open_checkpoint(folder)
+        except CheckpointError as error:
+            refusals.append(str(error))
+    assert len(refusals) > 150  # the others are harmless
+    assert all("config.json: " in text and len(text) < 2_000 for text in refusals)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[" * 200_000 + "]" * 200_000,
+        '{"ssm_cfg":' * 200_000,
+        '{"n_layer": 1e400}',
+        '{"d_model": ' + "9" * 5_000 + "}",
+        '{"x": "' + "x" * 2_000_000 + '"}',
+        "{" + ",".join(f'"k{i}": 1' for i in range(50_000)) + ', "ssm_cfg": {}}',
+    ],
+)
+def test_what_is_too_deep_or_too_large_is_refused_at_once(folder: Path, text: str) -> None:
+    (folder / "config.json").write_text(text)
+
+    with pytest.raises(CheckpointError, match=r"config\.json") as caught:
+        open_checkpoint(folder)
+    assert len(str(caught.value)) < 2_000
+
+
+def test_sizes_are_bounded_before_a_model_is_made(folder: Path) -> None:
+    raw = json.loads((folder / "config.json").read_text())
+    for key, value in (("n_layer", 1_000_000_000), ("d_model", 1 << 40), ("vocab_size", 1 << 62)):
+        (folder / "config.json").write_text(json.dumps({**raw, key: value}))
+        with pytest.raises(CheckpointError, match=rf"{key} must be .* at most"):
+            load_pretrained(folder, BACKEND)
+    # Within the bounds: the weights are compared with the shapes, no model of the size is made.
+    (folder / "config.json").write_text(json.dumps({**raw, "d_model": 1 << 20}))
+    with pytest.raises(CheckpointError, match="tensors are not those of its config"):
+        load_pretrained(folder, BACKEND)

@@ -115,7 +115,7 @@ def test_a_field_of_another_kind_is_named(
 def test_what_is_no_text_is_named(tmp_path: Path) -> None:
     path = tmp_path / EFFICIENCY_FILE
     path.write_bytes(b"\xff\xfe")
-    with pytest.raises(DataError, match="cannot be read"):
+    with pytest.raises(DataError, match="is not UTF-8"):
         read_efficiency(path)
 
 

@@ -4,7 +4,6 @@ Code that a repository brings along is never run, and weights are read from safe
 `weights_only`, from torch's files.
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from biomamba.model.formats.detection import describe_folder
 from biomamba.model.formats.hub import CONFIG, locate
 from biomamba.model.formats.tensor_files import WeightFiles, find_weights
 from biomamba.runtime.errors import CheckpointError
+from biomamba.runtime.input_files import FLAG, MIB, TEXT, Each, read_json
 from biomamba.runtime.optional import import_optional
 
 CAUSAL, SEQUENCE_TO_SEQUENCE, EXTRACTIVE = "causal", "sequence_to_sequence", "extractive"
@@ -76,14 +76,11 @@ class Pretrained:
         folder = locate(source, _BESIDE)
         path = folder / CONFIG
         try:
-            config = json.loads(path.read_text(encoding="utf-8"))
+            shape = {"architectures": Each(TEXT, is_list=True), "is_encoder_decoder": FLAG}
+            config = read_json(path, shape, max_bytes=MIB, error=CheckpointError)
         except FileNotFoundError:
             known = describe_folder(folder) or f"{CONFIG} is missing"
             raise CheckpointError(f"hf:{source}: {known}") from None
-        except (OSError, ValueError) as error:
-            raise CheckpointError(f"{path}: cannot be read as JSON: {error}") from error
-        if not isinstance(config, dict):
-            raise CheckpointError(f"{path}: must hold a JSON object")
         return cls(source, folder, config)
 
     @property

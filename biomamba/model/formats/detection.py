@@ -54,7 +54,7 @@ def find_layout(raw: Mapping[str, Any], source: str) -> Layout:
         )
     words = _OTHER_MODELS.get(model_type, "another model")
     raise CheckpointError(
-        f"{source}: model_type is {model_type!r}: {words}, which cannot be loaded; {_LOADABLE}"
+        f"{source}: model_type is {model_type!r:.80}: {words}, which cannot be loaded; {_LOADABLE}"
     )
 
 
@@ -105,12 +105,13 @@ def _state_spaces(raw: Mapping[str, Any], source: str) -> Layout:
     layer = mixer.get("layer", "Mamba1")  # mamba_ssm's default
     if layer not in _BY_LAYER:
         raise CheckpointError(
-            f"{source}: ssm_cfg.layer is {layer!r}, only {' and '.join(_BY_LAYER)} can be loaded"
+            f"{source}: ssm_cfg.layer is {layer!r:.60}, only {' and '.join(_BY_LAYER)} "
+            "can be loaded"
         )
     model_type = raw.get("model_type")
     if model_type is not None and _LAYER_OF.get(model_type) != layer:
         raise CheckpointError(
-            f"{source}: contradicts itself: ssm_cfg.layer is {layer!r}, but model_type is "
-            f"{model_type!r}"
+            f"{source}: contradicts itself: ssm_cfg.layer is {layer!r:.80}, but model_type is "
+            f"{model_type!r:.80}"
         )
     return _BY_LAYER[layer]

@@ -13,6 +13,7 @@ from biomamba.model.config import MambaConfig
 from biomamba.runtime.errors import CheckpointError
 
 # Objects in a config.json whose keys are looked at one by one; others are plain values.
+_SHOWN = 10
 _SECTIONS = ("ssm_cfg", "initializer_cfg", "biomamba")
 
 
@@ -75,8 +76,8 @@ class Layout:
         _refuse(problems, source, "wrong type")
         try:
             config = self.config_class(**values)
-        except (TypeError, ValueError) as error:
-            raise CheckpointError(f"{source}: {error}") from error
+        except (TypeError, ValueError, OverflowError) as error:
+            raise CheckpointError(f"{source}: {str(error)[:300]}") from error
         checked = {**self.derived, **self.repeated}
         problems = [
             f"{key} is {flat[key]!r}, but the other keys make it {getattr(config, name)!r}"
@@ -186,4 +187,6 @@ def _expanded(names: Mapping[str, str], config: MambaConfig) -> Iterator[tuple[s
 
 def _refuse(problems: list[str], source: str, what: str) -> None:
     if problems:
-        raise CheckpointError(f"{source}: {what}: {'; '.join(problems)}")
+        shown = [problem if len(problem) < 200 else f"{problem[:200]}..." for problem in problems]
+        more = f"; and {len(shown) - _SHOWN} more" if len(shown) > _SHOWN else ""
+        raise CheckpointError(f"{source}: {what}: {'; '.join(shown[:_SHOWN])}{more}")

@@ -5,7 +5,7 @@ take that back. What is read this way must be copied before the file may change.
 """
 
 import hashlib
-import json
+import os
 import pickle
 import zipfile
 from collections.abc import Mapping
@@ -18,12 +18,16 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from biomamba.runtime.errors import CheckpointError
+from biomamba.runtime.input_files import MIB, TEXT, Each, loads, read_json
 
 SAFETENSORS = "model.safetensors"
 TORCH = "pytorch_model.bin"
 _SUFFIX = ".index.json"
 INDICES = (f"{SAFETENSORS}{_SUFFIX}", f"{TORCH}{_SUFFIX}")
 _SHOWN = 5
+# A model of 7 B parameters has some 500 tensors, a training checkpoint three times as many.
+MAX_TENSORS = 20_000
+_MAX_HEADER_BYTES = 16 * MIB
 
 
 @dataclass(frozen=True)
@@ -99,15 +103,17 @@ def read_index(path: Path) -> dict[str, str]:
     Raises:
         CheckpointError: It is damaged or names a file elsewhere.
     """
-    try:
-        places = json.loads(path.read_text(encoding="utf-8"))["weight_map"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{path}: not an index of weights: {error!r}") from error
-    if not isinstance(places, dict) or not places:
-        raise CheckpointError(f"{path}: weight_map must map tensors to files, found {places!r}")
+    shape = {"weight_map": Each(TEXT)}
+    content = read_json(path, shape, max_bytes=_MAX_HEADER_BYTES, error=CheckpointError)
+    places: dict[str, str] = content.get("weight_map") or {}
+    if not places or len(places) > MAX_TENSORS:
+        raise CheckpointError(
+            f"{path}: not an index of weights: weight_map names {len(places):,} tensors, allowed "
+            f"are 1 to {MAX_TENSORS:,}"
+        )
     suffix = ".safetensors" if path.name.startswith(SAFETENSORS) else ".bin"
     for tensor, place in places.items():
-        is_name = isinstance(place, str) and not set(place) & set("/\\:\0")
+        is_name = not set(place or "/") & set("/\\:\0")  # null is no name
         if not is_name or not place.endswith(suffix) or place.startswith("."):
             raise CheckpointError(
                 f"{path}: {tensor} is said to lie in {place!r}, which is no {suffix} file beside "
@@ -124,8 +130,10 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     """
     try:
         if path.suffix == ".safetensors":
+            _check_header(path)
             with safe_open(path, framework="pt") as file:
                 return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        check_torch_file(path)
         content = torch.load(
             path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path)
         )
@@ -137,6 +145,50 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
             f"ask for {SAFETENSORS}"
         ) from error
     return _only_tensors(content, path)
+
+
+def check_torch_file(path: Path) -> None:
+    """Refuse a file of torch.save that would take much more memory or time than its size says.
+
+    Raises:
+        ValueError: It holds more than MAX_TENSORS tensors several times over, or packed entries.
+        OSError: It cannot be read.
+    """
+    if not zipfile.is_zipfile(path):
+        return
+    try:
+        with zipfile.ZipFile(path) as file:
+            entries = file.infolist()
+    except zipfile.BadZipFile as error:
+        raise ValueError(str(error)) from error
+    # Weights, two moments and an average; torch.save packs nothing.
+    if len(entries) > 4 * MAX_TENSORS:
+        raise ValueError(f"{len(entries):,} entries, allowed are {4 * MAX_TENSORS:,}")
+    if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
+        raise ValueError("its entries are packed, which torch.save never does")
+    described = sum(entry.file_size for entry in entries if entry.filename.endswith(".pkl"))
+    if described > 4 * _MAX_HEADER_BYTES:
+        raise ValueError(f"{described / MIB:.0f} MiB describe its tensors")
+
+
+def _check_header(path: Path) -> None:
+    """Refuse a file whose header is no list of some thousand tensors, before it is parsed.
+
+    Raises:
+        ValueError: It is not.
+        OSError: It cannot be read.
+    """
+    with path.open("rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        head = file.read(8)
+        length = int.from_bytes(head, "little")
+        if len(head) < 8 or not 0 < length <= size - 8:
+            raise ValueError(f"{size:,} bytes cannot hold its header")
+        if length > _MAX_HEADER_BYTES:
+            raise ValueError(f"its header has {length:,} bytes, allowed are {_MAX_HEADER_BYTES:,}")
+        header = loads(file.read(length))
+    if not isinstance(header, dict) or len(header) > MAX_TENSORS:
+        raise ValueError(f"its header must be an object of at most {MAX_TENSORS:,} tensors")
 
 
 def some(names: list[str]) -> str:
