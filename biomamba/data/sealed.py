@@ -61,10 +61,19 @@ def read_sealed(path: Path) -> dict[str, Any]:
         stored = read_text(path)
     except FileNotFoundError as error:
         raise DataError(f"cannot read {path}: {error.strerror}") from error
+    except DataError as error:
+        # A changed bit often makes a byte that no UTF-8 text has.
+        if isinstance(error.__cause__, UnicodeDecodeError):
+            raise _damaged(path) from error
+        raise
     content = _unseal(stored.encode())
     if content is None:
-        raise DataError(f"{path} is damaged: its content does not match its checksum")
+        raise _damaged(path)
     return content
+
+
+def _damaged(path: Path) -> DataError:
+    return DataError(f"{path} is damaged: its content does not match its checksum")
 
 
 def _unseal(stored: bytes) -> dict[str, Any] | None:
