@@ -121,7 +121,9 @@ def test_adapters_are_trained_averaged_stopped_and_published(
 def test_a_target_that_matches_nothing_ends_the_program(run: Run) -> None:
     with pytest.raises(ConfigError, match=r"'q_proj' of model.adaptation.lora names no matrix"):
         run("bad", "+adaptation=lora", "model.adaptation.lora.targets=[q_proj]")
-    with pytest.raises(ConfigError, match=r"lora: rank must be a whole number of at least 1, found 0"):
+    with pytest.raises(
+        ConfigError, match=r"lora: rank must be a whole number of at least 1, found 0"
+    ):
         run("bad", "+adaptation=lora", "model.adaptation.lora.rank=0")
 
 
