@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import signal
 import socket
 import sys
 import time
@@ -19,6 +20,17 @@ from biomamba.runtime.seeding import seed_everything
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 LOOPBACK = ("localhost", "::1", "")
+
+
+def pytest_configure() -> None:
+    """Take the signals that `nohup`, or a shell's `&`, tells a program to ignore.
+
+    The package respects an ignored signal; the tests show what happens without one.
+    """
+    for number in (signal.SIGHUP, signal.SIGINT):
+        if signal.getsignal(number) is signal.SIG_IGN:
+            default = signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
+            signal.signal(number, default)
 
 
 @pytest.fixture(autouse=True)

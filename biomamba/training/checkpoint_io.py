@@ -21,7 +21,6 @@ from typing import IO, Any
 import torch
 from lightning.pytorch.plugins.io import CheckpointIO
 from torch import Tensor
-from torch.distributed.tensor import DTensor
 
 from biomamba.config.annotations import build_record
 from biomamba.data.sealed import TEMPORARY_SUFFIX, read_sealed, sha256_of, write_sealed
@@ -211,15 +210,14 @@ class _HashingFile:
 def _check_finite(checkpoint: Mapping[str, Any], path: Path) -> None:
     """Refuse weights that no reader of models would take: they would replace good ones."""
     for name, value in checkpoint.get("state_dict", {}).items():
-        # A state dict holds counters too, and a shard on each rank is checked where it is.
-        if isinstance(value, Tensor) and value.is_floating_point():
-            local = value.to_local() if isinstance(value, DTensor) else value
-            if not torch.isfinite(local).all():
-                raise CheckpointError(
-                    f"{path} is not written: the weights of {name} are not finite. The earlier "
-                    "checkpoints are whole; go on from one of them in another run "
-                    "(run_id=<new> resume=<checkpoint> allow_change=true) with a lower optimizer.lr"
-                )
+        # A state dict holds counters too. The strategies gather shards before they save.
+        is_weight = isinstance(value, Tensor) and value.is_floating_point()
+        if is_weight and not torch.isfinite(value).all():
+            raise CheckpointError(
+                f"{path} is not written: the weights of {name} are not finite. The earlier "
+                "checkpoints are whole; go on from one of them in another run "
+                "(run_id=<new> resume=<checkpoint> allow_change=true) with a lower optimizer.lr"
+            )
 
 
 def _write(checkpoint: Mapping[str, Any], path: Path) -> None:

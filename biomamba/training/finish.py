@@ -22,7 +22,7 @@ from torch.distributed.tensor import DTensor
 from biomamba.data.training_data import TrainingData
 from biomamba.model.language_model import MambaLM
 from biomamba.runtime.errors import TrainingError
-from biomamba.training.callbacks.checkpoint import way_back
+from biomamba.training.callbacks.checkpoint import find_callbacks, way_back
 from biomamba.training.callbacks.ema import Ema
 from biomamba.training.callbacks.ledger import LedgerWriter
 from biomamba.training.callbacks.selection import Selection
@@ -46,7 +46,7 @@ class DueValidation(lightning.Callback):
         step = trainer.global_step
         if step == 0 or not _is_validated_in_fit(trainer):
             return
-        selections = [c for c in _callbacks(trainer) if isinstance(c, Selection)]
+        selections = find_callbacks(trainer, Selection)
         is_judged = all(c.judged_step >= step or c.is_exhausted for c in selections)
         is_drawn = trainer.strategy.broadcast(_is_drawn(trainer, step))
         if is_judged and is_drawn:
@@ -79,15 +79,14 @@ def finish(
         TrainingError: The run is not finished: steps are missing, the last one was skipped, or its
             figures or weights are not finite. No model is written.
     """
-    callbacks = _callbacks(trainer)
-    selections = [found for found in callbacks if isinstance(found, Selection)]
-    averages = [found for found in callbacks if isinstance(found, Ema)]
+    selections = find_callbacks(trainer, Selection)
+    averages = find_callbacks(trainer, Ema)
     try:
         for average in averages:
             average.restore(module.model)
         for selection in selections:
             selection.restore(module.model)
-        for ledger in (found for found in callbacks if isinstance(found, LedgerWriter)):
+        for ledger in find_callbacks(trainer, LedgerWriter):
             ledger.restore(trainer)
         record.ensure_started(trainer.global_step, trainer.world_size)
         check_all_steps(
@@ -242,8 +241,3 @@ def _is_validated_in_fit(trainer: lightning.Trainer) -> bool:
     """Say whether the fit validates after the step that it is at."""
     interval: Any = trainer.val_check_batch
     return isinstance(interval, int) and trainer.global_step % interval == 0
-
-
-def _callbacks(trainer: lightning.Trainer) -> list[Any]:
-    found: Any = getattr(trainer, "callbacks", ())
-    return list(found)

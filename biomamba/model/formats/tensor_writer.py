@@ -124,14 +124,15 @@ def _file_name(container: Container, number: int, count: int) -> str:
 def _narrowed(name: str, tensor: Tensor, dtype: torch.dtype, rounded: dict[str, float]) -> Tensor:
     """Copy a tensor as `dtype`, and note its rounding."""
     narrow = tensor.to(dtype, copy=True).contiguous()
-    if not torch.isfinite(narrow).all():
+    if dtype == tensor.dtype:
+        return narrow
+    if torch.isfinite(tensor).all() and not torch.isfinite(narrow).all():
         raise CheckpointError(
             f"{name} holds {tensor.abs().max().item():.3g}, too large for {dtype}; export bfloat16 "
             "or float32"
         )
-    if dtype != tensor.dtype:
-        wide = tensor.to(torch.float32)
-        change = (narrow.to(torch.float32) - wide).abs_()
-        if change.any():
-            rounded[name] = change.div_(wide.abs()).nan_to_num_(0.0).max().item()
+    wide = tensor.to(torch.float32)
+    change = (narrow.to(torch.float32) - wide).abs_()
+    if change.any():
+        rounded[name] = change.div_(wide.abs()).nan_to_num_(0.0).max().item()
     return narrow

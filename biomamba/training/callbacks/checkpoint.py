@@ -3,7 +3,7 @@
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import lightning
 import torch
@@ -15,6 +15,8 @@ from biomamba.runtime.errors import CheckpointError, ConfigError
 from biomamba.runtime.numbers import check_whole
 from biomamba.runtime.rng_state import load_rng_state, rng_state
 from biomamba.training.checkpoint_io import RUN_KEY, DurableCheckpointIO
+
+_Found = TypeVar("_Found")
 
 _RNG_KEY = "rng_states"
 _NAME = re.compile(r"step_(\d{7,})\.ckpt")
@@ -41,6 +43,12 @@ def checkpoints_in(folder: Path) -> dict[int, Path]:
         ) from error
     found = {int(match[1]): p for p in paths if (match := _NAME.fullmatch(p.name))}
     return dict(sorted(found.items(), reverse=True))
+
+
+def find_callbacks(trainer: lightning.Trainer, kind: type[_Found]) -> list[_Found]:
+    """Return the callbacks of a class, in their order; none for a trainer without callbacks."""
+    callbacks: Any = getattr(trainer, "callbacks", ())
+    return [callback for callback in callbacks if isinstance(callback, kind)]
 
 
 class Checkpoints(Checkpoint):
@@ -249,10 +257,10 @@ def way_back(trainer: lightning.Trainer, last_taken: int) -> str:
         trainer: Of the run.
         last_taken: The last step that was not skipped.
     """
-    callbacks: Any = getattr(trainer, "callbacks", ())
-    folder = next((found.folder for found in callbacks if isinstance(found, Checkpoints)), None)
-    if folder is None:
+    checkpoints = find_callbacks(trainer, Checkpoints)
+    if not checkpoints:
         return "callbacks.checkpoint is switched off, so nothing is there to go on from"
+    folder = checkpoints[0].folder
     older = [path for step, path in checkpoints_in(folder).items() if step <= last_taken]
     if not older:
         return (

@@ -8,7 +8,6 @@ between two processes over gloo on one busy machine.
 import signal
 import time
 from collections.abc import Sequence
-from typing import Any
 
 import lightning
 import torch
@@ -18,7 +17,7 @@ from lightning.pytorch.utilities.types import STEP_OUTPUT
 from biomamba.data.batches import Batch
 from biomamba.runtime import signals, slurm
 from biomamba.runtime.numbers import check_number
-from biomamba.training.callbacks.checkpoint import Checkpoints
+from biomamba.training.callbacks.checkpoint import Checkpoints, find_callbacks
 
 # Larger than every signal number: the ranks agree on the maximum.
 _TIME_LIMIT = 1_000
@@ -78,7 +77,7 @@ class Preemption(lightning.Callback):
         if not request:
             return
         name = _name(request)
-        checkpoints = [found for found in _callbacks(trainer) if isinstance(found, Checkpoints)]
+        checkpoints = find_callbacks(trainer, Checkpoints)
         if not checkpoints:
             reason = f"{name}: nothing saved, callbacks.checkpoint is switched off"
             raise signals.Interrupted(reason, is_settled=True, number=request)
@@ -99,7 +98,7 @@ class Preemption(lightning.Callback):
         """
         if not isinstance(exception, signals.Interrupted) or exception.is_settled:
             return
-        checkpoints = [found for found in _callbacks(trainer) if isinstance(found, Checkpoints)]
+        checkpoints = find_callbacks(trainer, Checkpoints)
         is_boundary = trainer.training and trainer.global_step > self._first_step
         if not checkpoints or not is_boundary or trainer.world_size > 1:
             exception.reason += ": nothing saved, the newest checkpoint is whole"
@@ -143,11 +142,6 @@ class OwnSignals(_SignalConnector):
 
     def register_signal_handlers(self) -> None:
         """Register nothing."""
-
-
-def _callbacks(trainer: lightning.Trainer) -> Sequence[Any]:
-    callbacks: Any = getattr(trainer, "callbacks", ())
-    return list(callbacks)
 
 
 def _name(request: int) -> str:

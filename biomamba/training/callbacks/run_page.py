@@ -8,6 +8,7 @@ import lightning
 from tensorboard.plugins.hparams.metadata import SESSION_START_INFO_TAG
 from torch.utils.tensorboard import summary
 
+from biomamba.training.callbacks.checkpoint import find_callbacks
 from biomamba.training.callbacks.histograms import Histograms
 from biomamba.training.chart_layout import LAYOUT_TAG, chart_layout
 from biomamba.training.event_files import holds_tag
@@ -36,7 +37,7 @@ class RunPage(lightning.Callback):
     ) -> None:
         """Write both, before the first step."""
         assert isinstance(pl_module, LanguageModelingModule)
-        has_layers = any(isinstance(found, Histograms) for found in _callbacks(trainer))
+        has_layers = bool(find_callbacks(trainer, Histograms))
         weights, is_new = pl_module.source_weights, trainer.global_step == 0
         for writer in writers_of(trainer):
             folder = Path(writer.get_logdir())
@@ -57,8 +58,3 @@ class RunPage(lightning.Callback):
         for writer in writers_of(trainer):
             _, _, end = _SUMMARIES.hparams({}, {})
             writer._get_file_writer().add_summary(end)
-
-
-def _callbacks(trainer: lightning.Trainer) -> list[Any]:
-    found: Any = getattr(trainer, "callbacks", ())
-    return list(found)

@@ -14,7 +14,7 @@ from biomamba.model.language_model import MambaLM
 from biomamba.model.sharding import gather, scatter
 from biomamba.runtime.errors import CheckpointError, ConfigError
 from biomamba.runtime.numbers import check_whole
-from biomamba.training.callbacks.checkpoint import Checkpoints
+from biomamba.training.callbacks.checkpoint import Checkpoints, find_callbacks
 from biomamba.training.callbacks.ema import Ema
 from biomamba.training.module import LanguageModelingModule
 from biomamba.training.run_record import save_model
@@ -104,8 +104,8 @@ class Selection(lightning.Callback):
         Raises:
             ConfigError: `ema` stands behind.
         """
-        found = _callbacks(trainer)
-        if any(isinstance(callback, Ema) for callback in found[found.index(self) :]):
+        callbacks = find_callbacks(trainer, lightning.Callback)
+        if any(isinstance(callback, Ema) for callback in callbacks[callbacks.index(self) :]):
             raise ConfigError("callbacks: selection must stand behind ema, which it asks")
 
     def on_train_start(
@@ -139,10 +139,9 @@ class Selection(lightning.Callback):
         """Save the step that the run was stopped at: it is finished and goes on from there."""
         if not self.is_exhausted:
             return
-        for callback in _callbacks(trainer):
-            if isinstance(callback, Checkpoints):
-                # That of the schedule was saved before the validation that stopped the run.
-                callback.save_now(trainer, "early stop", again=True)
+        for checkpoints in find_callbacks(trainer, Checkpoints):
+            # The scheduled checkpoint was saved before the validation that stopped the run.
+            checkpoints.save_now(trainer, "early stop", again=True)
 
     def save(self, model: MambaLM, datamodule: TrainingData) -> Path | None:
         """Write the selected model and leave the model as it is; all ranks call it.
@@ -202,7 +201,7 @@ class Selection(lightning.Callback):
 def _validated_weights(trainer: lightning.Trainer, model: MambaLM) -> dict[str, Tensor]:
     """Return the weights that the validation saw."""
     own: dict[str, Tensor] = dict(model.named_parameters())
-    averages = (c.validated for c in _callbacks(trainer) if isinstance(c, Ema))
+    averages = (ema.validated for ema in find_callbacks(trainer, Ema))
     return next(filter(None, averages), own)
 
 
@@ -225,11 +224,6 @@ def _kept(weights: dict[str, Tensor], model: MambaLM) -> dict[str, Tensor]:
 def _put(own: dict[str, Any], weights: dict[str, Tensor]) -> None:
     for name, value in weights.items():
         own[name].copy_(value)
-
-
-def _callbacks(trainer: lightning.Trainer) -> list[Any]:
-    found: Any = getattr(trainer, "callbacks", ())
-    return list(found)
 
 
 def _model_of(pl_module: lightning.LightningModule) -> MambaLM:
