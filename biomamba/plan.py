@@ -27,6 +27,7 @@ from biomamba.config.build import build
 from biomamba.config.cli import run_cli
 from biomamba.config.run_settings import checked_part, plain_part, settings_path, stored_config
 from biomamba.config.targets import load_target
+from biomamba.config.tree import select
 from biomamba.data.budget import TokenBudget
 from biomamba.model.config import Mamba2Config
 from biomamba.planning.comparison import compare, read_actual
@@ -225,7 +226,7 @@ def settings_of_run(run_dir: Path, *, is_probed: bool) -> DictConfig:
     if found is None:
         raise DataError(f"{path}: no such file; run=... must name the folder of a run")
     plain: Any = plain_part(run_dir, found, _SHAPE)
-    missing = [key for key in _NEEDED if _selected(plain, key) is None]
+    missing = [key for key in _NEEDED if select(plain, key) is None]
     if missing:
         raise DataError(
             f"{path}: is not the configuration of a training: {', '.join(missing)} missing"
@@ -234,12 +235,6 @@ def settings_of_run(run_dir: Path, *, is_probed: bool) -> DictConfig:
     checked_part(run_dir, found, built)
     check_shape(path, plain, _SHAPE)
     return found
-
-
-def _selected(node: Any, key: str) -> Any:
-    for name in key.split("."):
-        node = node.get(name) if isinstance(node, dict) else None
-    return node
 
 
 def probe(cfg: DictConfig, hardware: Hardware, how: Probe, run: RunSettings) -> Rate:

@@ -4,25 +4,11 @@ import ast
 import tomllib
 from pathlib import Path
 
+from biomamba.__main__ import COMMANDS
+
 CHECKOUT = Path(__file__).resolve().parents[1]
 PACKAGE = CHECKOUT / "biomamba"
-PROGRAMS = (
-    "__main__",
-    "prepare",
-    "verify",
-    "train",
-    "ledger",
-    "evaluate",
-    "generate",
-    "export",
-    "report",
-    "compare",
-    "audit",
-    "plan",
-    "doctor",
-    "efficiency",
-    "reproduce",
-)
+PROGRAMS = ("__main__", *COMMANDS)
 # Lowest first. Packages on one line may not import each other.
 LAYERS: list[set[str]] = [
     {"runtime"},

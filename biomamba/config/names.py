@@ -5,6 +5,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import PurePath
 from typing import Any
 
+from biomamba.config.tree import select
+
 # A file beside it may add a suffix: 255 bytes is the longest name of the usual file systems.
 MAX_BYTES = 200
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+=,@-]*")
@@ -28,12 +30,12 @@ def name_problems(tree: Mapping[str, Any]) -> Iterator[str]:
         if key in tree and tree[key] is not None:
             yield from _problem(tree[key], f"{key}:", has_folders=key == "name")
     for key in (*_NAMED, *_NAMED_BELOW):
-        names = _select(tree, key)
+        names = select(tree, key)
         for name in names if isinstance(names, dict) else ():
             if not str(name).startswith("_"):
                 yield from _problem(name, f"{key}: a name in it")
     for key in _PATHS:
-        yield from _path_problem(_select(tree, key), key)
+        yield from _path_problem(select(tree, key), key)
 
 
 def _problem(value: Any, key: str, *, has_folders: bool = False) -> Iterator[str]:
@@ -58,9 +60,3 @@ def _path_problem(value: Any, key: str) -> Iterator[str]:
 
 def _shown(value: str) -> str:
     return repr(value if len(value) <= 60 else f"{value[:60]}...")
-
-
-def _select(tree: Any, key: str) -> Any:
-    for name in key.split("."):
-        tree = tree.get(name) if isinstance(tree, dict) else None
-    return tree

@@ -7,10 +7,10 @@ configure logging by class name and set environment variables.
 """
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
-from typing import Any, NoReturn
+from typing import Any
 
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.core_plugins.file_config_source import FileConfigSource
@@ -24,7 +24,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from biomamba.config.location import conf_dir
 from biomamba.config.wording import report
-from biomamba.runtime.errors import BioMambaError, ConfigError
+from biomamba.runtime.errors import ConfigError
 from biomamba.runtime.input_files import check_yaml
 
 # Names that a config may read with ${oc.env:NAME}. Never a name that holds a secret: what a
@@ -53,7 +53,6 @@ _LOG_VALUES = {
     "filename": (_LOG_FILE,),
 }
 _UNSET = object()
-_refusals: list[Callable[[BioMambaError], NoReturn]] = []
 
 
 def install() -> None:
@@ -65,19 +64,10 @@ def install() -> None:
 
 def restrict_environment() -> None:
     """Let ${oc.env:NAME} read the names of this module only, in every config of the process."""
-    OmegaConf.register_new_resolver("oc.env", _read_environment, replace=True)
+    OmegaConf.register_new_resolver("oc.env", _environment_value, replace=True)
 
 
-def _read_environment(name: str, default: Any = _UNSET) -> Any:
-    try:
-        return _environment_value(name, default)
-    except ConfigError as error:
-        for refuse in _refusals:
-            refuse(error)
-        raise
-
-
-def _environment_value(name: str, default: Any) -> Any:
+def _environment_value(name: str, default: Any = _UNSET) -> Any:
     is_listed = name in ENVIRONMENT or name.startswith(ENVIRONMENT_PREFIXES)
     if not is_listed or any(word in name.upper() for word in _SECRET_WORDS):
         prefixes = [f"{prefix}*" for prefix in ENVIRONMENT_PREFIXES]

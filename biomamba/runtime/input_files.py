@@ -181,7 +181,10 @@ def check_shape(
     """Raise `error` unless a value has a shape; the text names the key, and shows no value."""
     problem = _problem(value, shape, "")
     if problem is not None:
-        raise error(f"{where}: {problem}; it is damaged, or another program wrote it")
+        raise error(
+            f"{where}: {problem}; it is damaged, or another program wrote it: copy it again from "
+            "where it came from, or leave its folder out"
+        )
 
 
 def check_yaml(path: Path, *, error: type[BioMambaError] = DataError) -> None:

@@ -30,7 +30,7 @@ HYDRA_NODES = {
         "{job_logging: {handlers: {file: {class: logging.handlers.SocketHandler}}}}"
     ),
     "hydra.job_logging.handlers.file.filename": (
-        "{job_logging: {handlers: {file: {filename: /tmp/x}}}}"
+        "{job_logging: {handlers: {file: {filename: elsewhere.log}}}}"
     ),
     "hydra.job_logging.handlers.console.stream": (
         "{job_logging: {handlers: {console: {stream: ext://os.environ}}}}"

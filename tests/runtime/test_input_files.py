@@ -63,7 +63,7 @@ def test_what_is_missing_or_null_is_allowed(value: Any) -> None:
     ],
 )
 def test_what_is_wrong_is_named_by_its_key(value: Any, told: str) -> None:
-    with pytest.raises(DataError, match=f"f: {told}; it is damaged"):
+    with pytest.raises(DataError, match=f"f: {told}; it is damaged.*: copy it again"):
         check_shape("f", value, SHAPE)
 
 
