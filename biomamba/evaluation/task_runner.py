@@ -4,6 +4,7 @@ Which items stand together in a batch depends on the items alone, so any number 
 restarts gives the same answers.
 """
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from hashlib import sha256
@@ -96,7 +97,11 @@ class Session:
 def header_of(
     split: TaskSplit, model: AnswerModel, options: AnswerOptions, head: LabelHead | None = None
 ) -> dict[str, Any]:
-    """Return the fingerprints of all that decides what a model answers."""
+    """Return the fingerprints of all that decides what a model answers.
+
+    Files of other splits are not among it: they decide through the head that was fitted on them,
+    which has its own fingerprint, or after the answers, as thresholds do.
+    """
     task, answer = split.task, split.task.answer
     written = isinstance(answer, WriteText) or options.label_by == "generation"
     settings: dict[str, Any] = {"max_prompt_tokens": options.max_prompt_tokens}
@@ -110,7 +115,6 @@ def header_of(
         settings |= asdict(head.options)
     else:
         settings["prior_correction"] = options.prior_correction
-    ids = "\n".join(item.id for item in split.items)
     return {
         "task": task.name,
         "protocol": task.protocol,
@@ -120,11 +124,27 @@ def header_of(
         "tokenizer": model.tokenizer.fingerprint,
         "prompt": task.prompt.name,
         "prompt_fingerprint": task.prompt.fingerprint,
-        "files": dict(split.files),
-        "items": sha256(ids.encode()).hexdigest(),
+        "items": items_digest(split.items, is_restricted=is_restricted(task)),
         "options": settings,
         **({} if head is None else {"head_sha256": head.sha256}),
     }
+
+
+def items_digest(items: Sequence[Item], *, is_restricted: bool) -> str:
+    """Return the sha256 of what a model is asked about items, in their order.
+
+    Of restricted items it is the sha256 of everything, since scores are kept in place of answers.
+    """
+    digest = sha256()
+    for item in items:
+        asked: dict[str, Any] = asdict(item)
+        if not is_restricted:
+            names = ["id", "parts", "options", "option_parts"]
+            # Scored behind each option; else it is compared with the answer only.
+            names += ["target"] if item.option_parts else []
+            asked = {name: asked[name] for name in names}
+        digest.update(f"{json.dumps(asked, sort_keys=True)}\n".encode())
+    return digest.hexdigest()
 
 
 class TaskEvaluation:

@@ -1,9 +1,10 @@
 """Models on tasks: killed, resumed, on several ranks, with restricted items."""
 
 import json
+import random
 import stat
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +18,15 @@ from biomamba.evaluation.answer_options import AnswerOptions
 from biomamba.evaluation.label_head import HeadOptions
 from biomamba.evaluation.mamba_answers import MambaAnswers
 from biomamba.evaluation.task_records import TaskRecord
-from biomamba.evaluation.task_runner import TaskEvaluation, header_of
+from biomamba.evaluation.task_runner import TaskEvaluation, header_of, items_digest
 from biomamba.evaluation.task_split import TaskSplit
 from biomamba.metrics.interval import Bootstrap
 from biomamba.model.backends.chunked import ChunkedScan
 from biomamba.model.config import Mamba2Config
 from biomamba.model.language_model import MambaLM
 from biomamba.runtime.errors import ConfigError, DataError
-from biomamba.tasks.item import Items
+from biomamba.tasks.bioasq_yesno import BioASQYesNo
+from biomamba.tasks.item import Item, Items
 from biomamba.tasks.prompt import Prompt
 from biomamba.tasks.task import ChooseOption, Task, WriteText
 
@@ -293,12 +295,135 @@ def test_a_line_says_what_an_item_added(toy_task: Build, toy_model: Build, tmp_p
         assert row["scores"][row["chosen"]] == max(row["scores"].values())
 
 
-def test_a_header_is_plain_and_names_the_files(toy_task: Build, toy_model: Build) -> None:
+def test_a_header_is_plain(toy_task: Build, toy_model: Build) -> None:
     header = header_of(TaskSplit(toy_task(), "test"), toy_model(), OPTIONS)
 
     assert json.loads(json.dumps(header)) == header
-    assert header["files"] == {"toy.json": "f" * 64}
     assert "batch_size" not in json.dumps(header)
+
+
+QUESTIONS = [
+    {"id": f"q{n}", "body": f"Is it {n}?", "type": "yesno", "exact_answer": ["yes", "no"][n % 2]}
+    | {"snippets": [{"text": f"Snippet {n}."}]}
+    for n in range(24)
+]
+
+
+def bioasq(folder: Path, train: Sequence[Any], test: Sequence[Any], **changes: Any) -> BioASQYesNo:
+    """Write the files of a task and return it."""
+    for name, questions in (("train", train), ("test", test)):
+        path = folder / f"{name}.json"
+        path.write_text(json.dumps({"questions": list(questions)}), encoding="utf-8")
+    prompt = Prompt(name="p", template="{context} {question} Answer:", shrink={"context": "right"})
+    files = {f"{name}_files": [str(folder / f"{name}.json")] for name in ("train", "test")}
+    return BioASQYesNo(**{**files, "prompt": prompt, "val_permille": 300, **changes})
+
+
+def answered(task: Task, model: Any, folder: Path, **changes: Any) -> dict[str, Any]:
+    """Answer the test split and return what was answered to each item."""
+    found = evaluation(folder, [task], [model], **changes)
+    found.answer()
+    figures_of(found)
+    rows = read_published(folder / "predictions" / "bioasq_yesno.model.jsonl").rows
+    return {row["key"]: row["log_probabilities"] for row in rows}
+
+
+@pytest.mark.parametrize("num_batches", [0, 1, 2])
+def test_another_training_file_keeps_the_answers(
+    num_batches: int, toy_model: Build, tmp_path: Path
+) -> None:
+    model = toy_model()
+    task = bioasq(tmp_path, QUESTIONS[:10], QUESTIONS[12:])
+    with pytest.raises(Killed):
+        evaluation(tmp_path, [task], [Mortal(model, num_batches)]).answer()
+    rng = random.Random(num_batches)
+    expected = answered(task, toy_model(), tmp_path / "fresh")
+
+    for _ in range(5):
+        changed = [dict(q, body=f"{q['body']} {rng.random()}") for q in QUESTIONS[:12]]
+        train = rng.sample(changed, rng.randint(4, 12))
+        task = bioasq(tmp_path, train, QUESTIONS[12:])
+        assert answered(task, model, tmp_path) == expected
+
+    assert len(model.asked) == 12  # each item once, over six starts
+
+
+def test_another_answer_key_of_an_open_task_keeps_the_answers(
+    toy_model: Build, tmp_path: Path
+) -> None:
+    model, test = toy_model(), QUESTIONS[12:]
+    before = answered(bioasq(tmp_path, QUESTIONS[:10], test), model, tmp_path)
+    mended = [dict(test[0], exact_answer="no"), *test[1:]]
+
+    assert answered(bioasq(tmp_path, QUESTIONS[:10], mended), model, tmp_path) == before
+    assert len(model.asked) == 12
+    folder = tmp_path / "restricted"
+    task = bioasq(tmp_path, QUESTIONS[:10], test, access="restricted")
+    evaluation(folder, [task], [model]).answer()
+    task = bioasq(tmp_path, QUESTIONS[:10], mended, access="restricted")
+    with pytest.raises(ConfigError, match="given to something else: items differ"):
+        evaluation(folder, [task], [model]).answer()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda test: [dict(test[0], body="Another?"), *test[1:]],
+        lambda test: [dict(test[0], snippets=[{"text": "Another."}]), *test[1:]],
+        lambda test: [dict(test[0], snippets=[]), *test[1:]],
+        lambda test: [dict(test[0], id="another"), *test[1:]],
+        lambda test: test[1:],
+        lambda test: [test[1], test[0], *test[2:]],
+    ],
+)
+def test_another_test_file_refuses_the_answers(
+    change: Callable[[Any], Any], toy_model: Build, tmp_path: Path
+) -> None:
+    test = QUESTIONS[12:]
+    answered(bioasq(tmp_path, QUESTIONS[:10], test), toy_model(), tmp_path)
+
+    with pytest.raises(ConfigError, match="given to something else: items differ"):
+        evaluation(
+            tmp_path, [bioasq(tmp_path, QUESTIONS[:10], change(test))], [toy_model()]
+        ).answer()
+
+
+def test_every_text_that_is_asked_is_part_of_the_header(toy_task: Build, toy_model: Build) -> None:
+    item = Item(
+        id="a",
+        parts={"question": "q", "context": "c"},
+        target="t",
+        options=["x", "y"],
+        option_parts=[{"context": "x"}, {"context": "y"}],
+        label="yes",
+        references=[["r"]],
+        group="g",
+        facts={"year": "1999"},
+    )
+    asked: dict[str, Any] = {
+        "id": "b",
+        "parts": {"question": "q", "context": "d"},
+        "options": ["x", "z"],
+        "option_parts": [{"context": "x"}, {"context": "z"}],
+        "target": "u",
+    }
+    kept: dict[str, Any] = {
+        "label": "no",
+        "references": [["s"]],
+        "group": "h",
+        "facts": {"year": "2000"},
+    }
+    assert {*asked, *kept} == {field.name for field in fields(Item)}
+
+    def digest(is_restricted: bool, **changes: Any) -> str:
+        return items_digest([item, replace(item, **changes)], is_restricted=is_restricted)
+
+    for is_restricted in (False, True):
+        same = digest(is_restricted)
+        changed = [digest(is_restricted, **{name: value}) for name, value in asked.items()]
+        assert len({same, *changed}) == len(asked) + 1
+    assert {digest(False, **{name: value}) for name, value in kept.items()} == {digest(False)}
+    assert len({digest(True, **{name: value}) for name, value in kept.items()}) == len(kept)
 
 
 def test_a_bad_training_file_is_found_before_anything_is_asked(
@@ -310,7 +435,8 @@ def test_a_bad_training_file_is_found_before_anything_is_asked(
     def damaged(self: Task, split: str) -> Items:
         if split == "train":
             raise DataError("training.json is damaged")
-        return items(self, split)
+        found: Items = items(self, split)
+        return found
 
     monkeypatch.setattr(type(task), "items", damaged)
     with pytest.raises(DataError, match=r"training\.json is damaged"):
