@@ -23,6 +23,7 @@ from biomamba.metrics.seeds import (
 )
 from biomamba.runtime.errors import ConfigError, DataError
 from biomamba.runtime.numbers import check_number
+from biomamba.training.lineage import worst_status
 
 
 @dataclass(frozen=True)
@@ -221,6 +222,7 @@ class _Panel:
             level=bootstrap.level,
             method=method,
             checkpoints=[trained.checkpoint for trained in self._models[name]],
+            filtered=worst_status(scored.filtered for scored in self._scored[name]),
         )
 
     def _against(

@@ -29,6 +29,8 @@ class ComparisonRecord:
         minimum_detectable_difference: The smallest true difference that these items show with
             probability `power`.
         checkpoints: sha256 of the weights of each seed.
+        filtered: Whether the items of a task were kept out of the training data (see TaskRecord);
+            of several seeds the worst. None for documents of a source.
     """
 
     subject: str
@@ -59,6 +61,7 @@ class ComparisonRecord:
     against_only: int | None = None
     minimum_detectable_difference: float | None = None
     power: float | None = None
+    filtered: str | None = None
 
 
 @dataclass(frozen=True)

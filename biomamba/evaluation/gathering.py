@@ -1,7 +1,7 @@
 """From the models of several evaluations to models with names and seeds, ready to be compared."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from biomamba.config.recipe import Recipe, recipe_of
@@ -9,6 +9,7 @@ from biomamba.evaluation.comparison import Models, Trained
 from biomamba.evaluation.scored import Scored
 from biomamba.evaluation.stored_run import StoredModel
 from biomamba.runtime.errors import DataError
+from biomamba.training.lineage import worst_status
 
 Evaluations = Mapping[Path, Sequence[StoredModel]]
 _MAIN = ("adapted", "model")
@@ -78,6 +79,8 @@ def _merge(known: _Found, folder: Path, model: StoredModel) -> None:
                 f"{subject} of one checkpoint ({model.checkpoint[:12]}) was scored in different "
                 f"ways in {known.folder} and {folder}: name one of them only"
             )
+        status = worst_status([earlier.filtered, scored.filtered])
+        known.model.scored[subject] = replace(earlier, filtered=status)
 
 
 def _agree(one: Scored, other: Scored) -> bool:

@@ -26,6 +26,8 @@ class Scored:
         items: What was scored, one name each, all different.
         units: What a bootstrap draws, for each item.
         measures: Figures of these items in this order.
+        filtered: Whether the items of a task were kept out of the training data of the model (see
+            TaskRecord); None for documents of a source.
     """
 
     subject: str
@@ -34,6 +36,7 @@ class Scored:
     items: Sequence[str]
     units: Sequence[str]
     measures: Sequence[Measure]
+    filtered: str | None = None
 
     def measure(self, metric: str) -> Measure:
         """Return the figure of a name."""

@@ -20,6 +20,7 @@ from biomamba.metrics.measure import Measure, ratio_of_sums
 from biomamba.runtime.errors import DataError
 from biomamba.runtime.input_files import MAX_TABLE_BYTES, loads, read_text
 from biomamba.tasks.task import Task
+from biomamba.training.lineage import UNKNOWN
 
 PREDICTIONS = "predictions"
 _AGAIN = "evaluate again into another folder"
@@ -145,6 +146,7 @@ def _answers(folder: Path, records: Sequence[TaskRecord], tasks: Mapping[str, Ta
         items=[str(line["key"]) for line in lines],
         units=[str(line["unit"]) for line in lines],
         measures=measures,
+        filtered=first.filtered or UNKNOWN,  # records of earlier versions do not tell
     )
 
 

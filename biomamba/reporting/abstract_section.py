@@ -14,6 +14,7 @@ from biomamba.reporting.report_scores import ReportScores
 from biomamba.reporting.section import Part, Section
 from biomamba.reporting.tradeoff_plots import non_dominated
 from biomamba.reporting.tradeoff_sections import combined_seeds, general_panel, places_of
+from biomamba.training.lineage import UNKNOWN
 
 _MAX_TASKS = 2
 
@@ -111,6 +112,6 @@ def _tasks(records: Sequence[TaskRecord]) -> list[Part]:
         chosen = f", the best of {count} checkpoints" if count > 1 else ""
         parts.append(
             f"{task}: {metric} {best.value:.3f} [{best.low:.3f}, {best.high:.3f}] for {best.model}"
-            f"{chosen}, {best.n:,} items{beside}."
+            f"{chosen}, {best.n:,} items, filtered: {best.filtered or UNKNOWN}{beside}."
         )
     return parts

@@ -50,6 +50,8 @@ def _lines(card: Card) -> list[tuple[str, str]]:
         told += [("gap", _gap(card)), ("paper value inside our interval", _inside(card))]
     if card.status == OTHER:
         told += [("why it does not compare", "; ".join(card.differences[:2]) or _NONE)]
+    if card.filtered:
+        told += [("test filtered out of our training data", card.filtered)]
     if card.compute:
         told += [("compute", card.compute)]
     if card.provenance:
@@ -67,8 +69,20 @@ def _table(name: str, cards: Sequence[Card]) -> Table:
     return Table(
         name=f"cards_{name}",
         caption=f"{first.title}. Published: {first.source}. Inside: whether the published value "
-        "lies in our interval. reproduction_cards.md and .json have every card in full.",
-        header=["scale", "metric", "published", "ours", "model", "status", "gap", "inside"],
+        "lies in our interval. Filtered: whether the files of the test are among those that our "
+        "training data were filtered against. reproduction_cards.md and .json have every card in "
+        "full.",
+        header=[
+            "scale",
+            "metric",
+            "published",
+            "ours",
+            "model",
+            "status",
+            "gap",
+            "inside",
+            "filtered",
+        ],
         rows=[
             [
                 card.scale,
@@ -79,6 +93,7 @@ def _table(name: str, cards: Sequence[Card]) -> Table:
                 card.status,
                 _gap(card),
                 _inside(card),
+                card.filtered or _NONE,
             ]
             for card in cards
         ],

@@ -18,8 +18,13 @@ _HEADER = (
     "p (Holm)",
     "only one right",
     "detectable",
+    "filtered",
 )
 NONE = "-"
+FILTERED_MEANS = (
+    "Filtered: whether the files of the test are among those that the training data of the model "
+    "were filtered against; of several seeds the worst."
+)
 
 
 def comparison_table(records: Sequence[ComparisonRecord]) -> str:
@@ -58,6 +63,8 @@ def comparison_explanation(records: Sequence[ComparisonRecord]) -> str:
         explanation += (
             f" Only one right: items that only the model, and only {against}, gets right."
         )
+    if any(record.filtered is not None for record in records):
+        explanation += f" {FILTERED_MEANS}"
     return explanation
 
 
@@ -77,6 +84,7 @@ def _cells(record: ComparisonRecord) -> list[str]:
         probability_cell(record.p_holm),
         NONE if record.model_only is None else f"{record.model_only:,} : {record.against_only:,}",
         _number(record.minimum_detectable_difference, style),
+        record.filtered or NONE,
     ]
 
 

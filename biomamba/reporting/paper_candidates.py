@@ -14,11 +14,16 @@ from biomamba.reporting.paper_facts import facts_of, shape_of
 from biomamba.reporting.report_inputs import Evaluation
 from biomamba.reporting.report_scores import ReportScores
 from biomamba.reporting.run_groups import RunGroup
+from biomamba.training.lineage import UNKNOWN, worst_status
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A figure of one model, or of one recipe over its seeds, and how it was made."""
+    """A figure of one model, or of one recipe over its seeds, and how it was made.
+
+    filtered: Whether the items of a task were kept out of the training data (see TaskRecord); of
+    several seeds the worst. None for documents of a source.
+    """
 
     model: str
     subject: str
@@ -28,6 +33,7 @@ class Candidate:
     facts: Mapping[str, Any]
     provenance: Mapping[str, Any]
     group: RunGroup | None
+    filtered: str | None = None
 
     @property
     def shape(self) -> tuple[int, int] | None:
@@ -125,6 +131,7 @@ def _of_tasks(
             {**facts_of(group), **told, "seeds": len(records)},
             {**first.provenance, "data_fingerprint": first.data_fingerprint},
             group,
+            worst_status(record.filtered or UNKNOWN for record in records),
         )
 
 

@@ -28,6 +28,8 @@ class Card:
             which must not be compared; `not run`: nothing.
         gap: Ours minus the published value; None unless it was run.
         is_inside: Whether the published value lies in our interval; None unless it was run.
+        filtered: Whether the items of a task were kept out of the training data of our model (see
+            TaskRecord); None for documents of a source.
         paper_low, paper_high: Of a published share of hits, from the number of items.
         differences: What of the protocol was done in another way.
     """
@@ -50,6 +52,7 @@ class Card:
     num_seeds: int | None = None
     gap: float | None = None
     is_inside: bool | None = None
+    filtered: str | None = None
     differences: Sequence[str] = ()
     compute: str | None = None
     provenance: Mapping[str, Any] | None = None
@@ -147,6 +150,7 @@ def _with_ours(card: Card, paper: Paper, ours: Candidate) -> Card:
             "num_seeds": ours.num_seeds,
             "gap": interval.value - card.paper_value if is_like else None,
             "is_inside": inside if is_like and is_known else None,
+            "filtered": ours.filtered,
             "differences": odd,
             "compute": _compute(ours),
             "provenance": _provenance(ours),

@@ -4,11 +4,13 @@ from collections.abc import Mapping, Sequence
 
 from biomamba.evaluation.task_records import CHANGE, TaskRecord
 from biomamba.metrics.seeds import over_seeds
+from biomamba.reporting.comparison_tables import FILTERED_MEANS
 from biomamba.reporting.paper_candidates import over_records
 from biomamba.reporting.report_folders import TASK_RESULTS
 from biomamba.reporting.report_inputs import Evaluation
 from biomamba.reporting.run_groups import RunGroup
 from biomamba.reporting.section import Table
+from biomamba.training.lineage import UNKNOWN, worst_status
 
 _Key = tuple[str, str, str]  # recipe, task, how it was asked
 
@@ -37,8 +39,8 @@ def task_seeds_table(
         name="task_seeds",
         caption="Recipes over their seeds: the mean of the main figure, wide enough for other "
         "items and other seeds. Recipes are tested against each other on the same items by "
-        "biomamba.compare.",
-        header=["recipe", "task", "figure", "seeds", "items", "mean", "sd"],
+        f"biomamba.compare. {FILTERED_MEANS}",
+        header=["recipe", "task", "figure", "seeds", "items", "mean", "sd", "filtered"],
         rows=rows,
         files=list(files),
     )
@@ -65,4 +67,5 @@ def _row(key: _Key, records: Sequence[TaskRecord]) -> list[str]:
         f"{first.n:,}",
         f"{interval.value:.3f} [{interval.low:.3f}, {interval.high:.3f}]",
         f"{deviation:.3f}",
+        worst_status(record.filtered or UNKNOWN for record in records) or UNKNOWN,
     ]

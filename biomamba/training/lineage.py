@@ -2,7 +2,7 @@
 
 import re
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -208,7 +208,7 @@ class Lineage:
         if not self.is_whole:
             found.append((DataFilter(self.origin, None), UNKNOWN))
             reasons.append(f"{self.origin}: {UNKNOWN}")
-        status = _worst([status for _, status in found]) or UNKNOWN
+        status = worst_status([status for _, status in found]) or UNKNOWN
         if status == UNKNOWN and len(found) > 1:
             reasons += [f"{part.data}: {FILTERED}" for part, each in found if each == FILTERED]
         return FilterStatus(status, tuple(reasons))
@@ -406,8 +406,10 @@ def _benchmarks_in(settings: Mapping[str, Any]) -> bool:
     return bool((cleaning.get("firewall") or {}).get("benchmarks"))
 
 
-def _worst(statuses: Sequence[str]) -> str | None:
-    return next((each for each in (NOT_FILTERED, UNKNOWN, FILTERED) if each in statuses), None)
+def worst_status(statuses: Iterable[str | None]) -> str | None:
+    """Return the status of several trainings together; None where none has one."""
+    found = set(statuses)
+    return next((each for each in (NOT_FILTERED, UNKNOWN, FILTERED) if each in found), None)
 
 
 def _read_run(folder: Path, settings: Mapping[str, Any]) -> TrainedRun:

@@ -236,6 +236,22 @@ def test_items_of_one_patient_are_no_independent_evidence() -> None:
     assert record.test == "swaps, exact"
 
 
+def test_a_recipe_is_filtered_if_all_of_its_seeds_are() -> None:
+    def trained(name: str, *words: str | None) -> list[Trained]:
+        scored = [make_scored(make_score(1), filtered=word) for word in words]
+        return [Trained(f"{name}{n}", {"qa": each}) for n, each in enumerate(scored)]
+
+    models = {
+        "a": trained("a", "filtered", "filtered"),
+        "b": trained("b", "unknown", "filtered"),
+        "c": trained("c", "unknown", "not filtered"),
+        "d": trained("d", None, None),
+    }
+    found = {record.model: record.filtered for record in compare(models, SETTINGS).records}
+
+    assert found == {"a": "filtered", "b": "unknown", "c": "not filtered", "d": None}
+
+
 def test_bad_power_is_refused() -> None:
     with pytest.raises(ValueError, match=r"power must be .* at least 0\.5 and below 1, found 1"):
         ComparisonSettings(power=1.0)

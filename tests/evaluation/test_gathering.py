@@ -1,5 +1,6 @@
 """Models of several evaluations under names, their seeds together."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -87,6 +88,17 @@ def test_one_checkpoint_scored_in_two_ways_is_refused(again: Scored) -> None:
     }
     with pytest.raises(DataError, match=r"qa of one checkpoint \(1\) was scored in .* in a and b"):
         gather(evaluations)
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_a_record_that_does_not_know_does_not_hide_behind_another(order: int) -> None:
+    found = [
+        [make_model("base", "1", replace(make_scored("qa"), filtered=word))]
+        for word in ("filtered", "unknown")
+    ][::order]
+    (base,) = gather({Path("a"): found[0], Path("b"): found[1]}).values()
+
+    assert base[0].scored["qa"].filtered == "unknown"
 
 
 def test_seeds_of_one_recipe_are_one_model(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from biomamba.evaluation.document_scores import (
 from biomamba.evaluation.perplexity import DocumentScores, perplexity_records
 from biomamba.evaluation.records import RecordContext, format_records
 from biomamba.evaluation.stored_run import PREDICTIONS, StoredModel, read_evaluation
-from biomamba.evaluation.task_records import TaskRecord, format_task_records
+from biomamba.evaluation.task_records import TaskRecord, format_task_records, read_task_records
 from biomamba.evaluation.task_runner import TaskEvaluation
 from biomamba.metrics.classification import label_measures
 from biomamba.metrics.grouped import interval_of
@@ -143,6 +143,18 @@ def test_answers_come_back_as_the_figures_that_they_were(tmp_path: Path) -> None
     assert scored.tokenizer is None
     assert scored.protocol["answer"]["by"] == "likelihood"
     assert "num_cut_prompts" not in scored.protocol["answer"]
+
+
+@pytest.mark.parametrize(("kept", "told"), [("not filtered", "not filtered"), (None, "unknown")])
+def test_whether_the_test_was_filtered_out_comes_back(
+    kept: str | None, told: str, tmp_path: Path
+) -> None:
+    write_answers(tmp_path)
+    path = tmp_path / "task_results.jsonl"
+    records = [replace(record, filtered=kept) for record in read_task_records(path)]
+    path.write_text(format_task_records(records))
+
+    assert read_one(tmp_path).scored["qa"].filtered == told
 
 
 @pytest.mark.parametrize("access", ["open", "restricted"])

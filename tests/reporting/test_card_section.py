@@ -32,6 +32,7 @@ RUN_CARD = card(
     num_seeds=3,
     gap=0.03,
     is_inside=True,
+    filtered="not filtered",
     differences=["seeds: paper 1, ours 3"],
     provenance={"commit": "abc"},
 )
@@ -41,7 +42,7 @@ def test_a_table_holds_every_card() -> None:
     section = card_section([card(), RUN_CARD])
     table = next(part for part in section.parts if isinstance(part, Table))
     assert [list(row) for row in table.rows] == [
-        ["130m", "accuracy", "63.00 [56.00, 69.00]", "not run", "-", NOT_RUN, "-", "-"],
+        ["130m", "accuracy", "63.00 [56.00, 69.00]", "not run", "-", NOT_RUN, "-", "-", "-"],
         [
             "370m",
             "accuracy",
@@ -51,6 +52,7 @@ def test_a_table_holds_every_card() -> None:
             RUN,
             "+3.00",
             "yes",
+            "not filtered",
         ],
     ]
     words = " ".join(part for part in section.parts if isinstance(part, str))
@@ -63,6 +65,7 @@ def test_every_card_stands_in_a_file_of_its_own() -> None:
     text = cards_markdown([card(), RUN_CARD])
     assert "## QA: 370m, accuracy" in text
     assert "- gap: +3.00" in text
+    assert text.count("- test filtered out of our training data: not filtered") == 1
     assert "- paper value inside our interval: yes" in text
     assert "  - seeds: paper 1, ours 3" in text
     assert "- to run it: `train 130m` && `evaluate 130m`" in text

@@ -53,6 +53,17 @@ def cells(table: str) -> list[list[str]]:
     return [[cell.strip() for cell in line] for line in (lines[0], *lines[2:])]
 
 
+def test_each_model_says_whether_the_test_was_filtered_out() -> None:
+    base = make_record(filtered="unknown")
+    adapted = make_compared(filtered="not filtered")
+    report = comparison_report(Comparison([base, adapted]))
+    header, *lines = cells(comparison_table([base, adapted]))
+
+    assert [line[header.index("filtered")] for line in lines] == ["unknown", "not filtered"]
+    assert "Filtered: whether the files of the test are among those" in report
+    assert "iltered" not in comparison_report(Comparison([make_record(), make_compared()]))
+
+
 def test_every_model_has_a_line_with_what_it_differs_by() -> None:
     header, base, adapted = cells(comparison_table([make_record(), make_compared()]))
     assert dict(zip(header, adapted, strict=True)) == {

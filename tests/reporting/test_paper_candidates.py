@@ -33,7 +33,7 @@ def test_documents_of_a_model_and_its_run(
     assert (adapted.shape, adapted.facts["tokens"], adapted.num_seeds) == ((2, 16), 2_000.0, 1)
     assert adapted.facts["test_set"] == "test split of web, 6 documents"
     assert adapted.provenance["config_sha256"] == "c" * 64
-    assert (base.shape, base.group) == (None, None)
+    assert (base.shape, base.group, base.filtered) == (None, None, None)
     assert found([folder], "pubmed", "perplexity") == []
 
 
@@ -43,3 +43,4 @@ def test_answers_of_a_task(write_tasks: Callable[[Path], Path], tmp_path: Path) 
     assert only.facts["num_items"] == 40
     assert only.facts["test_set"] == "quiz-2way, test split"
     assert only.facts["answers"] == "likelihood"
+    assert only.filtered == "unknown"

@@ -73,7 +73,7 @@ def test_a_small_model_is_never_compared(cards: Callable[..., list[Card]]) -> No
     assert "why it does not compare: model: paper 24 layers of 768, ours 2 layers of 16" in text
     assert "to run it: `train 370m`" in text
     table = next(p for p in card_section(found).parts if isinstance(p, Table))
-    assert [row[4:] for row in table.rows] == [["ours, 2 layers of 16", OTHER, "-", "-"]] * 2
+    assert [row[4:] for row in table.rows] == [["ours, 2 layers of 16", OTHER, "-", "-", "-"]] * 2
 
 
 def test_without_a_figure_it_says_what_would_run_it() -> None:

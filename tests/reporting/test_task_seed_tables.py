@@ -34,8 +34,35 @@ def test_seeds_are_one_line_whatever_their_order(
     (row,) = table.rows
     # Mean 0.65 and deviation 0.05: t(0.975, 2) 0.05 / sqrt(3) = 0.1242; the items alone are 0.125
     # wide on each side; both together sqrt(0.1242 ** 2 + 0.125 ** 2) = 0.176.
-    assert row == ["tuned", "quiz", "accuracy", "3", "40", "0.650 [0.474, 0.826]", "0.050"]
+    assert row == [
+        "tuned",
+        "quiz",
+        "accuracy",
+        "3",
+        "40",
+        "0.650 [0.474, 0.826]",
+        "0.050",
+        "unknown",
+    ]
     assert table in tasks_section(evaluations, trained).parts
+
+
+def test_a_recipe_is_filtered_if_all_of_its_seeds_are(
+    write_tasks: Callable[[Path], Path], tmp_path: Path
+) -> None:
+    evaluations = _evaluations(write_tasks, tmp_path, {"a": 0.6, "b": 0.65})
+    for words, told in (
+        (["filtered", "filtered"], "filtered"),
+        (["filtered", None], "unknown"),
+        (["unknown", "not filtered"], "not filtered"),
+    ):
+        marked = [
+            replace(each, tasks=[replace(record, filtered=word) for record in each.tasks])
+            for each, word in zip(evaluations, words, strict=True)
+        ]
+        table = task_seeds_table(marked, dict.fromkeys("ab", RunGroup("tuned", ())))
+        assert table is not None
+        assert [row[list(table.header).index("filtered")] for row in table.rows] == [told]
 
 
 def test_one_seed_is_no_line(write_tasks: Callable[[Path], Path], tmp_path: Path) -> None:
