@@ -42,6 +42,7 @@ from biomamba.diagnosis.software import (
 from biomamba.diagnosis.storage import check_run_folder
 from biomamba.diagnosis.stores import check_stores
 from biomamba.runtime.atomic import write_json
+from biomamba.runtime.input_files import check_replaceable
 from biomamba.runtime.provenance import machine, package_versions
 from biomamba.training.launch import check_precision, product_dtype_of
 
@@ -51,6 +52,8 @@ _STYLES = {State.OK: "green", State.WARNING: "yellow", State.PROBLEM: "bold red"
 
 def main(cfg: DictConfig) -> int | None:
     """Run all checks, print the findings and write them."""
+    if cfg.output is not None:
+        check_replaceable(Path(cfg.output), ("findings", "worst"), "an earlier report of doctor")
     precision = cfg.precision or usual_precision()
     check_precision(precision)
     findings = run_checks(checks_of(precision, Path(cfg.paths.run_dir), Path(cfg.paths.data_dir)))

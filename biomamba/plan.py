@@ -49,6 +49,7 @@ from biomamba.runtime.input_files import (
     WHOLE,
     Each,
     Shape,
+    check_replaceable,
     check_shape,
     check_yaml,
 )
@@ -61,6 +62,7 @@ from biomamba.training.module import LanguageModelingModule
 from biomamba.training.objective import Objective
 
 DOES_NOT_FIT_CODE = 3
+_PLAN_KEYS = ("hardware", "memory_per_rank", "provenance")  # of the file that is written
 # Keys of the plan itself, which the line to submit leaves out.
 _OWN_KEYS = ("hardware", "probe", "probing", "allowance", "output", "run", "hydra", "run_id")
 
@@ -92,6 +94,8 @@ _SHAPE: dict[str, Shape] = {
 def main(cfg: DictConfig) -> int | None:
     """Plan a run, print the plan and write it."""
     quiet_lightning()
+    if cfg.output is not None:
+        check_replaceable(Path(cfg.output), _PLAN_KEYS, "an earlier plan")
     settings = cfg if cfg.run is None else settings_of_run(Path(cfg.run), is_probed=cfg.probe)
     hardware: Hardware = build(cfg.hardware).resolved()
     run = run_settings(settings, hardware)

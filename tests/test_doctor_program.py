@@ -76,6 +76,18 @@ def test_a_precision_that_does_not_train_is_refused(examine: Callable[..., Any])
         examine("precision=16-true")
 
 
+def test_only_an_earlier_report_is_replaced(
+    examine: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(doctor, "checks_of", lambda *_: [("a", lambda: [ok("a", "well")])])
+    assert examine() == examine()
+
+    (tmp_path / "doctor.json").write_text('{"findings": []}')
+    monkeypatch.setattr(doctor, "checks_of", pytest.fail)
+    with pytest.raises(ConfigError, match=r"doctor\.json, which is not an earlier report"):
+        examine()
+
+
 def test_what_fails_inside_a_check_is_no_traceback(
     examine: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

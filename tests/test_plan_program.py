@@ -145,6 +145,28 @@ def test_a_folder_that_is_no_run_is_named(
         plan(f"run={tmp_path}")
 
 
+@pytest.mark.parametrize("content", ["notes", "[]", "null", "{}", '{"hardware": {}}', None])
+def test_a_file_that_is_no_plan_is_not_replaced(
+    content: str | None, compose: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("biomamba.plan.make_plan", pytest.fail)  # found before the work
+    output = tmp_path / "notes.json"
+    if content is None:
+        output.mkdir()
+    else:
+        output.write_text(content)
+    with pytest.raises(ConfigError, match=r"notes\.json, which is not an earlier plan"):
+        main(compose("plan", f"output={output}", *TINY))
+    assert content is None or output.read_text() == content
+
+
+def test_an_earlier_plan_is_replaced(plan: Callable[..., Any]) -> None:
+    first = plan(*TINY, "max_tokens=8192")[1]
+    second = plan(*TINY, "max_tokens=16384")[1]
+
+    assert (first["tokens"], second["tokens"]) == (8192, 16384)
+
+
 def test_the_line_to_submit_leaves_out_what_only_the_plan_takes() -> None:
     given = ["+experiment=x", "hardware=cpu", "hardware.num_nodes=2", "probe=true", "seed=3"]
 

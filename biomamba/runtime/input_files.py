@@ -9,14 +9,14 @@ import json
 import math
 import os
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from biomamba.runtime.errors import BioMambaError, DataError
+from biomamba.runtime.errors import BioMambaError, ConfigError, DataError
 
 MIB = 1 << 20
 # Larger than any file that this project or a hub writes: the record of a run has 100 KiB, a
@@ -116,6 +116,29 @@ def read_json(
         BioMambaError: Of class `error`, naming the file and what was found.
     """
     return parse_json(read_text(path, max_bytes, error), str(path), shape, error=error)
+
+
+def check_replaceable(path: Path, keys: Collection[str], what: str) -> None:
+    """Refuse to write over a file that is not an earlier one of the same kind.
+
+    Args:
+        path: The file that will be written.
+        keys: Keys that a JSON file of this kind has.
+        what: Its kind, for the message.
+
+    Raises:
+        ConfigError: Something else is there.
+    """
+    try:
+        content = read_json(path, OBJECT) or {}  # null
+    except FileNotFoundError:
+        return
+    except DataError:
+        content = {}
+    if not set(keys) <= content.keys():
+        raise ConfigError(
+            f"output is {path}, which is not {what} and is never replaced; name another file"
+        )
 
 
 def loads(text: str | bytes) -> Any:
