@@ -16,6 +16,7 @@ if __name__ == "__main__":
     signals.start_program()
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,11 +30,12 @@ from biomamba.config.run_settings import (
     settings_path,
     stored_config,
 )
+from biomamba.config.wording import check_all
 from biomamba.evaluation.comparison import ComparisonSettings, Models, compare
 from biomamba.evaluation.comparison_records import comparison_csv, format_comparison
 from biomamba.evaluation.document_changes import document_changes
 from biomamba.evaluation.gathering import gather, gather_named
-from biomamba.evaluation.stored_run import StoredModel, read_evaluation
+from biomamba.evaluation.stored_run import check_evaluation, read_evaluation
 from biomamba.reporting.comparison_plots import changes_plot, intervals_plot
 from biomamba.reporting.comparison_tables import comparison_report
 from biomamba.runtime.atomic import make_private, write_bytes, write_text
@@ -73,12 +75,18 @@ def models_of(runs: Any) -> Models:
     """Return the models of the evaluations that `runs` names.
 
     Raises:
-        ConfigError: It is neither a list of folders nor names with such lists.
-        DataError: A folder is not that of an evaluation.
+        ConfigError: It is neither a list of folders nor names with such lists, or several of them
+            are not those of evaluations.
+        DataError: One folder is not that of an evaluation.
     """
     named = runs if isinstance(runs, dict) else {"": runs}
+    check_all("runs", [partial(_folders, name, found) for name, found in named.items()])
     folders = {name: _folders(name, found) for name, found in named.items()}
-    evaluations = {folder: _read(folder) for found in folders.values() for folder in found}
+    every = list(dict.fromkeys(folder for found in folders.values() for folder in found))
+    check_all("runs", [partial(check_evaluation, folder) for folder in every])
+    tasks: dict[Path, Mapping[str, Task]] = {}
+    check_all("runs", [partial(_find_tasks, folder, tasks) for folder in every])
+    evaluations = {folder: read_evaluation(folder, tasks[folder]) for folder in every}
     return gather_named(folders, evaluations) if isinstance(runs, dict) else gather(evaluations)
 
 
@@ -92,8 +100,8 @@ def _folders(name: str, found: Any) -> list[Path]:
     return [Path(folder) for folder in found]
 
 
-def _read(folder: Path) -> list[StoredModel]:
-    return read_evaluation(folder, tasks_of(folder))
+def _find_tasks(folder: Path, tasks: dict[Path, Mapping[str, Task]]) -> None:
+    tasks[folder] = tasks_of(folder)
 
 
 def tasks_of(folder: Path) -> Mapping[str, Task]:

@@ -13,6 +13,8 @@ from biomamba.runtime import signals
 if __name__ == "__main__":
     signals.start_program()
 
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,29 +22,28 @@ from omegaconf import DictConfig, OmegaConf
 
 from biomamba.config.cli import run_cli
 from biomamba.config.run_settings import plain_parts
+from biomamba.config.wording import check_all
 from biomamba.data.tokenizer import Tokenizer
-from biomamba.reporting.card_results import read_results
+from biomamba.reporting.card_results import check_results, read_results
 from biomamba.reporting.model_card import README, CardFacts, CardTerms, model_card
 from biomamba.runtime.errors import ConfigError, DataError
 from biomamba.runtime.provenance import provenance
 from biomamba.training.export_folder import ExportFormat, check_output, export
-from biomamba.training.export_source import ExportSource, find_source
+from biomamba.training.export_source import (
+    ExportSource,
+    check_checkpoint,
+    checked_choice,
+    find_source,
+)
 from biomamba.training.lineage import Lineage, find_lineage, keep_private
 
 
 def main(cfg: DictConfig) -> None:
     """Find the weights and the tokenizer, write them, and tell what was written."""
-    form = ExportFormat(
-        name=cfg.format,
-        dtype=cfg.dtype,
-        container=cfg.container,
-        max_shard_bytes=cfg.max_shard_bytes,
-    )
-    output = Path(cfg.output).absolute()
-    check_output(output, overwrite=cfg.overwrite)
-    source = find_source(cfg.checkpoint, cfg.weights)
-    tokenizer = find_tokenizer(cfg.tokenizer_file, source)
     config: Any = OmegaConf.to_container(cfg, resolve=True)
+    output = Path(cfg.output).absolute()
+    check_all("the configuration", checks_of(config, output))
+    form = format_of(config)
     lineage = find_lineage(cfg.checkpoint)
     keep_private(plain_parts(cfg))
     held_back = reasons_to_hold_back(lineage)
@@ -51,6 +52,8 @@ def main(cfg: DictConfig) -> None:
             f"{cfg.checkpoint} is not written: {'; '.join(held_back)}. If you may hold these "
             "weights where output lies, add card.allow_restricted=true"
         )
+    source = find_source(cfg.checkpoint, cfg.weights)
+    tokenizer = find_tokenizer(cfg.tokenizer_file, source)
     origin = provenance(config) | {"restricted": held_back} | lineage.filter_record()
     texts = write_card(config["card"], source, form, lineage, output, tokenizer)
     record = export(source, form, output, tokenizer, origin, texts)
@@ -62,6 +65,47 @@ def main(cfg: DictConfig) -> None:
         print(f"rounded: {len(record['rounded'])} tensors, by up to {largest:.1e} of a number")
     if not (output / "tokenizer.json").is_file():
         print("no tokenizer lies beside the weights: add tokenizer_file=<tokenizer.json or hub id>")
+
+
+def checks_of(config: dict[str, Any], output: Path) -> Iterator[Callable[[], object]]:
+    """Yield what finds a wrong value, folder or file before any weights are read."""
+    yield partial(format_of, config)
+    yield partial(check_output, output, overwrite=config["overwrite"])
+    yield partial(checked_choice, config["weights"])
+    yield partial(check_checkpoint, config["checkpoint"])
+    if config["tokenizer_file"] is not None:
+        yield partial(Tokenizer.load, config["tokenizer_file"])
+    yield partial(terms_of, config["card"], config["format"])
+    for folder in config["card"]["results"]:
+        yield partial(check_results, Path(folder))
+
+
+def format_of(config: dict[str, Any]) -> ExportFormat:
+    """Return how the folder is written.
+
+    Raises:
+        ConfigError: A value is not allowed.
+    """
+    return ExportFormat(
+        name=config["format"],
+        dtype=config["dtype"],
+        container=config["container"],
+        max_shard_bytes=config["max_shard_bytes"],
+    )
+
+
+def terms_of(keys: dict[str, Any], format_name: str) -> CardTerms:
+    """Return what the card states.
+
+    Raises:
+        ConfigError: A key has no meaning for the format, or a value is not of its form.
+    """
+    if format_name != "transformers" and (keys["results"] or keys["license"] or keys["language"]):
+        raise ConfigError(
+            f"card: format={format_name} has no model card; leave card.license, card.language "
+            "and card.results out, or write format=transformers"
+        )
+    return CardTerms(license=keys["license"], language=keys["language"])
 
 
 def reasons_to_hold_back(lineage: Lineage) -> list[str]:
@@ -84,13 +128,8 @@ def write_card(
         ConfigError: A key has no meaning for the format, or a value is not of its form.
         DataError: An evaluation is missing, or of other weights.
     """
-    terms = CardTerms(license=keys["license"], language=keys["language"])
+    terms = terms_of(keys, form.name)
     if form.name != "transformers":
-        if keys["results"] or keys["license"] or keys["language"]:
-            raise ConfigError(
-                f"card: format={form.name} has no model card; leave card.license, card.language "
-                "and card.results out, or write format=transformers"
-            )
         return {}
     results = [read_results(Path(folder), source.origin["sha256"]) for folder in keys["results"]]
     for found in results:

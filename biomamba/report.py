@@ -16,6 +16,8 @@ if __name__ == "__main__":
     signals.start_program()
 
 import sys
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from biomamba.config.build import build
 from biomamba.config.cli import run_cli
+from biomamba.config.wording import check_all
+from biomamba.reporting.metadata_groups import MeshTree
 from biomamba.reporting.report import ReportSettings, report_of, write_report
 from biomamba.reporting.report_folders import find_folders
 from biomamba.reporting.report_inputs import read_inputs
@@ -36,6 +40,7 @@ def main(cfg: DictConfig) -> None:
     """Read the folders and write the report."""
     settings: ReportSettings = build(cfg.report)
     config: Any = OmegaConf.to_container(cfg, resolve=True)
+    check_all("the configuration", checks_of(config["runs"], settings))
     folders = [str(folder) for folder in find_folders(folders_of(config["runs"])).found]
     # Not with all that is in it: the folder may hold other results.
     if keep_private(config | {"runs": folders}, Path(cfg.output) / ".hydra"):
@@ -48,6 +53,14 @@ def main(cfg: DictConfig) -> None:
         print(f"without a record yet, and left out: {left_out}")
     write_report(Path(cfg.output), cfg.title, count, report)
     print(f"{count}\nreport: {Path(cfg.output) / 'report.html'}")
+
+
+def checks_of(runs: Any, settings: ReportSettings) -> Iterator[Callable[[], object]]:
+    """Yield what finds a wrong folder or file before the figures are computed."""
+    yield lambda: find_folders(folders_of(runs))
+    mesh_tree = settings.metadata.mesh_tree
+    if mesh_tree is not None:
+        yield partial(MeshTree.read, Path(mesh_tree))
 
 
 def folders_of(runs: Any) -> list[Path]:

@@ -197,6 +197,28 @@ def test_runs_that_cannot_be_compared_are_refused(
         compare(names)
 
 
+def test_all_wrong_folders_are_told_at_once_before_anything_is_read(
+    compare: Compare, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("biomamba.compare.read_evaluation", pytest.fail)
+    with pytest.raises(ConfigError) as caught:
+        compare(f"{{x:[@a,{tmp_path}/no],y:[@b,{tmp_path}/none]}}")
+    first, *lines = str(caught.value).splitlines()
+
+    assert first == "2 problems in runs:"
+    assert [line.split(":")[0].strip() for line in lines] == [f"{tmp_path}/no", f"{tmp_path}/none"]
+    with pytest.raises(ConfigError, match="2 problems in runs:"):
+        compare("{x:@a,y:[]}")
+
+
+def test_an_unknown_figure_is_found_before_any_is_computed(
+    compare: Compare, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("biomamba.evaluation.comparison._Panel", pytest.fail)
+    with pytest.raises(ConfigError, match="metrics names acuracy; measured were perplexity"):
+        compare("[@a,@b]", "comparison.metrics=[acuracy]")
+
+
 def test_tasks_are_built_as_the_evaluation_was_told(tmp_path: Path) -> None:
     overrides = ["checkpoint=x", "task=[pubmedqa]"]
     config = compose_config("evaluate", overrides)

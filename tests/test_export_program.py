@@ -103,6 +103,8 @@ def test_the_tokenizer_beside_the_weights_is_taken(
         (["weights=ema"], ConfigError, "weights is ema, but"),
         (["output=${checkpoint}"], ConfigError, "never replaced"),
         (["checkpoint=./none"], CheckpointError, "no such folder"),
+        (["checkpoint=runs/cpt/none"], CheckpointError, "checkpoint is runs/cpt/none: no such"),
+        (["checkpoint=step_5.ckpt"], CheckpointError, r"checkpoint is step_5\.ckpt: no such"),
     ],
 )
 def test_a_mistake_is_named_before_anything_is_written(
@@ -118,6 +120,48 @@ def test_a_mistake_is_named_before_anything_is_written(
         run_export(*given, *overrides)
 
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+def test_all_mistakes_are_told_at_once_before_weights_are_read(
+    run_export: Export, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("biomamba.export.find_source", pytest.fail)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "notes.txt").touch()
+    wrong = {
+        "dtype": "dtype is 'int3'",
+        "output": "which holds other things than an export",
+        "weights": "weights is 'best'",
+        "checkpoint": f"checkpoint is {tmp_path}/none: no such folder",
+        "tokenizer_file": f"{tmp_path}/none.json",
+        "card.license": "card.license is 'my own'",
+        "card.results": f"card.results: {tmp_path}/none holds neither",
+    }
+    with pytest.raises(ConfigError) as caught:
+        run_export(
+            f"checkpoint={tmp_path}/none",
+            "format=transformers",
+            "dtype=int3",
+            "weights=best",
+            f"output={tmp_path}/out",
+            f"tokenizer_file={tmp_path}/none.json",
+            "card.license=my own",
+            f"card.results=[{tmp_path}/none]",
+        )
+    first, *lines = str(caught.value).splitlines()
+
+    assert first == "7 problems in the configuration:"
+    for line, (key, words) in zip(lines, wrong.items(), strict=True):
+        assert words in line, key
+
+
+def test_weights_that_may_not_be_shared_are_refused_before_they_are_read(
+    run_export: Export, model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("biomamba.export.find_source", pytest.fail)
+    monkeypatch.setattr("biomamba.export.reasons_to_hold_back", lambda _: ["secret notes"])
+    with pytest.raises(ConfigError, match="is not written: secret notes"):
+        run_export(f"checkpoint={model_folder}", "format=transformers", f"output={tmp_path}/out")
 
 
 def write_run(model: Path, data: dict[str, Any]) -> Path:

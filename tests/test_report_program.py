@@ -39,6 +39,25 @@ def test_a_folder_that_is_no_run_is_refused_before_anything_is_written(tmp_path:
     assert not output.exists()
 
 
+def test_all_wrong_folders_and_files_are_told_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("biomamba.report.read_inputs", pytest.fail)
+    output, tree = tmp_path / "report", tmp_path / "mtrees.bin"
+    runs = f"runs=[{tmp_path}/a,{tmp_path}/b]"
+    with pytest.raises(ConfigError) as caught:
+        main(
+            compose_config(
+                "report", [runs, f"output={output}", f"report.metadata.mesh_tree={tree}"]
+            )
+        )
+    lines = str(caught.value).splitlines()
+
+    for words in (f"{tmp_path}/a: no such folder", f"{tmp_path}/b: no such folder", f"{tree}"):
+        assert sum(words in line for line in lines) == 1
+    assert not output.exists()
+
+
 @pytest.mark.parametrize("runs", ["a", [1], {"a": ["b"]}, None])
 def test_runs_must_be_a_list_of_folders(runs: object) -> None:
     with pytest.raises(ConfigError, match="runs must list folders of training runs"):

@@ -1,7 +1,9 @@
 """How a configuration problem is worded, so that every part of the check speaks alike."""
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+
+from biomamba.runtime.errors import BioMambaError, ConfigError
 
 
 def unknown_name(kind: str, name: str, accepted: Iterable[str]) -> str:
@@ -17,6 +19,24 @@ def report(title: str, problems: Iterable[str]) -> str:
     lines = list(problems)
     noun = "problem" if len(lines) == 1 else "problems"
     return "\n  ".join([f"{len(lines)} {noun} in {title}:", *lines])
+
+
+def check_all(title: str, checks: Iterable[Callable[[], object]]) -> None:
+    """Run every check, and raise what they found together.
+
+    Raises:
+        BioMambaError: What one check raised; a ConfigError with a line for each where several did.
+    """
+    found: list[BioMambaError] = []
+    for check in checks:
+        try:
+            check()
+        except BioMambaError as error:
+            found.append(error)
+    if len(found) == 1:
+        raise found[0]
+    if found:
+        raise ConfigError(report(title, map(str, found)))
 
 
 def first_line(error: BaseException) -> str:

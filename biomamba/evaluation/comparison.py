@@ -66,14 +66,14 @@ def compare(models: Models, settings: ComparisonSettings) -> Comparison:
     reference = settings.reference or next(iter(models))
     if reference not in models:
         raise ConfigError(f"reference is {reference!r}; the models are {', '.join(models)}")
+    if settings.metrics not in (None, [ALL]):
+        _check_found(settings.metrics or [], models)
     notes: list[str] = []
     records: list[ComparisonRecord] = []
     for subject in _shared_subjects(models, notes):
         panel = _Panel(subject, models, reference, settings)
         for metric in panel.metrics(notes):
             records += panel.records(metric)
-    if settings.metrics not in (None, [ALL]):
-        _check_found(settings.metrics or [], models)
     notes += _seed_notes(models)
     return Comparison(_with_holm(records), notes)
 

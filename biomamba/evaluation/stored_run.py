@@ -44,13 +44,9 @@ def read_evaluation(folder: Path, tasks: Mapping[str, Task]) -> list[StoredModel
     Raises:
         DataError: Files are missing, damaged, or of different starts of the evaluation.
     """
+    check_evaluation(folder)
     models: dict[str, StoredModel] = {}
     results, task_results = folder / "results.jsonl", folder / "task_results.jsonl"
-    if not results.is_file() and not task_results.is_file():
-        raise DataError(
-            f"{folder}: neither {results.name} nor {task_results.name} is there; name folders that "
-            f"biomamba.evaluate wrote"
-        )
     if results.is_file():
         models = {model.label: model for model in read_sources(folder)}
     if task_results.is_file():
@@ -62,6 +58,16 @@ def read_evaluation(folder: Path, tasks: Mapping[str, Task]) -> list[StoredModel
             scored = _answers(folder, records, tasks)
             model.scored[name] = replace(scored, subject=name)
     return list(models.values())
+
+
+def check_evaluation(folder: Path) -> None:
+    """Raise DataError unless a folder holds the records of an evaluation."""
+    names = ("results.jsonl", "task_results.jsonl")
+    if not any((folder / name).is_file() for name in names):
+        raise DataError(
+            f"{folder}: neither {' nor '.join(names)} is there; name folders that "
+            f"biomamba.evaluate wrote"
+        )
 
 
 def read_sources(folder: Path) -> list[StoredModel]:

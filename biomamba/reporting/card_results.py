@@ -36,18 +36,24 @@ class CardResults:
         return list(dict.fromkeys([*texts, *tasks]))
 
 
+def check_results(folder: Path) -> None:
+    """Raise DataError unless a folder of card.results holds the records of an evaluation."""
+    names = ("results.jsonl", "task_results.jsonl")
+    if not any((folder / name).is_file() for name in names):
+        raise DataError(
+            f"card.results: {folder} holds neither {' nor '.join(names)}; name folders that "
+            "biomamba.evaluate has finished"
+        )
+
+
 def read_results(folder: Path, sha256: str) -> CardResults:
     """Read an evaluation, and keep what was measured on the weights with this sha256.
 
     Raises:
         DataError: There is no evaluation, or none of these weights: its models are named.
     """
+    check_results(folder)
     texts_path, tasks_path = folder / "results.jsonl", folder / "task_results.jsonl"
-    if not texts_path.is_file() and not tasks_path.is_file():
-        raise DataError(
-            f"card.results: {folder} holds neither {texts_path.name} nor {tasks_path.name}; name "
-            "folders that biomamba.evaluate has finished"
-        )
     texts = read_records(texts_path) if texts_path.is_file() else []
     tasks = read_task_records(tasks_path) if tasks_path.is_file() else []
     found = CardResults(

@@ -4,8 +4,10 @@ import glob
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
+from biomamba.config.wording import check_all
 from biomamba.runtime.errors import ConfigError, DataError
 from biomamba.timing.records import EFFICIENCY_FILE
 
@@ -34,7 +36,8 @@ def find_folders(named: Sequence[Path]) -> Folders:
 
     Raises:
         ConfigError: Nothing is named, or something is named twice.
-        DataError: Something that is named holds no run and no evaluation.
+        DataError: Something that is named holds no run and no evaluation; a ConfigError tells of
+            several.
     """
     if not named:
         raise ConfigError("runs is empty; name folders as in runs=[runs/a,runs/b]")
@@ -42,8 +45,7 @@ def find_folders(named: Sequence[Path]) -> Folders:
         raise ConfigError(f"runs names a folder twice: {', '.join(map(str, named))}")
     folders = Folders()
     seen: set[Path] = set()
-    for path in named:
-        _find(path, folders, seen)
+    check_all("runs", [partial(_find, path, folders, seen) for path in named])
     return folders
 
 

@@ -63,7 +63,7 @@ def find_source(checkpoint: str, weights: str) -> ExportSource:
         ConfigError: There is no such choice, or a model folder has no average.
         CheckpointError: It is missing, damaged, or something else.
     """
-    choice = _checked(weights)
+    choice = checked_choice(weights)
     path = Path(checkpoint).expanduser()
     if path.suffix == ".ckpt":
         return _of_training(path, choice)
@@ -81,7 +81,25 @@ def find_source(checkpoint: str, weights: str) -> ExportSource:
     return _of_folder(checkpoint, choice)
 
 
-def _checked(choice: str) -> Choice:
+def check_checkpoint(checkpoint: str) -> None:
+    """Refuse a path where nothing is; a name with at most one `/` may be a hub id.
+
+    Raises:
+        CheckpointError: There is nothing.
+    """
+    path = Path(checkpoint).expanduser()
+    is_path = path.suffix == ".ckpt" or checkpoint.count("/") > 1 or checkpoint[:1] in "./~"
+    # last.ckpt stands for the newest one, whether or not there is a file of this name.
+    if is_path and not path.exists() and path.name != "last.ckpt":
+        raise CheckpointError(f"checkpoint is {checkpoint}: no such folder or file")
+
+
+def checked_choice(choice: str) -> Choice:
+    """Return the choice of `weights`.
+
+    Raises:
+        ConfigError: There is no such one.
+    """
     if choice not in get_args(Choice):
         raise ConfigError(f"weights is {choice!r}, must be one of {', '.join(get_args(Choice))}")
     return "ema" if choice == "ema" else "model"

@@ -1,6 +1,11 @@
 """How problems are worded."""
 
-from biomamba.config.wording import first_line, report, unknown_name
+from functools import partial
+
+import pytest
+
+from biomamba.config.wording import check_all, first_line, report, unknown_name
+from biomamba.runtime.errors import BioMambaError, ConfigError, DataError
 
 
 def test_unknown_name_gives_the_closest_and_all() -> None:
@@ -25,3 +30,22 @@ def test_report_counts_its_lines() -> None:
 def test_first_line_of_an_empty_error_is_its_type() -> None:
     assert first_line(KeyError()) == "KeyError"
     assert first_line(ValueError("one\ntwo")) == "one"
+
+
+def failing(error: Exception) -> None:
+    raise error
+
+
+def test_all_checks_are_made_and_told_together() -> None:
+    done: list[int] = []
+    one, two = DataError("a: wrong"), ConfigError("b: wrong")
+    check_all("x", [partial(done.append, 1)])
+    with pytest.raises(DataError, match="^a: wrong$"):
+        check_all("x", [partial(failing, one), partial(done.append, 2)])
+    with pytest.raises(ConfigError) as caught:
+        check_all("x", [partial(failing, one), partial(done.append, 3), partial(failing, two)])
+
+    assert str(caught.value) == "2 problems in x:\n  a: wrong\n  b: wrong"
+    assert done == [1, 2, 3]
+    with pytest.raises(KeyError):  # a defect is none of the user's problems
+        check_all("x", [partial(failing, KeyError()), partial(failing, BioMambaError())])
