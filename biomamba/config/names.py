@@ -34,7 +34,9 @@ def name_problems(tree: Mapping[str, Any]) -> Iterator[str]:
         for name in names if isinstance(names, dict) else ():
             if not str(name).startswith("_"):
                 yield from _problem(name, f"{key}: a name in it")
-    for key in _PATHS:
+    callbacks = tree.get("callbacks")
+    names = callbacks if isinstance(callbacks, dict) else ()
+    for key in (*_PATHS, *(f"callbacks.{name}.folder" for name in names)):
         yield from _path_problem(select(tree, key), key)
 
 

@@ -57,5 +57,14 @@ def test_any_other_run_folder_may_be_chosen(value: str) -> None:
     assert list(name_problems({"paths": {"run_dir": value}, "output": value})) == []
 
 
+@pytest.mark.parametrize("value", ["", " ", "a\nb", "-x", "${x}", "x" * 256])
+def test_the_folder_of_a_callback_follows_the_rule_of_paths(value: str) -> None:
+    callbacks = {"ema": {"folder": value}, "ledger": {"folder": "elsewhere/a"}, "progress": None}
+    (problem,) = name_problems({"callbacks": callbacks})
+
+    assert problem.startswith("callbacks.ema.folder: ")
+
+
 def test_what_is_no_name_is_left_to_the_other_checks() -> None:
     assert list(name_problems({"name": None, "run_id": object(), "tasks": None, "paths": 3})) == []
+    assert list(name_problems({"callbacks": 3})) == list(name_problems({"callbacks": None})) == []

@@ -40,7 +40,7 @@ def test_all_checks_are_made_and_told_together() -> None:
     done: list[int] = []
     one, two = DataError("a: wrong"), ConfigError("b: wrong")
     check_all("x", [partial(done.append, 1)])
-    with pytest.raises(DataError, match="^a: wrong$"):
+    with pytest.raises(DataError, match="a: wrong"):
         check_all("x", [partial(failing, one), partial(done.append, 2)])
     with pytest.raises(ConfigError) as caught:
         check_all("x", [partial(failing, one), partial(done.append, 3), partial(failing, two)])
