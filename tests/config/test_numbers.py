@@ -143,3 +143,12 @@ def test_a_number_out_of_range_is_reported_by_key(program: str, override: str, k
         preflight(program, [override])
     keys = [line.split(":")[0].split("=")[0].strip() for line in str(caught.value).splitlines()]
     assert key in keys
+
+
+def test_a_number_of_more_than_64_bits_is_reported_once_with_what_was_found() -> None:
+    cfg = OmegaConf.create({"a": 2**63, "b": {"c": [-(2**63)]}, "d": 2**63 - 1})
+
+    assert config_problems(cfg) == [
+        f"a: must fit into 64 bits, found {2**63}",
+        f"b.c.0: must fit into 64 bits, found {-(2**63)}",
+    ]
