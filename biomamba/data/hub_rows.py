@@ -138,6 +138,8 @@ class HubRows:
                 f"{self._identity()} holds no rows; check the files and the split"
             ) from error
         except TypeError as error:
+            if "cast" not in str(error):  # Arrow: Couldn't cast array of type string to null
+                raise
             raise DataError(
                 f"{self._identity()}: a column has other types in other files, or only nulls in "
                 f"the first one ({error}); write the files with one schema, or leave out the "

@@ -18,9 +18,9 @@ from torch._C import _remove_worker_pids
 from torch.utils.data import DataLoader, Dataset, Sampler
 from torch.utils.data.dataloader import _BaseDataLoaderIter, _MultiProcessingDataLoaderIter
 
-from biomamba.data.worker_pool import check_timeout
 from biomamba.runtime import signals
 from biomamba.runtime.errors import DataError
+from biomamba.runtime.numbers import check_number
 
 T_co = TypeVar("T_co", covariant=True)
 
@@ -54,7 +54,7 @@ class WorkerLoader(DataLoader[T_co]):
         timeout_seconds: float | None = WORKER_TIMEOUT_SECONDS,
         pin_memory: bool | None = None,
     ) -> None:
-        check_timeout(timeout_seconds)
+        check_number("data.worker_timeout_seconds", timeout_seconds, above=0, optional=True)
         super().__init__(
             dataset,
             batch_size=None,

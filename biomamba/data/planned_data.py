@@ -18,7 +18,6 @@ from biomamba.data.packing import PackedRows, Packing
 from biomamba.data.token_split import TokenSplit
 from biomamba.data.training_data import TrainingData
 from biomamba.data.training_rows import TrainingSteps, training_loader
-from biomamba.data.worker_pool import check_timeout
 from biomamba.runtime.numbers import check_number, check_seed, check_whole
 
 
@@ -60,7 +59,7 @@ class PlannedData(TrainingData):
         num_workers: int,
         worker_timeout_seconds: float | None = WORKER_TIMEOUT_SECONDS,
     ) -> None:
-        check_timeout(worker_timeout_seconds)
+        check_number("data.worker_timeout_seconds", worker_timeout_seconds, above=0, optional=True)
         super().__init__(budget, sources, mixture)
         check_seed("seed", seed)
         check_number("max_repetition", max_repetition, above=0, optional=True)

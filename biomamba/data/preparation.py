@@ -32,9 +32,9 @@ from biomamba.data.store_facts import CONTAMINATION_NAME
 from biomamba.data.tokenizer import Tokenizer
 from biomamba.data.tokenizer_folder import obtain_tokenizer
 from biomamba.data.tokenizer_source import TokenizerSource
-from biomamba.data.worker_pool import TIMEOUT_SECONDS, check_timeout, work_on
+from biomamba.data.worker_pool import TIMEOUT_SECONDS, work_on
 from biomamba.runtime.errors import ConfigError, DataError
-from biomamba.runtime.numbers import check_whole
+from biomamba.runtime.numbers import check_number, check_whole
 
 Shards = Mapping[str, Sequence[RawShard]]
 
@@ -57,7 +57,7 @@ class Job:
     worker_timeout_seconds: float | None = TIMEOUT_SECONDS
 
     def __post_init__(self) -> None:
-        check_timeout(self.worker_timeout_seconds, "worker_timeout_seconds")
+        check_number("worker_timeout_seconds", self.worker_timeout_seconds, above=0, optional=True)
         check_whole("num_workers", self.num_workers)
         if self.part is not None and self.overwrite:
             raise ConfigError(

@@ -19,7 +19,7 @@ from pickle import PicklingError
 from typing import Any, Generic, TypeVar
 
 from biomamba.runtime import signals
-from biomamba.runtime.errors import BioMambaError, ConfigError, DataError
+from biomamba.runtime.errors import BioMambaError, DataError
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -27,16 +27,6 @@ Work = Callable[[Any], Iterator[Any]]  # yields amounts of work done
 TIMEOUT_SECONDS = 900.0
 _LEAVE_SECONDS = 10
 _POLL_SECONDS = 1.0
-
-
-def check_timeout(seconds: float | None, key: str = "data.worker_timeout_seconds") -> None:
-    """Refuse what is no time to wait for a worker.
-
-    Raises:
-        ConfigError: It is not positive, or not finite.
-    """
-    if seconds is not None and not 0 < seconds < float("inf"):
-        raise ConfigError(f"{key} is {seconds}; use more than 0, or null to wait for ever")
 
 
 @dataclass(frozen=True)

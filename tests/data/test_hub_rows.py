@@ -304,3 +304,14 @@ def test_data_sets_that_cannot_be_read_end_in_one_sentence(
 
     with pytest.raises(DataError, match=words):
         ids(rows)
+
+
+def test_a_defect_of_the_program_is_not_called_a_column_of_other_types(
+    monkeypatch: pytest.MonkeyPatch, make_rows: Callable[..., HubRows]
+) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise TypeError("load_dataset() got an unexpected keyword argument")
+
+    monkeypatch.setattr(datasets, "load_dataset", fail)
+    with pytest.raises(TypeError, match="unexpected keyword"):
+        make_rows().shards()

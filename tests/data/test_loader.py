@@ -118,5 +118,6 @@ def test_an_iterator_that_is_given_up_leaves_no_stopped_worker() -> None:
 
 @pytest.mark.parametrize("seconds", [0.0, -1.0, float("nan"), float("inf")])
 def test_a_time_that_is_none_is_refused(seconds: float) -> None:
-    with pytest.raises(ConfigError, match=r"data\.worker_timeout_seconds is"):
+    words = r"data\.worker_timeout_seconds must be a finite number above 0, or null, found "
+    with pytest.raises(ConfigError, match=words):
         WorkerLoader(Numbers(), num_workers=0, timeout_seconds=seconds)

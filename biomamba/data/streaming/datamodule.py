@@ -35,9 +35,8 @@ from biomamba.data.streaming.step_stream import StreamLoader, readers_of
 from biomamba.data.tokenizer import Tokenizer
 from biomamba.data.tokenizer_source import TokenizerSource
 from biomamba.data.training_data import TrainingData
-from biomamba.data.worker_pool import check_timeout
 from biomamba.runtime.errors import ConfigError
-from biomamba.runtime.numbers import check_whole
+from biomamba.runtime.numbers import check_number, check_whole
 from biomamba.runtime.ranks import is_rank_zero
 
 _NOTICE = (
@@ -84,7 +83,7 @@ class StreamingDataModule(TrainingData):
         num_workers: int = 0,
         worker_timeout_seconds: float | None = WORKER_TIMEOUT_SECONDS,
     ) -> None:
-        check_timeout(worker_timeout_seconds)
+        check_number("data.worker_timeout_seconds", worker_timeout_seconds, above=0, optional=True)
         super().__init__(budget, sources, mixture)
         _check_names(sources, corpora)
         if max_val_documents < 1 or split.val_permille < 1:

@@ -16,10 +16,10 @@ from biomamba.data.cleaning.benchmarks.item import (
     empty_patterns,
     hash_files,
     pmids_of,
-    read_json,
     text_list,
 )
 from biomamba.data.cleaning.words import match_key
+from biomamba.data.text_files import read_json_file
 from biomamba.runtime.errors import ConfigError, DataError
 
 SQUAD = "squad"
@@ -113,7 +113,7 @@ def read_questions(path: Path) -> Iterator[BioASQQuestion]:
     Raises:
         DataError: The file is in neither layout.
     """
-    content = read_json(path)
+    content = read_json_file(path)
     if isinstance(content, dict) and "data" in content:
         merged = _squad(content, path)
         if not merged:

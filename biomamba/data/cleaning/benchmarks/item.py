@@ -9,7 +9,6 @@ from urllib.parse import unquote
 
 from biomamba.data.raw_files import expand_files
 from biomamba.data.sealed import sha256_of
-from biomamba.data.text_files import read_json_file
 from biomamba.runtime.errors import DataError
 
 
@@ -51,15 +50,6 @@ class Benchmark(Protocol):
 
     def settings(self) -> dict[str, Any]:
         """Return everything that decides the items, apart from the bytes of the files."""
-
-
-def read_json(path: Path) -> Any:
-    """Read a benchmark file of one JSON value.
-
-    Raises:
-        DataError: If it is no JSON.
-    """
-    return read_json_file(path)
 
 
 def hash_files(paths: Sequence[Path]) -> dict[str, str]:

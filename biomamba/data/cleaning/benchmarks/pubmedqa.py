@@ -12,12 +12,12 @@ from biomamba.data.cleaning.benchmarks.item import (
     Item,
     hash_files,
     pmids_of,
-    read_json,
     text_list,
 )
 from biomamba.data.document import Reject
 from biomamba.data.raw_files import expand_files
 from biomamba.data.rows import LocalRows, with_columns
+from biomamba.data.text_files import read_json_file
 from biomamba.runtime.errors import DataError
 
 SUFFIXES = (".json", ".jsonl", ".jsonl.gz", ".parquet")
@@ -105,7 +105,7 @@ def read_records(path: Path) -> Iterator[PubMedQARecord | Reject]:
         DataError: The file is in neither layout.
     """
     if path.suffix == ".json":
-        content = read_json(path)
+        content = read_json_file(path)
         if not isinstance(content, dict) or not content:
             raise DataError(f"{path} is not PubMedQA: it must be an object keyed by PMID")
         for name, value in content.items():

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from biomamba.data.cleaning.benchmarks.item import hash_files, read_json, text_list
+from biomamba.data.cleaning.benchmarks.item import hash_files, text_list
+from biomamba.data.text_files import read_json_file
 from biomamba.runtime.errors import DataError
 
 
@@ -14,7 +15,7 @@ def test_a_file_that_is_no_json_is_named(content: bytes, tmp_path: Path) -> None
     path.write_bytes(content)
 
     with pytest.raises(DataError, match=r"set\.json: .*(not JSON|UTF-8)"):
-        read_json(path)
+        read_json_file(path)
 
 
 def test_texts_come_as_one_or_many_or_none() -> None:
