@@ -61,6 +61,17 @@ class Citation:
 
 _EMPTY = Element("Empty")
 _EMPHASIS = frozenset({"b", "i", "u"})
+_HEADING_WORDS = (
+    "aims?|backgrounds?|conclusions?|context|design|discussion|findings|hypothesis|importance"
+    "|interpretation|interventions?|introduction|limitations?|main outcome measures?|materials?"
+    "|measurements?|methods?|methodology|objectives?|outcomes?|participants|patients|purpose"
+    "|rationale|results?|setting|significance|subjects|summary"
+)
+# A heading of a structured abstract that is written as markup: of these words, or with a colon.
+_HEADING = re.compile(
+    rf"\s*(?:(?i:(?:{_HEADING_WORDS})(?:(?:,? and |, ?| ?[&/] ?)(?:{_HEADING_WORDS}))*)[:.]?"
+    r"|[A-Z][^:.]*[A-Za-z]:)\s*"
+)
 # What NLM writes for an article without a title, in brackets as titles in translation are.
 _NO_TITLE = re.compile(
     r"[\[(\s]*(?:(?:article |original )?title )?(?:not available|unavailable|not given|untitled)"
@@ -101,20 +112,34 @@ def _text(element: Element) -> str:
 
 
 def _parts(element: Element) -> Iterator[str]:
-    """Yield the text of an element; of two emphasized parts without text between, each is a word.
+    """Yield the text of an element, with a space where markup alone keeps two words apart.
 
-    `<b>Aims</b><b>Methods</b>` would else read as one word. Indices and formulas stay together:
-    `H<sub>2</sub>O`, `<i>p</i><sub>0</sub>`.
+    Of two emphasized parts without text between, each is a word: `<b>Aims</b><b>Methods</b>`. An
+    emphasized heading is a word beside plain text, too: `<b>Aims</b>To study`. All other markup may
+    stand within a word: `H<sub>2</sub>O`, `<i>p</i>53`, `<i>p</i><sub>0</sub>`.
     """
-    yield element.text or ""
+    before = element.text or ""
+    yield before
     touching = False
     for child in element:
         is_emphasis = child.tag in _EMPHASIS
-        if touching and is_emphasis:
+        is_heading = is_emphasis and _HEADING.fullmatch("".join(child.itertext())) is not None
+        after = child.tail or ""
+        if (touching and is_emphasis) or (is_heading and _ends_a_word(before)):
             yield " "
         yield from _parts(child)
-        yield child.tail or ""
-        touching = is_emphasis and not child.tail
+        if is_heading and _begins_a_sentence(after):
+            yield " "
+        yield after
+        before, touching = after, is_emphasis and not after
+
+
+def _ends_a_word(text: str) -> bool:
+    return text[-1:].isalnum() or text.endswith((".", ":", ";", "?", "!"))
+
+
+def _begins_a_sentence(text: str) -> bool:
+    return text[:1].isupper() or text[:1].isdecimal()
 
 
 def _title(element: Element) -> str:

@@ -163,6 +163,28 @@ def test_emphasized_parts_that_touch_are_words(inside: str, text: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("inside", "text"),
+    [
+        ("<b>Aims</b>To study.<b>Methods</b>We", "Aims To study. Methods We"),
+        ("<b>Conclusions:</b>There is", "Conclusions: There is"),
+        ("end.<b>Materials and Methods:</b>12 mice", "end. Materials and Methods: 12 mice"),
+        ("<i>RESULTS</i>A total", "RESULTS A total"),
+        ("<b>Trial registration:</b>NCT01", "Trial registration: NCT01"),
+        ("<b>Aims</b>: to", "Aims: to"),
+        ("(<b>Aims</b>) <b>Results</b> of", "(Aims) Results of"),
+        ("<i>p</i>53 and CO<sub>2</sub>-rich", "p53 and CO2-rich"),
+        ("H<sub>2</sub>O, IL-1<i>β</i>", "H2O, IL-1β"),
+        ("<b>P</b>rospective <b>Phos</b>Net", "Prospective PhosNet"),
+        ("1<i>H</i>-indazole KO<i>t</i>-Bu <i>glm</i>S", "1H-indazole KOt-Bu glmS"),
+        ("<b>Method</b>ology, <i>Design</i>er", "Methodology, Designer"),
+        ("<b>1:</b>2 and <sup>Results</sup>A", "1:2 and ResultsA"),
+    ],
+)
+def test_an_emphasized_heading_is_a_word_beside_plain_text(inside: str, text: str) -> None:
+    assert abstract_of(f"<AbstractText>{inside}</AbstractText>") == text
+
+
+@pytest.mark.parametrize(
     ("title", "kept"),
     [
         ("[Not Available].", ""),
