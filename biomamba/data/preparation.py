@@ -5,9 +5,10 @@ a duplicate and which split each document is in; then the stores are finished fr
 """
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from rich.table import Table
 
 from biomamba.data.cleaning.contamination import contamination_report
 from biomamba.data.cleaning.decisions import decide
-from biomamba.data.cleaning.policy import Cleaning
+from biomamba.data.cleaning.policy import Cleaning, length_settings
 from biomamba.data.corpora.corpus import Corpus
 from biomamba.data.decision_tables import StagedSource, shard_tables
 from biomamba.data.document import SPLITS, Document, SplitRule, document_key
@@ -97,14 +98,19 @@ def prepare(
     """
     if not corpora:
         raise ConfigError("corpora is empty; choose at least one with corpus=[...]")
-    job = job or Job()
+    job, cleaning = job or Job(), cleaning or Cleaning()
     with set_locks(folder, job.part):
         if job.part is None:
             _refuse_other_stores(folder, corpora)
         shards = {name: corpus.shards() for name, corpus in corpora.items()}
-        tokenizer = _tokenizer(folder, tokenizer_source, corpora, shards, policy.rule, job)
+        training = (shards, policy.rule, cleaning)
+        texts, trained_on = (
+            partial(training_texts, corpora, *training),
+            partial(_identity, *training),
+        )
+        tokenizer = _tokenizer(folder, tokenizer_source, texts, trained_on, job)
         stores = [
-            Store(folder / name, corpus, shards[name], tokenizer, policy, cleaning or Cleaning())
+            Store(folder / name, corpus, shards[name], tokenizer, policy, cleaning)
             for name, corpus in corpora.items()
         ]
         with PrepareProgress() as progress:
@@ -115,27 +121,25 @@ def prepare(
 def _tokenizer(
     folder: Path,
     source: TokenizerSource,
-    corpora: Mapping[str, Corpus],
-    shards: Shards,
-    rule: SplitRule,
+    texts: Callable[[], Iterator[str]],
+    trained_on: Callable[[], dict[str, Any]],
     job: Job,
 ) -> Tokenizer:
     # Parts that start side by side make it once.
     with folder_lock(folder, "making the tokenizer of", name=".tokenizer.lock", is_patient=True):
-        return obtain_tokenizer(
-            folder,
-            source,
-            lambda: training_texts(corpora, shards, rule),
-            lambda: {name: _identities(shards[name]) for name in corpora} | {"split": str(rule)},
-            overwrite=job.overwrite,
-        )
+        return obtain_tokenizer(folder, source, texts, trained_on, overwrite=job.overwrite)
 
 
-def training_texts(corpora: Mapping[str, Corpus], shards: Shards, rule: SplitRule) -> Iterator[str]:
-    """Iterate over the texts of all corpora whose own key lies in the training split."""
+def training_texts(
+    corpora: Mapping[str, Corpus], shards: Shards, rule: SplitRule, cleaning: Cleaning
+) -> Iterator[str]:
+    """Iterate over the texts of all corpora whose own key lies in the training split.
+
+    Documents that are too long are left out; duplicates and benchmarks are not known yet.
+    """
     for name, corpus in corpora.items():
         for shard in shards[name]:
-            for row in corpus.documents(shard):
+            for row in cleaning.admit(corpus.documents(shard)):
                 if isinstance(row, Document) and rule.split_of(_group_key(row)) == "train":
                     yield row.text
 
@@ -277,5 +281,10 @@ def _group_key(document: Document) -> int:
     return document_key(document.id if document.group is None else document.group)
 
 
-def _identities(shards: Sequence[RawShard]) -> list[Any]:
-    return [[shard.name, shard.fingerprint()] for shard in shards]
+def _identity(shards: Shards, rule: SplitRule, cleaning: Cleaning) -> dict[str, Any]:
+    """Return what decides the training texts."""
+    return {
+        **{name: [[s.name, s.fingerprint()] for s in own] for name, own in shards.items()},
+        "split": str(rule),
+        **length_settings(cleaning.max_document_characters),
+    }

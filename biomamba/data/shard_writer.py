@@ -16,7 +16,7 @@ from biomamba.data.manifest import INDEX_DTYPE, FileRecord, Totals
 from biomamba.data.staged_shard import StagedShard
 from biomamba.runtime.atomic import sync_folder
 
-_DOCUMENTS_PER_BLOCK = 8_192
+_TOKENS_PER_BLOCK = 1 << 22
 
 
 def write_token_shard(
@@ -77,13 +77,15 @@ def document_lengths(end: NDArray[Any]) -> NDArray[np.int64]:
 def _chosen_tokens(
     path: Path, end: NDArray[Any], is_chosen: NDArray[np.bool_], dtype: np.dtype[Any]
 ) -> Iterator[NDArray[Any]]:
-    lengths = document_lengths(end)
+    ends = end.astype(np.int64)
+    starts = ends - document_lengths(end)
     tokens = np.memmap(path, dtype=dtype, mode="r")
-    for first in range(0, lengths.size, _DOCUMENTS_PER_BLOCK):
-        block = slice(first, first + _DOCUMENTS_PER_BLOCK)
-        start = int(end[first]) - int(lengths[first])
-        stop = start + int(lengths[block].sum())
-        yield tokens[start:stop][np.repeat(is_chosen[block], lengths[block])]
+    for start in range(0, int(ends[-1]), _TOKENS_PER_BLOCK):
+        stop = min(start + _TOKENS_PER_BLOCK, int(ends[-1]))
+        first, last = np.searchsorted(ends, [start, stop - 1], "right")
+        own = slice(first, last + 1)  # the documents with a token in the block
+        counts = np.minimum(ends[own], stop) - np.maximum(starts[own], start)
+        yield tokens[start:stop][np.repeat(is_chosen[own], counts)]
 
 
 def _split_index(index: NDArray[Any], is_chosen: NDArray[np.bool_]) -> NDArray[Any]:

@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import chain, islice
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,9 @@ from biomamba.data.staged_shard import BAND_DTYPE, KINDS, STAGED_DTYPE, StagedSh
 from biomamba.data.tokenizer import Tokenizer
 from biomamba.runtime.atomic import sync_folder
 
+# A batch has at most so many rows, and so many characters or a single document.
 _ROWS_PER_BATCH = 512
+_CHARACTERS_PER_BATCH = 1 << 21
 _MAX_EXAMPLES = 5
 
 
@@ -97,8 +99,7 @@ class StageWriter:
 
     def write(self, rows: Iterable[Document | Reject]) -> Iterator[int]:
         """Write the rows; yield the number of rows done after every batch."""
-        stream = iter(rows)
-        while batch := list(islice(stream, _ROWS_PER_BATCH)):
+        for batch in _batches(self._cleaning.admit(rows)):
             documents = self.counts.add(batch)
             if documents:
                 self._write_batch(documents)
@@ -159,3 +160,18 @@ class StageWriter:
         )
         self._files["bin"].write(tokens)
         return lengths
+
+
+def _batches(rows: Iterable[Document | Reject]) -> Iterator[list[Document | Reject]]:
+    batch: list[Document | Reject] = []
+    num_characters = 0
+    for row in rows:
+        length = len(row.text) if isinstance(row, Document) else 0
+        is_full = num_characters + length > _CHARACTERS_PER_BATCH or len(batch) == _ROWS_PER_BATCH
+        if batch and is_full:
+            yield batch
+            batch, num_characters = [], 0
+        batch.append(row)
+        num_characters += length
+    if batch:
+        yield batch

@@ -72,7 +72,23 @@ def test_the_bpe_sees_the_training_split_alone(
 
 def test_training_texts_leave_out_rejects(corpora: dict[str, Any]) -> None:
     shards = {name: corpus.shards() for name, corpus in corpora.items()}
-    assert len(list(training_texts(corpora, shards, SplitRule(0, 0)))) == 40
+    assert len(list(training_texts(corpora, shards, SplitRule(0, 0), Cleaning()))) == 40
+
+
+def test_overlong_documents_train_no_tokenizer_and_are_counted(
+    tmp_path: Path, make_corpus: Callable[..., Any]
+) -> None:
+    corpora = {"a": make_corpus([["x" * 8, "y" * 9, "z" * 8]])}
+    shards = {"a": corpora["a"].shards()}
+    cleaning = Cleaning(max_document_characters=8)
+    texts = list(training_texts(corpora, shards, SplitRule(0, 0), cleaning))
+    manifests = prepare(tmp_path, corpora, TrainedBpe(270), StorePolicy(0, 0), cleaning)
+
+    assert texts == ["x" * 8, "z" * 8]
+    assert manifests["a"].totals["train"].documents == 2
+    assert manifests["a"].rejects == {"longer than 8 characters": 1}
+    record = json.loads((tmp_path / "tokenizer.record.json").read_text())
+    assert record["trained_on"]["max_document_characters"] == 8
 
 
 def test_the_record_names_what_the_bpe_was_trained_on(

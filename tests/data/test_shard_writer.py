@@ -91,7 +91,7 @@ def test_a_shard_without_documents_has_no_files(tmp_path: Path, byte_tokenizer: 
 def test_every_document_that_stays_is_in_its_split_in_raw_order(
     block: int, tmp_path: Path, byte_tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(shard_writer_module, "_DOCUMENTS_PER_BLOCK", block)
+    monkeypatch.setattr(shard_writer_module, "_TOKENS_PER_BLOCK", block)
     rng = np.random.default_rng(0)
     texts = ["x" * int(rng.integers(0, 9)) + str(i) for i in range(50)]
     decided = decision(

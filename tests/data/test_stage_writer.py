@@ -1,6 +1,7 @@
 """The arrays of a staged shard."""
 
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -73,15 +74,22 @@ def test_the_marks_are_those_of_the_cleaning(tmp_path: Path, byte_tokenizer: Tok
         assert staged.band(band, len(rows)).tolist() == marks.bands[:, band].tolist()
 
 
-@pytest.mark.parametrize("batch", [1, 3, 512])
+@pytest.mark.parametrize(
+    ("batch", "characters"), [(1, 99), (3, 99), (512, 99), (512, 1), (512, 30)]
+)
 def test_the_files_do_not_depend_on_the_size_of_the_batches(
-    batch: int, tmp_path: Path, byte_tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+    batch: int,
+    characters: int,
+    tmp_path: Path,
+    byte_tokenizer: Tokenizer,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     cleaning = Cleaning(near_duplicates=NearDuplicates(num_perm=16))
     dated = Document("dated", "dated", "x", facts=DocumentFacts(2003))
     rows: Rows = [*documents(TEXTS * 3), Reject("short", None), dated, *documents(["more"])]
     _, _, whole = write(tmp_path / "whole", byte_tokenizer, rows, cleaning)
     monkeypatch.setattr(stage_writer_module, "_ROWS_PER_BATCH", batch)
+    monkeypatch.setattr(stage_writer_module, "_CHARACTERS_PER_BATCH", characters)
     _, _, records = write(tmp_path / "batches", byte_tokenizer, rows, cleaning)
     assert records == whole
 
@@ -113,6 +121,42 @@ def test_benchmark_hits_point_into_the_shard(
     cleaning = _LastOfEveryBatch()
     _, staged, _ = write(tmp_path, byte_tokenizer, documents(list("abcde")), cleaning)
     assert staged.hits()["document"].tolist() == [1, 3, 4]
+
+
+def test_a_batch_has_a_bounded_number_of_characters_or_one_document(
+    tmp_path: Path, byte_tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stage_writer_module, "_CHARACTERS_PER_BATCH", 10)
+    cleaning = _Recorded()
+    lengths = [4, 6, 1, 11, 10, 9, 2, 8]
+    write(tmp_path, byte_tokenizer, documents(["x" * length for length in lengths]), cleaning)
+
+    assert cleaning.batches == [[4, 6], [1], [11], [10], [9], [2, 8]]
+
+
+def test_an_overlong_document_is_left_out_and_counted(
+    tmp_path: Path, byte_tokenizer: Tokenizer
+) -> None:
+    rows = documents(["x" * 8, "y" * 9, "z"])
+    cleaning = Cleaning(max_document_characters=8)
+    writer, _, records = write(tmp_path / "limited", byte_tokenizer, rows, cleaning)
+    _, _, without = write(tmp_path / "without", byte_tokenizer, [rows[0], rows[2]])
+
+    assert records == without
+    assert writer.counts.rejects == {"longer than 8 characters": 1}
+    assert (writer.counts.num_rows, writer.counts.num_damaged) == (3, 0)
+
+
+class _Recorded(Cleaning):
+    """Keeps the lengths of the documents of each batch."""
+
+    @cached_property
+    def batches(self) -> list[list[int]]:
+        return []
+
+    def marks(self, documents: Sequence[Document]) -> Marks:
+        self.batches.append([len(document.text) for document in documents])
+        return super().marks(documents)
 
 
 class _LastOfEveryBatch(Cleaning):

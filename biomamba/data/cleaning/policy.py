@@ -1,6 +1,6 @@
 """What is cleaned, and the marks on each document from which the whole set is later decided."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,10 +10,14 @@ from biomamba.data.cleaning.firewall import Firewall
 from biomamba.data.cleaning.item_index import Hits
 from biomamba.data.cleaning.near_duplicates import NearDuplicates
 from biomamba.data.cleaning.words import Hashes, hash_texts, hash_words
-from biomamba.data.document import Document
+from biomamba.data.document import Document, Reject
+from biomamba.runtime.numbers import check_whole
 
 # Goes up when the same texts and settings give other marks: what was staged before is then stale.
 _MARKS_VERSION = 2
+# Marking and tokenizing take about 110 bytes of memory per character. The longest articles of
+# Wikipedia and the longest novels have less than this.
+MAX_DOCUMENT_CHARACTERS = 5_000_000
 
 
 @dataclass(frozen=True)
@@ -41,11 +45,16 @@ class Cleaning:
             one split.
         near_duplicates: How near-duplicates are found; None looks for none.
         firewall: Benchmarks to keep out.
+        max_document_characters: Longer documents are left out: this bounds the memory of a worker.
     """
 
     exact_duplicates: bool = True
     near_duplicates: NearDuplicates | None = None
     firewall: Firewall = field(default_factory=Firewall)
+    max_document_characters: int = MAX_DOCUMENT_CHARACTERS
+
+    def __post_init__(self) -> None:
+        check_whole("max_document_characters", self.max_document_characters)
 
     def settings(self) -> dict[str, Any]:
         """Return everything that decides the marks and what becomes of them."""
@@ -55,6 +64,7 @@ class Cleaning:
             "exact_duplicates": self.exact_duplicates,
             "near_duplicates": None if near is None else near.settings(),
             "firewall": self.firewall.settings(),
+            **length_settings(self.max_document_characters),
         }
 
     def notices(self) -> list[str]:
@@ -70,6 +80,15 @@ class Cleaning:
             ]
         return self.firewall.notices()
 
+    def admit(self, rows: Iterable[Document | Reject]) -> Iterator[Document | Reject]:
+        """Turn documents that are too long into rejects; all other rows stay as they are."""
+        limit = self.max_document_characters
+        for row in rows:
+            if isinstance(row, Document) and len(row.text) > limit:
+                yield Reject(f"longer than {limit} characters", row.id)
+            else:
+                yield row
+
     def marks(self, documents: Sequence[Document]) -> Marks:
         """Mark a batch of documents; a few hundred at a time are fastest."""
         texts = [document.text for document in documents]
@@ -78,3 +97,12 @@ class Cleaning:
         near = self.near_duplicates
         bands = np.empty((text.size, 0), np.uint64) if near is None else near.bands(words, text)
         return Marks(text, bands, self.firewall.hits(documents, words))
+
+
+def length_settings(max_document_characters: int) -> dict[str, int]:
+    """Return the limit on the length of documents as a setting; nothing where it is the default.
+
+    Records that were written before there was a limit do not name it, and remain valid.
+    """
+    is_default = max_document_characters == MAX_DOCUMENT_CHARACTERS
+    return {} if is_default else {"max_document_characters": max_document_characters}

@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from biomamba.data.cleaning.firewall import Firewall
+from biomamba.data.cleaning.policy import MAX_DOCUMENT_CHARACTERS, length_settings
 from biomamba.data.cleaning.words import hash_words
 from biomamba.data.document import Document, SplitRule, document_key
 
@@ -19,13 +20,17 @@ class Admission:
     Attributes:
         rule: Assigns a document by the key of its group, as when stores are prepared.
         firewall: Benchmarks whose items are left out of every split.
+        max_document_characters: Longer documents belong to no split.
     """
 
     rule: SplitRule
     firewall: Firewall
+    max_document_characters: int = MAX_DOCUMENT_CHARACTERS
 
     def is_of(self, split: str, document: Document) -> bool:
         """Say whether a document belongs to a split."""
+        if len(document.text) > self.max_document_characters:
+            return False
         return self.rule.split_of(document_key(document.group or document.id)) == split
 
     def without_benchmarks(self, documents: Sequence[Document]) -> list[Document]:
@@ -38,4 +43,8 @@ class Admission:
 
     def settings(self) -> dict[str, Any]:
         """Return everything that decides."""
-        return {"split": asdict(self.rule), "firewall": self.firewall.settings()}
+        return {
+            "split": asdict(self.rule),
+            "firewall": self.firewall.settings(),
+            **length_settings(self.max_document_characters),
+        }

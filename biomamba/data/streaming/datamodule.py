@@ -58,7 +58,8 @@ class StreamingDataModule(TrainingData):
         budget: Size of the run.
         seed: Selects the order.
         max_val_documents: Documents per source to validate on, the first that are found.
-        cleaning: Benchmarks that are left out of all splits; nothing else can be found in a stream.
+        cleaning: Benchmarks and overlong documents, which are left out of all splits; nothing else
+            can be found in a stream.
         max_repetition: Passes over a source that each reader may begin; None for no limit.
         num_workers: Processes that read and tokenise on each rank, at most one for each of its
             readers; 0 reads in the main one.
@@ -99,7 +100,8 @@ class StreamingDataModule(TrainingData):
         self._tokenizer_source = tokenizer
         self._reading = reading
         self._cleaning = cleaning
-        self._admission = Admission(split, cleaning.firewall)
+        limit = cleaning.max_document_characters
+        self._admission = Admission(split, cleaning.firewall, limit)
         self._seed = seed
         self._max_val_documents = max_val_documents
         self._max_repetition = max_repetition

@@ -4,6 +4,7 @@ import json
 import pickle
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from biomamba.data.cleaning.item_index import HIT_DTYPE
 from biomamba.data.cleaning.near_duplicates import NearDuplicates, bands_and_rows
 from biomamba.data.cleaning.policy import Cleaning
 from biomamba.data.document import Document
-from biomamba.runtime.errors import DataError
+from biomamba.runtime.errors import ConfigError, DataError
 
 DOCUMENTS = [
     Document(text, str(place), "web") for place, text in enumerate(["One two.", "", "one TWO", "x"])
@@ -60,11 +61,27 @@ def test_every_option_is_in_the_settings() -> None:
         Cleaning(near_duplicates=NearDuplicates(ngram_words=5)),
         Cleaning(firewall=Firewall(ngram_words=8)),
         Cleaning(firewall=Firewall(min_ngrams=1)),
+        Cleaning(max_document_characters=100),
     ]
 
     assert len({json.dumps(policy.settings(), sort_keys=True) for policy in policies}) == len(
         policies
     )
+
+
+def test_records_without_a_limit_on_the_length_stay_valid() -> None:
+    settings = {"marks_version", "exact_duplicates", "near_duplicates", "firewall"}
+
+    assert set(Cleaning().settings()) == settings
+    assert set(Cleaning(max_document_characters=100).settings()) == settings | {
+        "max_document_characters"
+    }
+
+
+@pytest.mark.parametrize("limit", [0, -1, 1.5, None])
+def test_a_limit_on_the_length_is_a_whole_number(limit: Any) -> None:
+    with pytest.raises(ConfigError, match="max_document_characters must be a whole number"):
+        Cleaning(max_document_characters=limit)
 
 
 def test_a_firewall_without_benchmarks_is_told() -> None:

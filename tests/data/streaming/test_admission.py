@@ -28,6 +28,16 @@ def test_documents_of_a_group_share_a_split() -> None:
     assert all(ADMISSION.is_of(expected, document) for document in documents)
 
 
+def test_an_overlong_document_is_of_no_split() -> None:
+    limited = Admission(RULE, Firewall(), max_document_characters=4)
+    for number in range(50):
+        document, longer = (Document(text, str(number), "test") for text in ("text", "texts"))
+        splits = [split for split in SPLITS if ADMISSION.is_of(split, document)]
+        assert [split for split in SPLITS if limited.is_of(split, document)] == splits
+        assert not any(limited.is_of(split, longer) for split in SPLITS)
+    assert limited.settings() == ADMISSION.settings() | {"max_document_characters": 4}
+
+
 @pytest.fixture
 def guarded(tmp_path: Path) -> Admission:
     """Keep out a benchmark of one item of 40 words."""
