@@ -5,10 +5,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from biomamba.data.cleaning.benchmarks.item import read_json
 from biomamba.data.cleaning.benchmarks.pubmedqa import SUFFIXES, PubMedQARecord, read_records
 from biomamba.data.cleaning.words import match_key
 from biomamba.data.document import Reject, document_key
+from biomamba.data.text_files import read_json_file
 from biomamba.metrics.measure import Measure
 from biomamba.runtime.errors import ConfigError, DataError
 from biomamba.runtime.numbers import check_whole
@@ -187,7 +187,7 @@ def _key(item: Item) -> int:
 
 
 def _ground_truth(path: Path) -> dict[str, str]:
-    content = read_json(path)
+    content = read_json_file(path)
     if not isinstance(content, dict) or not content:
         raise DataError(f"{path} is no ground truth of PubMedQA: it must be an object of labels")
     odd = sorted({str(label) for label in content.values()} - set(LABELS))
