@@ -34,11 +34,12 @@ STREAM_ERRORS: tuple[type[Exception], ...] = (
     EOFError,
     ValueError,
     KeyError,
+    OverflowError,
     zlib.error,
     datasets.exceptions.DatasetsError,
 )
 # What is found in the bytes is there again at the next attempt.
-_CONTENT = (EOFError, ValueError, KeyError, zlib.error, BadGzipFile)
+_CONTENT = (EOFError, ValueError, KeyError, OverflowError, zlib.error, BadGzipFile)
 
 
 class Faults:

@@ -145,6 +145,12 @@ class HubRows:
                 f"the first one ({error}); write the files with one schema, or leave out the "
                 "file of nulls"
             ) from error
+        except ValueError as error:
+            if "BatchSize must be greater than 0" not in str(error):  # of Arrow, wrapped or not
+                raise
+            raise DataError(
+                f"{self._identity()}: a Parquet file holds no rows; leave it out"
+            ) from error
         except RuntimeError as error:
             if "scripts are no longer supported" not in str(error):
                 raise

@@ -7,7 +7,6 @@ its name says stops the stage, because what it lost cannot be counted.
 
 import csv
 import gzip
-import sys
 import zlib
 from codecs import BOM_UTF8
 from collections.abc import Iterable, Iterator, Sequence
@@ -27,8 +26,14 @@ from biomamba.runtime.errors import ConfigError, DataError
 
 Row = dict[str, Any]
 _JSON_LINES = (".jsonl", ".jsonl.gz", ".json.gz")
-# The last one is Parquet's text that is not UTF-8.
+# The last one is a name of a column in Parquet that is not UTF-8.
 _FAULTS = (OSError, EOFError, zlib.error, csv.Error, pyarrow.ArrowException, UnicodeDecodeError)
+# Text that is not UTF-8, and dates that Python cannot hold.
+_BAD_CELLS = (ValueError, OverflowError)
+_MAX_ROW_BYTES = 1 << 28
+# Rows of Parquet that are decoded at once: so many, or as many as have about so many bytes.
+_ROWS_AT_ONCE = 1024
+_BYTES_AT_ONCE = 1 << 24
 _SUFFIXES = (*_JSON_LINES, ".parquet", ".txt", ".csv", ".csv.gz")
 
 
@@ -185,11 +190,30 @@ def _check_encoding(path: Path) -> None:
 
 
 def _lines(path: Path, *, is_whole: bool = False) -> Iterator[tuple[str, bytes]]:
-    """Yield place and bytes of each line of a text file, without the mark of UTF-8."""
+    """Yield place and bytes of each line of a text file, without the mark of UTF-8.
+
+    Of a line with more than _MAX_ROW_BYTES one byte more is yielded; the rest is passed over.
+    """
     _check_encoding(path)
+    limit = _MAX_ROW_BYTES + 1
     with _open(path) as file:
-        for number, line in enumerate([file.read()] if is_whole else file, start=1):
-            yield f"{path.name}:{number}", line.removeprefix(BOM_UTF8) if number == 1 else line
+        if file.read(len(BOM_UTF8)) != BOM_UTF8:
+            file.seek(0)
+        if is_whole:
+            yield f"{path.name}:1", file.read(limit)
+            return
+        number = 0
+        while line := file.readline(limit):
+            number += 1
+            yield f"{path.name}:{number}", line
+            while len(line) == limit and not line.endswith(b"\n"):
+                line = file.readline(limit)
+
+
+def _decoded(line: bytes) -> str:
+    if len(line) > _MAX_ROW_BYTES:
+        raise TextFault(f"row has more than {_MAX_ROW_BYTES} bytes")
+    return decode_row(line)
 
 
 def _json_rows(path: Path, columns: Columns) -> Iterator[Row | Reject]:
@@ -197,7 +221,7 @@ def _json_rows(path: Path, columns: Columns) -> Iterator[Row | Reject]:
         if not line.strip():
             continue
         try:
-            row = parse_row(decode_row(line))
+            row = parse_row(_decoded(line))
         except TextFault as fault:
             yield Reject(str(fault), where, is_damaged=True)
             continue
@@ -210,13 +234,13 @@ def _json_rows(path: Path, columns: Columns) -> Iterator[Row | Reject]:
 def _text_rows(path: Path, *, is_whole: bool) -> Iterator[Row | Reject]:
     for where, line in _lines(path, is_whole=is_whole):
         try:
-            yield {"text": decode_row(line)}
+            yield {"text": _decoded(line)}
         except TextFault as fault:
             yield Reject(str(fault), where, is_damaged=True)
 
 
 def _csv_rows(path: Path, columns: Columns) -> Iterator[Row | Reject]:
-    csv.field_size_limit(sys.maxsize)
+    csv.field_size_limit(_MAX_ROW_BYTES)
     _check_encoding(path)
     opener = gzip.open if path.name.endswith(".gz") else open
     with opener(path, "rt", encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
@@ -256,11 +280,45 @@ def _parquet_rows(path: Path, columns: Columns) -> Iterator[Row | Reject]:
         # Other columns are not decoded: an embedding takes longer than all texts, and a date that
         # Python cannot hold would end the run.
         wanted = None if columns is None else [name for name in names if name in columns]
-        for batch in file.iter_batches(batch_size=1024, columns=wanted):
-            num_rows += len(batch)
-            yield from batch.to_pylist()
         footer = file.metadata
+        for group in range(footer.num_row_groups):
+            size = _rows_at_once(footer.row_group(group))
+            for batch in file.iter_batches(size, [group], columns=wanted):
+                yield from _batch_rows(batch, path, num_rows)
+                num_rows += len(batch)
         groups = sum(footer.row_group(group).num_rows for group in range(footer.num_row_groups))
         if not num_rows == groups == footer.num_rows:
             counts = f"{num_rows} rows read, {groups} and {footer.num_rows} in the footer"
             raise EOFError(counts)
+
+
+def _rows_at_once(group: Any) -> int:
+    """Return how many rows of a row group are decoded at once: fewer where they are large."""
+    bytes_per_row = max(group.total_byte_size, 1) / max(group.num_rows, 1)
+    return int(min(max(_BYTES_AT_ONCE / bytes_per_row, 1), _ROWS_AT_ONCE))
+
+
+def _batch_rows(batch: Any, path: Path, num_before: int) -> list[Row | Reject]:
+    """Return the rows of a batch; a row with a value that Python cannot hold is damaged."""
+    try:
+        rows: list[Row | Reject] = batch.to_pylist()
+    except _BAD_CELLS:
+        where = f"{path.name} row"
+        rows = [
+            _row(batch, place, f"{where} {num_before + place + 1}") for place in range(len(batch))
+        ]
+    return rows
+
+
+def _row(batch: Any, place: int, where: str) -> Row | Reject:
+    row = {}
+    for name, column in zip(batch.schema.names, batch.columns, strict=True):
+        try:
+            row[name] = column[place].as_py()
+        except UnicodeDecodeError:
+            return Reject(f"column {name!r} is not UTF-8", where, is_damaged=True)
+        except _BAD_CELLS:
+            return Reject(
+                f"column {name!r} holds a value that Python cannot hold", where, is_damaged=True
+            )
+    return row

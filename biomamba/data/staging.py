@@ -193,6 +193,8 @@ def _stage(
             "are safe, make room or mend the rights, and run again"
         ) from error
     counts = writer.counts
+    if not counts.num_rows:
+        _LOG.warning("%s has no rows", task)
     record = StagedRecord(
         raw_name=task.shard.name,
         raw_fingerprint=fingerprint,

@@ -4,7 +4,8 @@ Another encoding would not fail: UTF-16 read by chance gives other characters, a
 them. So a file that is not UTF-8 is refused by the name of what it looks like; in a table a single
 row that cannot be decoded is a counted reject (biomamba.data.rows). Half of a surrogate pair, as
 `"\ud83d"` alone in JSON, is no character and follows the same rule, and so does a JSON object with
-the same key twice, of which a parser silently keeps the last.
+the same key twice, of which a parser silently keeps the last, and text with a zero character. A
+file with zero bytes at its start is refused.
 """
 
 import codecs
@@ -27,6 +28,9 @@ HEAD_BYTES = 4096  # what must be known of a file to see its encoding
 NOT_UTF8 = "row is not UTF-8"
 NOT_UNICODE = "row holds half of a surrogate pair, which is no character"
 NOT_JSON = "row is not JSON"
+HAS_ZERO = "row holds a zero character, which is no text"
+# Of half a surrogate pair and of a zero.
+_ESCAPES = ("\\ud", "\\uD", "\\u0000")
 _NAME = re.compile(r"[A-Za-z_][\w.-]{0,39}")
 
 
@@ -59,8 +63,10 @@ def decode_row(raw: bytes) -> str:
     """Return a row as text.
 
     Raises:
-        TextFault: It is not UTF-8.
+        TextFault: It is not UTF-8, or holds a zero byte.
     """
+    if b"\0" in raw:
+        raise TextFault(HAS_ZERO)
     try:
         return raw.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -71,7 +77,8 @@ def parse_row(text: str) -> Any:
     """Return the value of a JSON text.
 
     Raises:
-        TextFault: It is not JSON, an object has a key twice, or a text is not valid Unicode.
+        TextFault: It is not JSON, an object has a key twice, or a text is not valid Unicode or
+            holds a zero character.
     """
     try:
         value = json.loads(text, object_pairs_hook=_object)
@@ -79,8 +86,8 @@ def parse_row(text: str) -> Any:
         raise
     except (ValueError, RecursionError) as error:
         raise TextFault(NOT_JSON) from error
-    # An escape is the only way for half a pair to get into text that was decoded as UTF-8.
-    if "\\ud" in text or "\\uD" in text:
+    # An escape is the only way for half a pair or a zero to get into text that was decoded.
+    if "\\u" in text and any(escape in text for escape in _ESCAPES):
         _check_texts(value)
     return value
 
@@ -109,6 +116,8 @@ def decode_text(raw: bytes, name: object) -> str:
         DataError: It is not UTF-8.
     """
     raw = without_mark(raw[:HEAD_BYTES], name) + raw[HEAD_BYTES:]
+    if b"\0" in raw:
+        raise _wrong_encoding(name, "binary data")
     try:
         return raw.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -164,7 +173,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _check_texts(value: Any) -> None:
-    """Raise TextFault if any text within a value holds half of a surrogate pair."""
+    """Raise TextFault if any text in a value holds half of a surrogate pair or a zero."""
     pending = [value]
     while pending:
         found = pending.pop()
@@ -173,6 +182,8 @@ def _check_texts(value: Any) -> None:
         elif isinstance(found, list):
             pending += found
         elif isinstance(found, str):
+            if "\0" in found:
+                raise TextFault(HAS_ZERO)
             try:
                 found.encode("utf-8")
             except UnicodeEncodeError as error:

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from fsspec.implementations import http
 from torch.utils.data import DataLoader, IterableDataset
@@ -286,9 +288,39 @@ def empty_file(folder: Path) -> dict[str, Any]:
     return {"data_files": [str(folder / "a.jsonl")]}
 
 
+def rowless_parquet(folder: Path) -> dict[str, Any]:
+    empty = pa.table({"id": pa.array([], pa.int64()), "text": pa.array([], pa.string())})
+    pq.write_table(empty, folder / "a.parquet")
+    return {"dataset": "parquet", "data_files": [str(folder / "a.parquet")]}
+
+
+def late_date(folder: Path) -> dict[str, Any]:
+    late = pa.table({"id": pa.array([2**62], pa.timestamp("us")), "text": ["a"]})
+    pq.write_table(late, folder / "a.parquet")
+    return {"dataset": "parquet", "data_files": [str(folder / "a.parquet")]}
+
+
+def other_text(folder: Path) -> dict[str, Any]:
+    ends, content = pa.py_buffer(b"\0\0\0\0\1\0\0\0"), pa.py_buffer(b"\xff")
+    text = pa.Array.from_buffers(pa.string(), 1, [None, ends, content])
+    pq.write_table(pa.table({"id": [1], "text": text}), folder / "a.parquet")
+    return {"dataset": "parquet", "data_files": [str(folder / "a.parquet")]}
+
+
+def test_an_empty_first_file_is_a_shard_without_rows(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").touch()
+    (tmp_path / "b.jsonl").write_text('{"id": 2, "text": "b"}\n')
+    files = [str(tmp_path / name) for name in ("a.jsonl", "b.jsonl")]
+
+    assert ids(HubRows("json", "train", ["id", "text"], data_files=files)) == [[], [2]]
+
+
 @pytest.mark.parametrize(
     ("make", "words"),
     [
+        (rowless_parquet, "a Parquet file holds no rows; leave it out"),
+        (late_date, r"does not hold what the settings say \(OverflowError"),
+        (other_text, r"does not hold what the settings say \(UnicodeDecodeError"),
         (no_script, "needs a loading script, and no code of others is run"),
         (nulls_first, "only nulls in the first one"),
         (empty_file, "holds no rows"),

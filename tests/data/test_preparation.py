@@ -17,11 +17,13 @@ from rich.console import Console
 from biomamba.data import store as store_module
 from biomamba.data.cleaning.near_duplicates import NearDuplicates
 from biomamba.data.cleaning.policy import Cleaning
+from biomamba.data.corpora.columns import ColumnCorpus
 from biomamba.data.corpora.embedded import EmbeddedCorpus
 from biomamba.data.document import SPLITS, Document, Reject, SplitRule, document_key
 from biomamba.data.manifest import Manifest, read_index, verify_store
 from biomamba.data.parts import Part
 from biomamba.data.preparation import Job, prepare, summary, training_texts
+from biomamba.data.rows import LocalRows
 from biomamba.data.store import StorePolicy
 from biomamba.data.tokenizer import Tokenizer
 from biomamba.data.tokenizer_folder import load_tokenizer
@@ -444,3 +446,34 @@ def test_a_damaged_manifest_is_written_again(
 def test_impossible_jobs_are_refused(options: dict[str, Any], match: str) -> None:
     with pytest.raises(ConfigError, match=match):
         Job(**options)
+
+
+@pytest.mark.parametrize(
+    ("contents", "reason"),
+    [
+        ([""], "its raw files hold no rows"),
+        (['{"text": null}\n'], "empty text: 1"),
+        (['{"text": null}\n', '{"text": " "}\n', ""], "empty text: 2"),
+    ],
+)
+def test_local_files_without_a_document_end_in_one_sentence(
+    tmp_path: Path, contents: list[str], reason: str
+) -> None:
+    for number, content in enumerate(contents):
+        (tmp_path / f"{number}.jsonl").write_text(content)
+    rows = LocalRows([str(tmp_path / "*.jsonl")])
+    corpus = ColumnCorpus(rows, "x", "none", ["text"])
+
+    with pytest.raises(DataError, match=rf"corpus a has no document to store \({reason}\)"):
+        prepare(tmp_path / "set", {"a": corpus}, ByteLevel(), POLICY)
+
+
+@pytest.mark.parametrize("first", ["", '{"text": null}\n'])
+def test_a_first_file_without_documents_hinders_no_other(tmp_path: Path, first: str) -> None:
+    (tmp_path / "0.jsonl").write_text(first)
+    (tmp_path / "1.jsonl").write_text('{"text": "alpha"}\n')
+    corpus = ColumnCorpus(LocalRows([str(tmp_path / "*.jsonl")]), "x", "none", ["text"])
+    manifests = prepare(tmp_path / "set", {"a": corpus}, ByteLevel(), StorePolicy(0, 0))
+
+    assert manifests["a"].totals["train"].documents == 1
+    assert manifests["a"].rejects == ({"empty text": 1} if first else {})

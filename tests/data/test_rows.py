@@ -5,15 +5,20 @@ import gzip
 import json
 from collections import Counter
 from collections.abc import Callable
+from datetime import datetime
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from biomamba.data import rows as rows_module
 from biomamba.data.document import Reject
 from biomamba.data.rows import LocalRows, Row, with_columns
+from biomamba.data.text_files import read_json_file
 from biomamba.runtime.errors import ConfigError, DataError
 
 ROWS: list[Row] = [{"id": "1", "text": "caf\u00e9\nline"}, {"id": "2", "text": "b, c"}]
@@ -281,8 +286,141 @@ def test_only_the_columns_that_are_used_are_decoded(tmp_path: Path) -> None:
     (chosen,) = with_columns([shard], ["text", "absent"])
     assert list(chosen.rows()) == [{"text": "x"}]
     assert chosen.fingerprint() == shard.fingerprint()
-    with pytest.raises((DataError, OverflowError, ValueError)):
-        list(shard.rows())
+
+
+def test_a_parquet_row_with_a_date_beyond_python_is_damaged(tmp_path: Path) -> None:
+    late = pa.array([0, 2**62, 0], type=pa.timestamp("us"))
+    pq.write_table(pa.table({"text": ["x", "y", "z"], "at": late}), tmp_path / "a.parquet")
+    first, second, third = read(tmp_path / "a.parquet")
+
+    assert first == {"text": "x", "at": datetime(1970, 1, 1)}
+    assert third == {"text": "z", "at": datetime(1970, 1, 1)}
+    reason = "column 'at' holds a value that Python cannot hold"
+    assert second == Reject(reason, "a.parquet row 2", is_damaged=True)
+
+
+@pytest.mark.parametrize("rows_per_group", [1, 2, 5])
+def test_a_parquet_row_with_text_that_is_not_utf8_is_damaged(
+    rows_per_group: int, tmp_path: Path
+) -> None:
+    texts = [b"a", b"b", b"\xffc", b"d", b"e"]
+    ends = np.cumsum([0, *map(len, texts)]).astype(np.int32)
+    column = pa.Array.from_buffers(
+        pa.string(), 5, [None, pa.py_buffer(ends), pa.py_buffer(b"".join(texts))]
+    )
+    pq.write_table(
+        pa.table({"id": range(5), "text": column}),
+        tmp_path / "a.parquet",
+        row_group_size=rows_per_group,
+    )
+    rows: list[Row | Reject] = [
+        {"id": i, "text": text.decode("latin-1")} for i, text in enumerate(texts)
+    ]
+    rows[2] = Reject("column 'text' is not UTF-8", "a.parquet row 3", is_damaged=True)
+
+    assert read(tmp_path / "a.parquet") == rows
+
+
+def test_few_large_rows_of_parquet_are_decoded_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected: list[Row] = [{"text": chr(97 + i) * 1000} for i in range(20)]
+    options = {"use_dictionary": False, "write_statistics": False, "row_group_size": 10}
+    pq.write_table(pa.Table.from_pylist(expected), tmp_path / "a.parquet", **options)
+    group_bytes = pq.read_metadata(tmp_path / "a.parquet").row_group(0).total_byte_size
+    assert group_bytes > 10 * 1000
+    sizes = []
+    convert = rows_module._batch_rows
+
+    def recorded(batch: Any, *place: Any) -> list[Row | Reject]:
+        sizes.append(len(batch))
+        return convert(batch, *place)
+
+    monkeypatch.setattr(rows_module, "_batch_rows", recorded)
+    for limit, wanted in [
+        (group_bytes, [10, 10]),
+        (group_bytes // 3, [3, 3, 3, 1] * 2),
+        (10, [1] * 20),
+    ]:
+        monkeypatch.setattr(rows_module, "_BYTES_AT_ONCE", limit)
+        sizes.clear()
+        assert read(tmp_path / "a.parquet") == expected
+        assert sizes == wanted
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.gz"])
+def test_a_line_beyond_the_limit_is_damaged_and_the_next_one_is_read(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rows_module, "_MAX_ROW_BYTES", 20)
+    lines = [{"text": "x" * size} for size in (8, 9, 60, 1)]
+    content = "".join(json.dumps(line) + "\n" for line in lines).encode()
+    assert [len(line) for line in content.splitlines(keepends=True)][:2] == [21, 22]
+    (tmp_path / name).write_bytes(gzip.compress(content) if name.endswith("gz") else content)
+    reason = "row has more than 20 bytes"
+
+    assert read(tmp_path / name) == [
+        *(Reject(reason, f"{name}:{number}", is_damaged=True) for number in (1, 2, 3)),
+        {"text": "x"},
+    ]
+    monkeypatch.setattr(rows_module, "_MAX_ROW_BYTES", 21)
+    assert [isinstance(row, Reject) for row in read(tmp_path / name)] == [False, True, True, False]
+
+
+def test_other_files_have_the_same_limit_on_a_row(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rows_module, "_MAX_ROW_BYTES", 20)
+    (tmp_path / "a.txt").write_text("short\n" * 4)
+    (tmp_path / "a.csv").write_text("text\n" + "x" * 21 + "\n")
+    whole = LocalRows([str(tmp_path / "a.txt")], whole_text_files=True).shards()[0]
+
+    assert read(tmp_path / "a.txt") == [{"text": "short\n"}] * 4
+    assert list(whole.rows()) == [Reject("row has more than 20 bytes", "a.txt:1", is_damaged=True)]
+    limit = csv.field_size_limit()  # of the whole process
+    try:
+        with pytest.raises(DataError, match=r"a\.csv to its end \(Error: field larger"):
+            read(tmp_path / "a.csv")
+    finally:
+        csv.field_size_limit(limit)
+
+
+ZERO = "row holds a zero character, which is no text"
+PAD = "x" * 5_000  # beyond what is looked at to see the encoding
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "line"),
+    [
+        ("a.txt", f"{PAD}\na\0b\nc\n", 2),
+        ("a.jsonl", f'{{"text": "{PAD}"}}\n{{"text": "a\0b"}}\n{{"text": "c"}}\n', 2),
+        ("a.jsonl", f'{{"text": "{PAD}"}}\n{{"text": "a\\u0000b"}}\n{{"text": "c"}}\n', 2),
+        ("a.jsonl", f'{{"text": "{PAD}"}}\n{{"a\\u0000b": ["c"]}}\n{{"text": "c"}}\n', 2),
+    ],
+)
+def test_a_row_with_a_zero_character_is_damaged_wherever_it_stands(
+    name: str, content: str, line: int, tmp_path: Path
+) -> None:
+    (tmp_path / name).write_text(content)
+    first, second, third = read(tmp_path / name)
+
+    assert isinstance(first, dict)
+    assert isinstance(third, dict)
+    assert (first["text"].strip(), third["text"].strip()) == (PAD, "c")
+    assert second == Reject(ZERO, f"{name}:{line}", is_damaged=True)
+
+
+def test_an_escape_that_only_looks_like_a_zero_is_text(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text(json.dumps({"text": r"a\u0000b"}) + "\n")
+
+    assert read(tmp_path / "a.jsonl") == [{"text": r"a\u0000b"}]
+
+
+def test_a_whole_file_with_a_zero_byte_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text(f'{{"text": "{PAD}\0"}}')
+
+    with pytest.raises(DataError, match=r"a\.json: must be UTF-8 text, found binary data"):
+        read_json_file(tmp_path / "a.json")
 
 
 @pytest.mark.parametrize("name", ["a.jsonl", "a.csv"])

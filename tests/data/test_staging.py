@@ -179,3 +179,11 @@ def test_a_folder_that_cannot_be_written_is_told(make_rules: Make) -> None:
 def test_impossible_tolerance_is_refused(make_rules: Make) -> None:
     with pytest.raises(ConfigError, match=r"max_bad_fraction must be .*, found 2"):
         make_rules(max_bad_fraction=2)
+
+
+def test_a_shard_without_rows_is_told(make_rules: Make, caplog: pytest.LogCaptureFixture) -> None:
+    rules = make_rules([[], ["alpha"], [Reject("short", None)]])
+    assert [stage(rules, number) for number in range(3)] == [0, 1, 1]
+    assert [record.getMessage() for record in caplog.records] == [
+        "raw shard raw-0 of a has no rows"
+    ]

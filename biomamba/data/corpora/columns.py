@@ -155,4 +155,6 @@ def column_text(row: Row, column: str, where: str) -> str | Reject:
         value.encode("utf-8")
     except UnicodeEncodeError:
         return Reject(f"column {column!r} is not valid Unicode", where, is_damaged=True)
+    if "\0" in value:
+        return Reject(f"column {column!r} holds a zero character", where, is_damaged=True)
     return value

@@ -5,6 +5,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from biomamba.data.corpora.columns import ColumnCorpus
@@ -83,6 +85,24 @@ def test_a_short_text_is_left_out_by_policy(read: Read) -> None:
 def test_a_technical_fault_is_damage(row: dict[str, Any], reason: str, read: Read) -> None:
     options = {"id_column": "id"} if "no id" in reason else {}
     assert read([row], **options) == [Reject(reason, "rows.jsonl row 1", is_damaged=True)]
+
+
+@pytest.mark.parametrize("name", ["rows.csv", "rows.parquet"])
+def test_a_zero_character_in_a_table_is_damage(name: str, tmp_path: Path) -> None:
+    texts = ["x" * 5_000, "a\0b", "c"]
+    if name.endswith(".csv"):
+        (tmp_path / name).write_text("\n".join(["text", *texts, ""]))
+    else:
+        pq.write_table(pa.table({"text": texts}), tmp_path / name)
+    corpus = ColumnCorpus(LocalRows([str(tmp_path / name)]), "x", "none", ["text"])
+    (shard,) = corpus.shards()
+    first, second, third = corpus.documents(shard)
+
+    assert isinstance(first, Document)
+    assert isinstance(third, Document)
+    assert (first.text, third.text) == (texts[0], "c")
+    reason = "column 'text' holds a zero character"
+    assert second == Reject(reason, f"{name} row 2", is_damaged=True)
 
 
 def test_a_group_column_names_the_group(read: Read) -> None:
