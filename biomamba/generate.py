@@ -158,7 +158,7 @@ def write_records(
                 "seed": seed,
                 "provenance": origin,
             }
-            file.write(json.dumps(record, ensure_ascii=False) + "\n")
+            file.write(json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n")
             file.flush()
 
 

@@ -175,7 +175,8 @@ class Appender:
 
 
 def _line(row: Mapping[str, Any]) -> str:
-    return json.dumps(row) + "\n"  # ASCII: some readers take U+2028 for the end of a line
+    # ASCII: some readers take U+2028 for the end of a line.
+    return json.dumps(row, allow_nan=False) + "\n"
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """Put the items of a task to a model."""
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -20,7 +21,7 @@ from biomamba.evaluation.answer_model import (
 from biomamba.evaluation.answer_options import AnswerOptions
 from biomamba.evaluation.label_head import LabelHead
 from biomamba.evaluation.raw_answer import Hidden, RawAnswer, key_of
-from biomamba.runtime.errors import ConfigError
+from biomamba.runtime.errors import ConfigError, DataError
 from biomamba.tasks.answer_parser import parse_label
 from biomamba.tasks.item import Item
 from biomamba.tasks.prediction import ANSWERED, EMPTY, UNPARSABLE, Prediction
@@ -95,7 +96,8 @@ class Questions:
         """Return what the model says to each item.
 
         Raises:
-            DataError: A prompt does not fit even without what it may lose.
+            DataError: A prompt does not fit even without what it may lose, or a probability is not
+                finite.
             ConfigError: The model cannot give such answers.
         """
         restricted = is_restricted(self.task)
@@ -131,7 +133,8 @@ class Questions:
             [self._request(prompt, each if len(found) == 1 else each[:1]) for prompt in found]
             for found, each in zip(prompts, texts, strict=True)
         ]
-        scores = iter(self.model.score([request for each in requests for request in each]))
+        asked = [request for each in requests for request in each]
+        scores = iter(self._finite(self.model.score(asked)))
         for found, each, prior in zip(prompts, requests, self._priors(texts), strict=True):
             yield RawAnswer(
                 key="",
@@ -156,9 +159,22 @@ class Questions:
     def _ask_head(self, items: Sequence[Item]) -> Iterator[RawAnswer]:
         assert self._head is not None
         features, cut = self.features(items)
-        scores = self._head.log_probabilities(features).tolist()
+        scores = self._finite(self._head.log_probabilities(features).tolist())
         for found, num_cut in zip(scores, cut, strict=True):
             yield RawAnswer(key="", log_probabilities=found, num_cut_tokens=num_cut)
+
+    def _finite(self, scores: list[list[float]]) -> list[list[float]]:
+        """Return log probabilities of labels or options, all of them finite.
+
+        Raises:
+            DataError: One is not.
+        """
+        if not all(math.isfinite(score) for each in scores for score in each):
+            raise DataError(
+                f"{self.model.label} gives an answer to {self.task.name} a probability that is not "
+                "finite: damaged weights?"
+            )
+        return scores
 
     def _prompts(self, item: Item, texts: Sequence[str]) -> list[EncodedPrompt]:
         """Return the prompt of an item, or one for each option that stands in it."""
@@ -171,7 +187,8 @@ class Questions:
         if not self.options.prior_correction:
             return [[] for _ in texts]
         different = list(dict.fromkeys(tuple(each) for each in texts))
-        scores = self.model.score([self._request(self._empty_prompt, each) for each in different])
+        empty = [self._request(self._empty_prompt, each) for each in different]
+        scores = self._finite(self.model.score(empty))
         found = dict(zip(different, scores, strict=True))
         return [found[tuple(each)] for each in texts]
 

@@ -3,10 +3,11 @@
 import csv
 import io
 import json
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
+
+from biomamba.evaluation.records import plain_value, record_line
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,8 +75,7 @@ class Comparison:
 
 def format_comparison(records: Iterable[ComparisonRecord]) -> str:
     """Return the records as JSON lines; what is not a number becomes null."""
-    lines = [{name: _plain(value) for name, value in asdict(found).items()} for found in records]
-    return "".join(json.dumps(line, sort_keys=True, allow_nan=False) + "\n" for line in lines)
+    return "".join(record_line(asdict(record)) for record in records)
 
 
 def comparison_csv(records: Iterable[ComparisonRecord]) -> str:
@@ -84,15 +84,10 @@ def comparison_csv(records: Iterable[ComparisonRecord]) -> str:
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow([found.name for found in fields(ComparisonRecord)])
     for record in records:
-        writer.writerow([_cell(_plain(value)) for value in asdict(record).values()])
+        writer.writerow([_cell(plain_value(value)) for value in asdict(record).values()])
     return text.getvalue()
 
 
-def _plain(value: Any) -> Any:
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return [_plain(each) for each in value] if isinstance(value, list | tuple) else value
-
-
 def _cell(value: Any) -> Any:
-    return json.dumps(value, sort_keys=True) if isinstance(value, list | dict) else value
+    is_plain = not isinstance(value, list | dict)
+    return value if is_plain else json.dumps(value, sort_keys=True, allow_nan=False)

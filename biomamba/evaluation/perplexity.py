@@ -19,7 +19,8 @@ from torch import Tensor
 from biomamba.data.batches import Batch
 from biomamba.evaluation.positions import PositionTotals, positions_of
 from biomamba.evaluation.records import RecordContext, ResultRecord
-from biomamba.metrics.interval import Statistic, bootstrap_interval
+from biomamba.metrics.grouped import interval_over_rows
+from biomamba.metrics.interval import Statistic
 from biomamba.metrics.measure import Measure
 from biomamba.metrics.perplexity import perplexity_of_sums
 from biomamba.model.cross_entropy import token_nll
@@ -87,7 +88,8 @@ def _bits_per_byte(sums: Sums) -> Sums:
 
 
 def _perplexity_change(sums: Sums) -> Sums:
-    return np.expm1((sums[:, 0] - sums[:, 3]) / sums[:, 1])
+    with np.errstate(over="ignore"):
+        return np.expm1((sums[:, 0] - sums[:, 3]) / sums[:, 1])
 
 
 def _bits_per_byte_change(sums: Sums) -> Sums:
@@ -129,6 +131,7 @@ def perplexity_records(
     Raises:
         ValueError: if the baseline was scored on other documents or, where figures per token are
             compared, with another tokenizer.
+        DataError: a figure is not finite.
     """
     columns = [scores.nll, scores.num_tokens, scores.num_bytes]
     metrics = dict(_METRICS)
@@ -145,12 +148,12 @@ def perplexity_records(
     table = np.stack([column.astype(np.float64) for column in columns], axis=1)
     records = []
     for metric, (unit, statistic) in metrics.items():
-        interval = bootstrap_interval(table, statistic, context.bootstrap)
+        measure = Measure(metric, table, statistic, higher_is_better=False)
         records.append(
             context.record(
                 metric,
                 unit,
-                interval,
+                *interval_over_rows(measure, context.bootstrap),
                 num_documents=len(scores.nll),
                 num_tokens=int(scores.num_tokens.sum()),
                 num_bytes=int(scores.num_bytes.sum()),

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from biomamba.data.batches import Batch
 from biomamba.evaluation.records import RecordContext, ResultRecord
-from biomamba.metrics.interval import bootstrap_interval
+from biomamba.metrics.grouped import interval_over_rows
+from biomamba.metrics.measure import Measure
 from biomamba.metrics.perplexity import perplexity_of_sums
 
 _NUM_BUCKETS = 32
@@ -42,18 +43,23 @@ class PositionTotals:
         np.add.at(self._num_tokens, (document, bucket), 1)
 
     def records(self, context: RecordContext) -> Iterator[ResultRecord]:
-        """Yield the perplexity of every bucket that has tokens, from those documents."""
+        """Yield the perplexity of every bucket that has tokens, from those documents.
+
+        Raises:
+            DataError: A perplexity is not finite.
+        """
         for bucket in range(_NUM_BUCKETS):
             (reaching,) = np.nonzero(self._num_tokens[:, bucket])
             if not len(reaching):
                 continue
             num_tokens = self._num_tokens[reaching, bucket]
             columns = np.stack([self._nll[reaching, bucket], num_tokens.astype(np.float64)], axis=1)
+            measure = Measure("perplexity", columns, perplexity_of_sums, higher_is_better=False)
             begin = int(_EDGES[bucket - 1]) if bucket else 0
             record = context.record(
                 "perplexity",
                 "exp(nats per token)",
-                bootstrap_interval(columns, perplexity_of_sums, context.bootstrap),
+                *interval_over_rows(measure, context.bootstrap),
                 num_documents=len(reaching),
                 num_tokens=int(num_tokens.sum()),
                 num_bytes=int(self._num_bytes[reaching].sum()),

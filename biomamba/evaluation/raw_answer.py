@@ -3,6 +3,7 @@
 Scores and texts are what costs time; which label follows from them can be decided again and again.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from hashlib import sha256
@@ -30,7 +31,7 @@ class RawAnswer:
 
     Attributes:
         key: The id of the item; for restricted tasks a hash of it.
-        log_probabilities: Of each label or option (nats, summed over its ids).
+        log_probabilities: Of each label or option (nats, summed over its ids); all finite.
         prior_log_probabilities: The same behind a prompt whose parts are empty; empty if not asked.
         num_tokens: Ids of each label or option.
         candidates: What was written, best first; never kept of restricted tasks.
@@ -54,6 +55,11 @@ class RawAnswer:
     hidden: Sequence[Hidden] = ()
     columns: Mapping[str, Sequence[float]] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        scores = (*self.log_probabilities, *self.prior_log_probabilities)
+        if not all(map(math.isfinite, scores)):
+            raise ValueError("log probabilities must be finite")
+
     def plain(self) -> dict[str, Any]:
         """Return what is not empty as values of JSON."""
         empty = {"log_probabilities", "prior_log_probabilities", "num_tokens", "candidates"}
@@ -65,6 +71,7 @@ class RawAnswer:
         """Return the answer that `plain` described; other values are left aside.
 
         Raises:
+            ValueError: A log probability is not finite.
             TypeError: The key is missing or a value is of another shape.
         """
         known = {found.name for found in fields(cls)}

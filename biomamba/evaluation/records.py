@@ -1,6 +1,7 @@
 """One measured figure with everything needed to trust it, kept as JSON lines."""
 
 import json
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
@@ -13,15 +14,18 @@ from biomamba.runtime.input_files import Shape, json_lines
 from biomamba.runtime.record_shapes import RESULT
 
 _SHOWN = 10
+_BOUNDS = ("low", "high")
 
 
 @dataclass(frozen=True, kw_only=True)
 class ResultRecord:
     """A metric of one model on one split of one source.
 
-    low and high bound the interval of `level` over num_documents documents. provenance holds the
-    checkpoint and data fingerprints, config hash, commit and hardware. A figure of some positions
-    of the documents only names the first one and the one behind the last; else both are None.
+    low and high bound the interval of `level` over num_documents documents; they are nan where
+    there is none, and null in the file. method says how the interval was made, or why there is
+    none; records of earlier versions do not tell. provenance holds the checkpoint and data
+    fingerprints, config hash, commit and hardware. A figure of some positions of the documents only
+    names the first one and the one behind the last; else both are None.
     """
 
     model: str
@@ -39,6 +43,7 @@ class ResultRecord:
     provenance: Mapping[str, Any]
     first_position: int | None = None
     end_position: int | None = None
+    method: str = ""
 
     @property
     def interval(self) -> Interval:
@@ -61,12 +66,22 @@ class RecordContext:
         metric: str,
         unit: str,
         interval: Interval,
+        method: str,
         *,
         num_documents: int,
         num_tokens: int,
         num_bytes: int,
     ) -> ResultRecord:
-        """Return the record of a figure."""
+        """Return the record of a figure.
+
+        Raises:
+            DataError: The figure is not finite.
+        """
+        if not math.isfinite(interval.value):
+            raise DataError(
+                f"{metric} of {self.model} on {self.source} is not finite: the model has diverged, "
+                "or its weights are damaged"
+            )
         return ResultRecord(
             model=self.model,
             source=self.source,
@@ -81,12 +96,30 @@ class RecordContext:
             num_tokens=num_tokens,
             num_bytes=num_bytes,
             provenance=self.provenance,
+            method=method,
         )
 
 
 def format_records(records: Iterable[ResultRecord]) -> str:
-    """Return the records as JSON lines."""
-    return "".join(json.dumps(asdict(record), sort_keys=True) + "\n" for record in records)
+    """Return the records as JSON lines; a number that is not finite is null there."""
+    return "".join(record_line(asdict(record)) for record in records)
+
+
+def record_line(values: Mapping[str, Any]) -> str:
+    """Return the fields of a record as a line of JSON; a number that is not finite is null there.
+
+    Raises:
+        ValueError: A number within an object is not finite.
+    """
+    plain = {name: plain_value(value) for name, value in values.items()}
+    return json.dumps(plain, sort_keys=True, allow_nan=False) + "\n"
+
+
+def plain_value(value: Any) -> Any:
+    """Return a value of a record with None for each number that is not finite."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return [plain_value(each) for each in value] if isinstance(value, list | tuple) else value
 
 
 def read_records(path: Path) -> list[ResultRecord]:
@@ -97,6 +130,7 @@ def read_records(path: Path) -> list[ResultRecord]:
     """
     records = []
     for number, values in enumerate(read_objects(path, ResultRecord, RESULT), start=1):
+        values |= {name: math.nan for name in _BOUNDS if values[name] is None}
         records.append(build_record(ResultRecord, values, f"{path}, line {number}"))
     return records
 

@@ -1,6 +1,5 @@
 """One figure of one model on one task with everything needed to trust it, kept as JSON lines."""
 
-import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -8,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from biomamba.config.annotations import build_record
-from biomamba.evaluation.records import read_objects
+from biomamba.evaluation.records import read_objects, record_line
 from biomamba.metrics.interval import Interval
 from biomamba.runtime.record_shapes import TASK_RESULT
 
@@ -74,11 +73,7 @@ class TaskRecord:
 
 def format_task_records(records: Iterable[TaskRecord]) -> str:
     """Return the records as JSON lines; a number that is not defined is null there."""
-    lines = [
-        {name: None if _is_undefined(value) else value for name, value in asdict(record).items()}
-        for record in records
-    ]
-    return "".join(json.dumps(line, sort_keys=True, allow_nan=False) + "\n" for line in lines)
+    return "".join(record_line(asdict(record)) for record in records)
 
 
 def read_task_records(path: Path) -> list[TaskRecord]:
@@ -92,7 +87,3 @@ def read_task_records(path: Path) -> list[TaskRecord]:
         undefined = {name: math.nan for name in _ALWAYS_NUMBERS if values[name] is None}
         records.append(build_record(TaskRecord, {**values, **undefined}, f"{path}, line {number}"))
     return records
-
-
-def _is_undefined(value: object) -> bool:
-    return isinstance(value, float) and math.isnan(value)

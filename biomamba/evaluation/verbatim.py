@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from biomamba.data.text_files import TextFault, parse_row, read_text_file
 from biomamba.metrics.word_runs import Gram, SharedRuns, grams_of, words_of
 from biomamba.runtime.errors import DataError
-from biomamba.runtime.input_files import loads
 from biomamba.runtime.numbers import check_whole
 
 
@@ -145,15 +145,12 @@ def read_texts(path: Path) -> dict[str, str]:
 
 
 def _rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    try:
-        lines = path.read_text("utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"cannot read {path} ({type(error).__name__})") from None
-    for number, line in enumerate(lines, start=1):
+    # Only the end of a line ends a row: JSON may hold U+2028 and U+0085 as they are.
+    for number, line in enumerate(read_text_file(path).split("\n"), start=1):
         try:
-            row = loads(line) if line.strip() else {}
-        except ValueError:
-            raise DataError(f"{path}, line {number}: not JSON; write the file again") from None
+            row = parse_row(line) if line.strip() else {}
+        except TextFault as fault:
+            raise DataError(f"{path}, line {number}: {fault}; write the file again") from None
         if not isinstance(row, dict):
             raise DataError(f"{path}, line {number}: not an object; write the file again")
         yield number, row

@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import binom
 
-from biomamba.metrics.grouped import group_columns
-from biomamba.metrics.interval import Bootstrap, bootstrap_values, percentile_interval
+from biomamba.metrics.grouped import drawn_interval, group_columns
+from biomamba.metrics.interval import Bootstrap
 from biomamba.metrics.measure import Measure
 
 MCNEMAR, EXACT_SWAPS, RANDOM_SWAPS = "mcnemar, exact", "swaps, exact", "swaps, drawn"
@@ -114,14 +114,13 @@ def paired_difference(
     def difference(sums: NDArray[np.float64]) -> NDArray[np.float64]:
         return a.statistic(sums[:, :num_columns]) - b.statistic(sums[:, num_columns:])
 
-    columns = np.concatenate([first.columns, second.columns], axis=1)
-    values = bootstrap_values(columns, difference, bootstrap)
-    value = float(difference(columns.sum(axis=0, keepdims=True))[0])
-    interval = percentile_interval(value, values, bootstrap.level)
     test, p_value = _test(first, second, bootstrap)
-    if len(columns) == 1 or not a.is_smooth:
-        return Difference(value, math.nan, math.nan, p_value, math.nan, test)
-    return Difference(value, interval.low, interval.high, p_value, float(values.std()), test)
+    if len(first.columns) > 1 and np.array_equal(first.columns, second.columns):
+        return Difference(0.0, 0.0, 0.0, p_value, 0.0, test)
+    columns = np.concatenate([first.columns, second.columns], axis=1)
+    drawn = drawn_interval(Measure(a.name, columns, difference, is_smooth=a.is_smooth), bootstrap)
+    found, error = drawn.interval, drawn.standard_error
+    return Difference(found.value, found.low, found.high, p_value, error, test)
 
 
 def _test(a: Measure, b: Measure, bootstrap: Bootstrap) -> tuple[str, float]:

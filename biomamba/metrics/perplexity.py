@@ -24,8 +24,12 @@ def perplexity(nll_sum: float, num_tokens: int) -> float:
 
 
 def perplexity_of_sums(sums: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return exp(nats per token) of each row of sums (rows, k): nll and tokens come first."""
-    return np.exp(sums[:, 0] / sums[:, 1])
+    """Return exp(nats per token) of each row of sums (rows, k): nll and tokens come first.
+
+    It is inf where exp overflows.
+    """
+    with np.errstate(over="ignore"):
+        return np.exp(sums[:, 0] / sums[:, 1])
 
 
 def bits_per_byte(nll_sum: float, num_bytes: int) -> float:

@@ -6,12 +6,14 @@ from biomamba.evaluation.comparison import ComparisonSettings, Models
 from biomamba.evaluation.simple_answers import MAJORITY
 from biomamba.evaluation.task_records import CHANGE, TaskRecord
 from biomamba.metrics.combined import Combined
+from biomamba.metrics.interval import Interval
 from biomamba.metrics.paired import Difference, paired_difference
 from biomamba.metrics.seeds import difference_over_seeds
 from biomamba.reporting.comparison_tables import probability_cell
 from biomamba.reporting.report_inputs import Evaluation
 from biomamba.reporting.report_scores import ReportScores
 from biomamba.reporting.section import Part, Section
+from biomamba.reporting.tables import interval_cell
 from biomamba.reporting.tradeoff_plots import non_dominated
 from biomamba.reporting.tradeoff_sections import combined_seeds, general_panel, places_of
 from biomamba.training.lineage import UNKNOWN
@@ -87,7 +89,8 @@ def _difference(
 def _told(found: Difference) -> str:
     p_value = probability_cell(found.p_value)
     p_value = p_value if p_value.startswith("<") else f"= {p_value}"
-    return f"{found.value:+.3f} [{found.low:+.3f}, {found.high:+.3f}], p {p_value}"
+    bounds = Interval(found.value, found.low, found.high)
+    return f"{interval_cell(bounds, '+.3f')}, p {p_value}"
 
 
 def _mean(seeds: Sequence[Combined]) -> float:
@@ -111,7 +114,7 @@ def _tasks(records: Sequence[TaskRecord]) -> list[Part]:
         count = len({record.checkpoint_sha256 for record in asked})
         chosen = f", the best of {count} checkpoints" if count > 1 else ""
         parts.append(
-            f"{task}: {metric} {best.value:.3f} [{best.low:.3f}, {best.high:.3f}] for {best.model}"
+            f"{task}: {metric} {interval_cell(best.interval, '.3f')} for {best.model}"
             f"{chosen}, {best.n:,} items, filtered: {best.filtered or UNKNOWN}{beside}."
         )
     return parts

@@ -138,9 +138,11 @@ def _paper_value(card: Card) -> str:
 
 
 def _ours(card: Card) -> str:
-    if card.value is None or card.low is None or card.high is None:
+    if card.value is None:
         return "not run"
-    told = f"{_shown(card, card.value)} [{_shown(card, card.low)}, {_shown(card, card.high)}]"
+    told = _shown(card, card.value)
+    if card.low is not None and card.high is not None:
+        told += f" [{_shown(card, card.low)}, {_shown(card, card.high)}]"
     seeds = f", {card.num_seeds} seeds" if (card.num_seeds or 1) > 1 else ""
     return f"{told}{seeds}"
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from biomamba.metrics.interval import Interval
 from biomamba.reporting.metadata_figures import GroupFigure
 from biomamba.reporting.section import Table, csv_of
+from biomamba.reporting.tables import interval_cell
 
 _NONE = "-"
 _FIGURES = ("bits_per_byte", "perplexity", "change")
@@ -51,9 +52,7 @@ def _cells(figure: GroupFigure) -> list[str]:
 def _interval(found: Interval | None, style: str) -> str:
     if found is None:
         return _NONE
-    if math.isnan(found.low):
-        return f"{found.value:{style}}"
-    return f"{found.value:{style}} [{found.low:{style}}, {found.high:{style}}]"
+    return interval_cell(found, style)
 
 
 def _probability(value: float) -> str:

@@ -9,6 +9,7 @@ from biomamba.evaluation.scaling import MIN_RUNS, ScalingFit, fit_scaling
 from biomamba.metrics.interval import Bootstrap, Interval
 from biomamba.reporting.report_scores import ReportScores, restricted, subjects_of
 from biomamba.reporting.section import Part, Picture, Section, Table
+from biomamba.reporting.tables import interval_cell
 from biomamba.reporting.tradeoff_plots import scaling_plot
 
 _BITS = "bits_per_byte"
@@ -118,4 +119,4 @@ def _words(fits: Mapping[str, ScalingFit]) -> list[Part]:
 
 
 def _interval(found: Interval, style: str) -> str:
-    return f"{found.value:{style}} [{found.low:{style}}, {found.high:{style}}]"
+    return interval_cell(found, style)

@@ -1,9 +1,11 @@
 """Result records as Markdown tables."""
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 
 from biomamba.data.exposure import Exposure
 from biomamba.evaluation.records import ResultRecord
+from biomamba.metrics.interval import Interval
 
 _PER_TOKEN = ("perplexity", "perplexity_change")
 
@@ -94,4 +96,11 @@ def _cell(record: ResultRecord | None, style: str) -> str:
 
 
 def _interval(record: ResultRecord, style: str) -> str:
-    return f"{record.value:{style}} [{record.low:{style}}, {record.high:{style}}]"
+    return interval_cell(record.interval, style)
+
+
+def interval_cell(found: Interval, style: str) -> str:
+    """Return a figure with its bounds, or alone if it has none."""
+    if not (math.isfinite(found.low) and math.isfinite(found.high)):
+        return f"{found.value:{style}}"
+    return f"{found.value:{style}} [{found.low:{style}}, {found.high:{style}}]"

@@ -10,6 +10,7 @@ from biomamba.reporting.report_folders import TASK_RESULTS
 from biomamba.reporting.report_inputs import Evaluation
 from biomamba.reporting.run_groups import RunGroup
 from biomamba.reporting.section import Table
+from biomamba.reporting.tables import interval_cell
 from biomamba.training.lineage import UNKNOWN, worst_status
 
 _Key = tuple[str, str, str]  # recipe, task, how it was asked
@@ -65,7 +66,7 @@ def _row(key: _Key, records: Sequence[TaskRecord]) -> list[str]:
         first.metric,
         f"{len(records)}",
         f"{first.n:,}",
-        f"{interval.value:.3f} [{interval.low:.3f}, {interval.high:.3f}]",
+        interval_cell(interval, ".3f"),
         f"{deviation:.3f}",
         worst_status(record.filtered or UNKNOWN for record in records) or UNKNOWN,
     ]

@@ -1,11 +1,10 @@
 """Records of tasks as a Markdown table."""
 
-import math
 from collections.abc import Sequence
 
 from biomamba.evaluation.simple_answers import MAJORITY, RANDOM
 from biomamba.evaluation.task_records import CHANGE, TaskRecord
-from biomamba.reporting.tables import markdown_table
+from biomamba.reporting.tables import interval_cell, markdown_table
 from biomamba.training.lineage import UNKNOWN
 
 _NOTHING = "-"
@@ -79,9 +78,7 @@ def _number(record: TaskRecord | None) -> str:
 def _interval(record: TaskRecord | None, style: str = ".3f") -> str:
     if record is None:
         return _NOTHING
-    if math.isnan(record.low):
-        return f"{record.value:{style}}"  # the column `interval` says why there is none
-    return f"{record.value:{style}} [{record.low:{style}}, {record.high:{style}}]"
+    return interval_cell(record.interval, style)  # the column `interval` says why there is none
 
 
 def _change(record: TaskRecord | None) -> list[str]:

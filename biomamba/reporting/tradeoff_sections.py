@@ -11,6 +11,7 @@ from biomamba.metrics.seeds import interval_over_seeds
 from biomamba.reporting.report_scores import ReportScores, subjects_of
 from biomamba.reporting.score_sections import NO_SCORES
 from biomamba.reporting.section import Part, Picture, Section, Table
+from biomamba.reporting.tables import interval_cell
 from biomamba.reporting.tradeoff_plots import Place, dominates, frontier_plot, non_dominated
 
 BITS = "bits_per_byte"
@@ -156,6 +157,4 @@ def _note(places: Sequence[Place], best: Sequence[str]) -> list[Part]:
 
 
 def _cell(found: Interval) -> str:
-    if found.low != found.low:  # one document, or no scatter
-        return f"{found.value:.3f}"
-    return f"{found.value:.3f} [{found.low:.3f}, {found.high:.3f}]"
+    return interval_cell(found, ".3f")

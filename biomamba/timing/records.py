@@ -173,7 +173,8 @@ class RecordFile:
     def add(self, records: Sequence[EfficiencyRecord]) -> None:
         """Write the file with further points, whole or not at all."""
         self.records = [*self.records, *records]
-        lines = [json.dumps(asdict(record), sort_keys=True) for record in self.records]
+        plain = [asdict(record) for record in self.records]
+        lines = [json.dumps(each, sort_keys=True, allow_nan=False) for each in plain]
         write_text(self.path, "".join(f"{line}\n" for line in lines))
 
 

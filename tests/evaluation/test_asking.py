@@ -1,5 +1,6 @@
 """Items as they are put to a model."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -195,3 +196,13 @@ def test_a_reader_of_passages_gets_question_and_context(toy_task: Build) -> None
         Questions(toy_task(), reader, OPTIONS).ask(items)
     with pytest.raises(ConfigError, match=r"have no \['context'\]"):
         Questions(task, reader, OPTIONS).ask([replace(items[0], parts={"question": "?"})])
+
+
+@pytest.mark.parametrize("score", [math.nan, -math.inf])
+def test_a_probability_that_is_not_finite_is_an_error(
+    toy_task: Build, toy_model: Build, monkeypatch: pytest.MonkeyPatch, score: float
+) -> None:
+    task, model = toy_task(), toy_model()
+    monkeypatch.setattr(type(model), "score", lambda _, asked: [[0.0, score, 0.0] for _ in asked])
+    with pytest.raises(DataError, match=r"toy a probability that is not finite"):
+        Questions(task, model, OPTIONS).ask(task.held_out().items[:3])

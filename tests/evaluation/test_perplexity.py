@@ -1,5 +1,6 @@
 """Document scores and their records."""
 
+import json
 import math
 from typing import Any
 
@@ -15,10 +16,13 @@ from biomamba.evaluation.perplexity import (
     perplexity_records,
     score_documents,
 )
+from biomamba.evaluation.records import format_records
+from biomamba.metrics.grouped import NO_SCATTER, ONE_GROUP
 from biomamba.metrics.interval import Bootstrap
 from biomamba.model.backends.chunked import ChunkedScan
 from biomamba.model.config import Mamba2Config
 from biomamba.model.language_model import MambaLM
+from biomamba.runtime.errors import DataError
 
 VOCAB, EOD = 16, 0
 CONTEXT = RecordContext("base", "pubmed", "test", Bootstrap(num_resamples=50), {"commit": "abc"})
@@ -92,8 +96,9 @@ def test_changes_are_paired() -> None:
     change = records["perplexity_change"]
     assert change.value == pytest.approx(math.exp(-0.5) - 1)
     # Both documents lose half a nat per token, so that any draw of them gives the same change.
-    assert change.low == pytest.approx(change.high)
-    assert records["perplexity"].low == pytest.approx(records["perplexity"].high)
+    assert math.isnan(change.low)
+    assert math.isnan(change.high)
+    assert {record.method for record in records.values()} == {NO_SCATTER}
     saved = records["bits_per_byte_change"]
     assert saved.value == pytest.approx(-0.125 / math.log(2))
 
@@ -102,3 +107,30 @@ def test_a_baseline_of_other_documents_is_refused() -> None:
     other = DocumentScores(np.zeros(2), np.array([10, 31]), np.array([40, 120]))
     with pytest.raises(ValueError, match="other documents or with another tokenizer"):
         perplexity_records(CONTEXT, make_scores([1.0, 1.0]), other)
+
+
+def test_one_document_has_figures_and_no_interval() -> None:
+    alone = DocumentScores(np.array([20.0]), np.array([10]), np.array([40]))
+    records = perplexity_records(CONTEXT, alone, alone)
+    assert records[0].value == pytest.approx(math.exp(2))
+    lines = [json.loads(line) for line in format_records(records).splitlines()]
+    assert [(line["low"], line["high"], line["method"]) for line in lines] == [
+        (None, None, ONE_GROUP)
+    ] * 4
+
+
+@pytest.mark.parametrize("nll", [math.nan, math.inf, 710.0 * 40])  # exp(710) overflows
+def test_a_perplexity_that_is_not_finite_is_an_error(nll: float) -> None:
+    with pytest.raises(DataError, match="perplexity of base on pubmed is not finite"):
+        perplexity_records(CONTEXT, make_scores([0.0, nll]))
+
+
+def test_a_resample_that_overflows_leaves_the_figure_without_an_interval() -> None:
+    # 1,000 nats per token on the second document alone, 500 on both together.
+    scores = DocumentScores(np.array([0.0, 10_000.0]), np.array([10, 10]), np.array([40, 40]))
+    found, bits = perplexity_records(CONTEXT, scores)
+    assert found.value == pytest.approx(math.exp(500))
+    assert math.isnan(found.low)
+    assert math.isnan(found.high)
+    assert "null" in format_records([found])
+    assert bits.value == pytest.approx(10_000 / (80 * math.log(2)))

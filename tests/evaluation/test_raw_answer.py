@@ -45,3 +45,8 @@ def test_ids_are_kept_or_hashed() -> None:
     hashed = key_of("t", "10000032-DS-21", is_restricted=True)
     assert len(hashed) == 64
     assert hashed != key_of("u", "10000032-DS-21", is_restricted=True)
+
+
+def test_a_log_probability_that_is_not_finite_is_refused() -> None:
+    with pytest.raises(ValueError, match="must be finite"):
+        RawAnswer.from_plain({"key": "a", "log_probabilities": [-1.0, float("nan")]})

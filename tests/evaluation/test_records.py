@@ -1,6 +1,8 @@
 """Records to JSON lines and back."""
 
 import json
+import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -29,6 +31,26 @@ def test_records_survive_a_round_trip(tmp_path: Path) -> None:
     path = tmp_path / "results.jsonl"
     path.write_text(format_records([RECORD, RECORD]))
     assert read_records(path) == [RECORD, RECORD]
+
+
+def test_a_record_without_an_interval_has_null_bounds_in_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "results.jsonl"
+    without = replace(RECORD, low=math.nan, high=math.inf, method="none: one group")
+    path.write_text(format_records([without]))
+    line = json.loads(path.read_text(), parse_constant=pytest.fail)  # NaN, Infinity
+    assert (line["low"], line["high"]) == (None, None)
+    (found,) = read_records(path)
+    assert (found.value, found.method) == (8.42, "none: one group")
+    assert math.isnan(found.low)
+    assert math.isnan(found.high)
+
+
+def test_records_of_earlier_versions_do_not_tell_the_method(tmp_path: Path) -> None:
+    path = tmp_path / "results.jsonl"
+    values = json.loads(format_records([RECORD]))
+    del values["method"]
+    path.write_text(json.dumps(values) + "\n")
+    assert read_records(path) == [RECORD]
 
 
 def test_interval_holds_the_bounds() -> None:

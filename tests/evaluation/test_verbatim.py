@@ -1,5 +1,6 @@
 """What generated texts repeat of notes."""
 
+import codecs
 import json
 from hashlib import sha256
 from pathlib import Path
@@ -133,8 +134,24 @@ def test_files_without_texts_and_damaged_ones_are_refused_without_text(tmp_path:
         with pytest.raises(DataError, match=r"a\.jsonl, line 1") as caught:
             read_texts(file)
         assert SECRET not in str(caught.value)
-    with pytest.raises(DataError, match=r"cannot read .*gone\.jsonl"):
+    with pytest.raises(DataError, match=r"gone\.jsonl: cannot be read"):
         read_texts(tmp_path / "gone.jsonl")
+
+
+def test_a_file_of_texts_follows_the_rule_of_all_texts(tmp_path: Path) -> None:
+    file = tmp_path / "a.jsonl"
+    row = '{"text": "one\u2028two"}'  # as it is, not escaped: no end of a row
+    file.write_bytes(codecs.BOM_UTF8 + row.encode() + b"\r\n")
+    assert read_texts(file) == {"line 1": "one\u2028two"}
+    for raw, message in (
+        (row.encode("utf-16"), "must be UTF-8 text, found UTF-16"),
+        ('{"text": "\u00e9"}'.encode("latin-1"), "must be UTF-8 text, found not UTF-8 at byte 11"),
+        (b'{"text": "one", "text": "two"}', "line 1: row has a key twice: 'text'"),
+        (b'{"text": "\\ud83d"}', "line 1: row holds half of a surrogate pair"),
+    ):
+        file.write_bytes(raw)
+        with pytest.raises(DataError, match=message):
+            read_texts(file)
 
 
 def test_a_run_of_one_word_is_refused() -> None:

@@ -30,7 +30,7 @@ def test_domain_general_text_and_tasks(
     scores, tasks = write_evaluation(tmp_path / "a", bits), write_tasks(tmp_path / "t")
     domain, general, front, quiz = (str(part) for part in section([scores, tasks]).parts)
     assert "pubmed: 1.500 bits per byte for more, the lowest of 2 models beside it" in domain
-    assert "against 2.000 for base: -0.500 [-0.500, -0.500], p = 0.031, 6 documents." in domain
+    assert "against 2.000 for base: -0.500, p = 0.031, 6 documents." in domain
     assert "(plain mean of web and wiki): 1.750 bits per byte for more" in general
     assert "against 1.500 for base: +0.250" in general
     assert front.endswith("are 2 of 3 models: base, more.")

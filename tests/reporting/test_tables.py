@@ -4,8 +4,10 @@ from dataclasses import replace
 
 from biomamba.data.exposure import Exposure
 from biomamba.evaluation.records import ResultRecord
+from biomamba.metrics.interval import Interval
 from biomamba.reporting.tables import (
     exposure_table,
+    interval_cell,
     markdown_table,
     perplexity_table,
     positions_table,
@@ -97,3 +99,9 @@ def test_perplexity_table_puts_models_side_by_side() -> None:
 def test_perplexity_table_without_a_baseline_has_no_change() -> None:
     records = [_record("base", "perplexity", 20.0), _record("base", "bits_per_byte", 2.0)]
     assert "change" not in perplexity_table(records)
+
+
+def test_a_figure_without_bounds_stands_alone() -> None:
+    nan = float("nan")
+    assert interval_cell(Interval(1.25, 1.0, 1.5), ".2f") == "1.25 [1.00, 1.50]"
+    assert interval_cell(Interval(1.25, nan, nan), ".2f") == "1.25"
