@@ -13,7 +13,7 @@ INSTALLED := $(VENV)/.installed
 INTERPRETER := .venv-interpreter
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo reproduce-small reproduce-embedded test test-slow test-slurm test-browser test-interpreter test-all soak end-faults check format clean
+.PHONY: help install demo reproduce-small reproduce-embedded test test-slow test-slurm test-browser test-interpreter test-all soak end-faults paired-tests check format clean
 
 help: ## show this list
 	@echo "usage: make <target> [PYTHON=python3.12] [CONSTRAINTS=constraints/cuda.txt] [PIP_ARGS=...] [RAW=<folder>]"
@@ -92,6 +92,9 @@ soak: $(INSTALLED) ## stop a run 20 times, resume it with 1, 2 and 4 ranks, comp
 
 end-faults: $(INSTALLED) ## kill runs 30 times while they end, start them again, compare (12 minutes)
 	$(BIN)/python benchmarks/end_faults.py
+
+paired-tests: $(INSTALLED) ## simulate how often intervals hold and tests reject (5 to 15 minutes)
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/paired_tests.py
 
 check: $(INSTALLED) ## check format, lint and types
 	$(BIN)/ruff format --check .

@@ -105,7 +105,7 @@ def write_result(name: str, results: Mapping[str, Any], output: Path | None = No
         "versions": {"python": platform.python_version()} | _versions(),
         "results": results,
     }
-    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    path.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
     print(f"written to {path}")
     return path
 

@@ -16,7 +16,6 @@ from biomamba.metrics.multiplicity import holm
 from biomamba.metrics.paired import Difference, mcnemar, paired_difference
 from biomamba.metrics.power import detectable_by, minimum_detectable_paired_difference
 from biomamba.metrics.seeds import (
-    SEEDS,
     difference_over_seeds,
     interval_over_seeds,
     over_seeds,
@@ -83,8 +82,8 @@ def _seed_notes(models: Models) -> Iterator[str]:
     single = [name for name, seeds in models.items() if len(seeds) == 1]
     if single and len(single) < len(models):
         yield (
-            f"one seed only of {', '.join(single)}: how other seeds would do is not part of the "
-            "intervals and tests"
+            f"one seed only of {', '.join(single)}: intervals know nothing of its other seeds, and "
+            "differences to a recipe of several take them to scatter as those"
         )
 
 
@@ -255,11 +254,13 @@ def _interval(
 ) -> tuple[Interval, str]:
     if len(seeds) == 1:
         return interval_of(seeds[0], units, bootstrap)
-    return interval_over_seeds(seeds, units, bootstrap), SEEDS
+    return interval_over_seeds(seeds, units, bootstrap)
 
 
 def _detectable(found: Difference, settings: ComparisonSettings) -> float:
-    return detectable_by(found.standard_error, settings.power, settings.bootstrap.level)
+    return detectable_by(
+        found.standard_error, settings.power, settings.bootstrap.level, freedom=found.freedom
+    )
 
 
 def _with_counts(record: ComparisonRecord, a: Measure, b: Measure) -> ComparisonRecord:

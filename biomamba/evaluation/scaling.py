@@ -127,6 +127,7 @@ def fit_scaling(
         [bootstrap_values(group_columns(m, units).columns, m.statistic, bootstrap) for m in runs],
         axis=1,
     )
+    num_groups = len(set(units))
     drawn = _with_seeds(drawn, losses, counts, bootstrap)
     curve = fit_curve(places, losses)
     resampled = [fit_curve(places, each, curve) for each in drawn]
@@ -135,7 +136,7 @@ def fit_scaling(
 
     def interval(name: str) -> Interval:
         values = np.array([getattr(each, name) for each in resampled])
-        return percentile_interval(getattr(curve, name), values, bootstrap.level)
+        return percentile_interval(getattr(curve, name), values, bootstrap.level, num_groups)
 
     return ScalingFit(
         curve=curve,
@@ -144,7 +145,7 @@ def fit_scaling(
         floor=interval("floor"),
         coefficient=interval("coefficient"),
         exponent=interval("exponent"),
-        per_doubling=percentile_interval(slope, slopes, bootstrap.level),
+        per_doubling=percentile_interval(slope, slopes, bootstrap.level, num_groups),
         residual=float(np.sqrt(np.mean((curve.at(places) - losses) ** 2))),
     )
 

@@ -137,7 +137,7 @@ class TaskFigures:
                 value=difference.value,
                 low=difference.low,
                 high=difference.high,
-                method=f"paired bootstrap over groups; p value: {difference.test}",
+                method=f"paired {difference.method}; p value: {difference.test}",
                 higher_is_better=measure.higher_is_better,
                 against=base.model,
                 p_value=difference.p_value,

@@ -16,9 +16,13 @@ from biomamba.metrics.measure import Measure, ratio_of_sums
 WILSON = "wilson"
 BOOTSTRAP = "bootstrap over groups"
 ONE_GROUP = "none: one group"
+TOO_FEW = "none: fewer than 5 groups count"
 NO_SCATTER = "none: no group differs"
 NOT_FINITE = "none: not finite in every resample"
 NOT_SMOOTH = "none: above 0 by chance"
+# Of a label, for instance, the true ones, those answered and the hits. With fewer the interval is
+# too narrow, because a resample often has none or all of them (benchmarks/paired_tests.py).
+MIN_COUNTING = 5
 # Bounds that differ by less than this share are equal: sums depend on their order.
 _ROUNDING = 1e-12
 
@@ -48,10 +52,11 @@ def interval_of(
     """Return the figure with its interval, and how that was made.
 
     The Wilson score interval for the share of hits among independent items, or among those of them
-    that count (recall, precision), at most one in a group; else the percentile bootstrap over
-    groups. The bounds are nan where there is none: one group says nothing about others, and neither
-    do resamples that are all alike (a figure of 0, because no item has what is counted) or not all
-    finite. A figure that is not smooth is above 0 by chance, and its resamples lie above it.
+    that count (recall, precision), at most one in a group; else the expanded percentile bootstrap
+    over groups. The bounds are nan where there is none: one group says nothing about others, and
+    neither do resamples that are all alike (a figure of 0, because no item has what is counted) or
+    not all finite, or a sum in which fewer than MIN_COUNTING groups take part. A figure that is not
+    smooth is above 0 by chance, and its resamples lie above it.
 
     Raises:
         ValueError: without items, or without one group name per item.
@@ -86,19 +91,39 @@ class Drawn:
 def drawn_interval(grouped: Measure, bootstrap: Bootstrap) -> Drawn:
     """Return a figure whose rows are the groups with its interval, if it has one."""
     without = Interval(grouped.value, math.nan, math.nan)
-    if len(grouped.columns) == 1:
-        return Drawn(without, ONE_GROUP)
-    if not grouped.is_smooth:
-        return Drawn(without, NOT_SMOOTH)
-    if not math.isfinite(without.value):
-        return Drawn(without, NOT_FINITE)
+    reason = why_no_interval(grouped)
+    if reason is not None:
+        return Drawn(without, reason)
     values = bootstrap_values(grouped.columns, grouped.statistic, bootstrap)
     if not np.isfinite(values).all():
         return Drawn(without, NOT_FINITE)
-    found = percentile_interval(without.value, values, bootstrap.level)
+    num_groups = len(grouped.columns)
+    found = percentile_interval(without.value, values, bootstrap.level, num_groups)
     if found.high - found.low <= _ROUNDING * max(abs(found.low), abs(found.high)):
         return Drawn(without, NO_SCATTER, 0.0)
-    return Drawn(found, BOOTSTRAP, float(values.std()))
+    if not _do_enough_count(grouped):
+        return Drawn(without, TOO_FEW)
+    # Resamples scatter too little by this factor.
+    error = float(values.std()) * math.sqrt(num_groups / (num_groups - 1))
+    return Drawn(found, BOOTSTRAP, error)
+
+
+def why_no_interval(grouped: Measure) -> str | None:
+    """Return the reason for which groups cannot tell the scatter of a figure, or None."""
+    if len(grouped.columns) == 1:
+        return ONE_GROUP
+    if not grouped.is_smooth:
+        return NOT_SMOOTH
+    return None if math.isfinite(grouped.value) else NOT_FINITE
+
+
+def _do_enough_count(grouped: Measure) -> bool:
+    """Whether MIN_COUNTING groups take part in each sum, and as many differ if most are alike."""
+    _, counts = np.unique(grouped.columns, axis=0, return_counts=True)
+    num_groups, num_alike = len(grouped.columns), int(counts.max())
+    num_unlike = num_groups - num_alike if 2 * num_alike > num_groups else num_groups
+    num_counted = int((grouped.columns != 0).sum(axis=0).min())
+    return min(num_unlike, num_counted) >= MIN_COUNTING
 
 
 def _counts_hits(measure: Measure) -> bool:

@@ -5,11 +5,13 @@ of column sums (ratios, differences of ratios), which lets thousands of resample
 product of draw counts and columns.
 """
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import ndtr, stdtrit
 
 from biomamba.runtime.numbers import check_number, check_seed, check_whole
 
@@ -21,7 +23,7 @@ _BLOCK_RESAMPLES = 64
 
 @dataclass(frozen=True)
 class Bootstrap:
-    """How intervals are drawn: percentile bootstrap, reproducible by seed."""
+    """How intervals are drawn: expanded percentile bootstrap, reproducible by seed."""
 
     num_resamples: int = 2_000
     level: float = 0.95
@@ -45,7 +47,7 @@ class Interval:
 def bootstrap_interval(
     columns: NDArray[np.float64], statistic: Statistic, bootstrap: Bootstrap
 ) -> Interval:
-    """Return the statistic of all documents and its percentile interval.
+    """Return the statistic of all documents and its expanded percentile interval.
 
     columns is (documents, k); statistic maps column sums (resamples, k) to (resamples,).
     Source: Efron and Tibshirani, An Introduction to the Bootstrap, section 13.3.
@@ -55,7 +57,7 @@ def bootstrap_interval(
     """
     values = bootstrap_values(columns, statistic, bootstrap)
     value = statistic(columns.sum(axis=0, keepdims=True))[0]
-    return percentile_interval(float(value), values, bootstrap.level)
+    return percentile_interval(float(value), values, bootstrap.level, len(columns))
 
 
 def bootstrap_values(
@@ -85,8 +87,18 @@ def draw_counts(num_documents: int, bootstrap: Bootstrap) -> Iterator[NDArray[np
         yield rng.multinomial(num_documents, evenly, size=rows)
 
 
-def percentile_interval(value: float, values: NDArray[np.float64], level: float) -> Interval:
-    """Return a value with the quantiles of its resamples (resamples,) that enclose `level`."""
-    tail = (1 - level) / 2
+def percentile_interval(
+    value: float, values: NDArray[np.float64], level: float, num_documents: int
+) -> Interval:
+    """Return a value with quantiles of its resamples (resamples,), in at least two documents.
+
+    Resamples scatter too little by the factor sqrt((n - 1) / n), and their quantiles are those of a
+    normal law where Student's t is due. So the quantiles lie further out, such that the interval of
+    a mean is about as wide as its t interval.
+    Source: Hesterberg, What teachers should know about the bootstrap, American Statistician 69,
+    2015, section 3.3 (expanded percentile interval).
+    """
+    freedom = num_documents - 1
+    tail = float(ndtr(stdtrit(freedom, (1 - level) / 2) * math.sqrt(num_documents / freedom)))
     low, high = np.quantile(values, [tail, 1 - tail])
     return Interval(value, float(low), float(high))

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import binom
 
-from biomamba.metrics.grouped import drawn_interval, group_columns
+from biomamba.metrics.grouped import BOOTSTRAP, drawn_interval, group_columns
 from biomamba.metrics.interval import Bootstrap
 from biomamba.metrics.measure import Measure
 
@@ -30,8 +30,9 @@ _EXACT_GROUPS = 12
 _BLOCK_SWAPS = 64
 # Values that differ by less than this share are equal: sums depend on their order.
 _ROUNDING = 1e-9
-# Of a figure that is no mean over items. Simulated under equal figures, the studentized test at the
-# 5 % level rejects 4 to 6 % if so many items count in each model, and 20 % with 5 of them.
+# Of a figure that is no mean over items. Under equal figures simulated by
+# benchmarks/paired_tests.py, with so many items that count in each model, the studentized test at
+# the 5 % level rejects 4 to 6.3 %.
 _MIN_COUNTING_ITEMS = 15.0
 _STEP = 1e-4  # relative, of the numerical derivative of a statistic
 
@@ -42,12 +43,15 @@ class Difference:
 
     Attributes:
         value: First minus second.
-        low: Lower bound of the percentile interval, groups being drawn for both models at once.
+        low: Lower bound of the interval, groups being drawn for both models at once; nan where
+            there is none.
         high: Upper bound.
         p_value: Two-sided; how probable a difference of this size is if the models are
             exchangeable on every group.
-        standard_error: Standard deviation of the resampled difference.
+        standard_error: Of the difference; nan where nothing tells it.
         test: Where p_value comes from.
+        method: How the interval was made, or why there is none.
+        freedom: Degrees of freedom of the standard error.
     """
 
     value: float
@@ -56,6 +60,8 @@ class Difference:
     p_value: float
     standard_error: float
     test: str
+    method: str = BOOTSTRAP
+    freedom: float = math.inf
 
 
 @dataclass(frozen=True)
@@ -94,8 +100,9 @@ def paired_difference(
     randomisation test that exchanges the answers of the models group by group: over all exchanges
     if few groups differ, else over num_resamples drawn ones, (1 + as extreme) / (1 + drawn). It
     compares the difference of means over items as it is, and that of other figures divided by its
-    standard error. A figure that is not smooth (the calibration error) has no test and no interval
-    (nan), a figure in which few items count has no test, and one group has no interval.
+    standard error. A figure that is not smooth (the calibration error), or in which few items
+    count, has neither test nor interval (nan). There is no interval either where drawn_interval has
+    none.
     Source: Efron and Tibshirani, An Introduction to the Bootstrap, chapters 8 and 15; Noreen,
     Computer-Intensive Methods for Testing Hypotheses, 1989; Chung and Romano, Exact and
     asymptotically robust permutation tests, Annals of Statistics 41, 2013 (studentized).
@@ -115,12 +122,18 @@ def paired_difference(
         return a.statistic(sums[:, :num_columns]) - b.statistic(sums[:, num_columns:])
 
     test, p_value = _test(first, second, bootstrap)
-    if len(first.columns) > 1 and np.array_equal(first.columns, second.columns):
-        return Difference(0.0, 0.0, 0.0, p_value, 0.0, test)
+    freedom = len(first.columns) - 1
+    value = first.value - second.value
+    if len(first.columns) > 1 and value == 0 and np.array_equal(first.columns, second.columns):
+        return Difference(0.0, 0.0, 0.0, p_value, 0.0, test, BOOTSTRAP, freedom)
+    if test in (NO_TEST, TOO_FEW):
+        return Difference(value, math.nan, math.nan, p_value, math.nan, test, test, freedom)
     columns = np.concatenate([first.columns, second.columns], axis=1)
     drawn = drawn_interval(Measure(a.name, columns, difference, is_smooth=a.is_smooth), bootstrap)
     found, error = drawn.interval, drawn.standard_error
-    return Difference(found.value, found.low, found.high, p_value, error, test)
+    return Difference(
+        found.value, found.low, found.high, p_value, error, test, drawn.method, freedom
+    )
 
 
 def _test(a: Measure, b: Measure, bootstrap: Bootstrap) -> tuple[str, float]:

@@ -5,10 +5,14 @@ A difference below it may well exist and not be seen; "no significant difference
 
 import math
 
+import numpy as np
 from scipy.optimize import brentq
 from scipy.special import ndtri
+from scipy.stats import binom, nct, t
 
 from biomamba.runtime.numbers import check_number, check_whole
+
+_NEARLY_NORMAL = 1e6  # degrees of freedom
 
 
 def minimum_detectable_difference(
@@ -45,33 +49,70 @@ def minimum_detectable_difference(
 def minimum_detectable_paired_difference(
     n: int, discordant_ratio: float, power: float = 0.8, level: float = 0.95
 ) -> float:
-    """Return the smallest difference in a proportion that McNemar's test shows on n items.
+    """Return the smallest difference in a proportion that McNemar's exact test shows on n items.
 
     discordant_ratio is the share of items on which exactly one of the models is right. nan if n
-    items show no difference at all.
-    Source: Connor, Sample size for testing differences in proportions for the paired-sample design,
-    Biometrics 43, 1987: n d**2 = (z_level sqrt(r) + z_power sqrt(r - d**2))**2, solved for d.
+    items show no difference at all. The power is that of the exact test itself, summed over how
+    many items may differ and which model is right on them; the normal law (Connor 1987) promises
+    80 % where the exact test has 76 to 78 %.
 
     Raises:
         ValueError: a number is out of its range.
     """
     _check(n, discordant_ratio, power, level)
-    z_level, z_power = _quantiles(power, level)
-    inner = n - z_level**2 + z_power**2
-    if inner < 0:
+    if mcnemar_power(n, discordant_ratio, discordant_ratio, level) < power:
         return math.nan
-    root = z_level * math.sqrt(n) + z_power * math.sqrt(inner)
-    difference = math.sqrt(discordant_ratio) * root / (n + z_power**2)
-    return difference if 0 < difference <= discordant_ratio else math.nan
+
+    def excess(difference: float) -> float:
+        return mcnemar_power(n, discordant_ratio, difference, level) - power
+
+    return float(brentq(excess, 0.0, discordant_ratio, xtol=1e-9))
 
 
-def detectable_by(standard_error: float, power: float = 0.8, level: float = 0.95) -> float:
-    """Return the smallest difference shown by an estimate of this standard error, nearly normal.
+def mcnemar_power(n: int, discordant_ratio: float, difference: float, level: float = 0.95) -> float:
+    """Return how often McNemar's exact test on n items calls models different.
 
-    nan without a standard error, also if it is 0: figures that never vary tell nothing of it.
+    Exactly one model is right on a share discordant_ratio of all items, and their shares of right
+    answers differ by difference.
+    """
+    if discordant_ratio == 0:
+        return 0.0
+    width = 8 * math.sqrt(n * discordant_ratio * (1 - discordant_ratio)) + 8
+    middle = n * discordant_ratio
+    counts = np.arange(max(0, int(middle - width)), min(n, int(middle + width)) + 1)
+    share = (1 + difference / discordant_ratio) / 2  # of the discordant items, won by the better
+    # The largest count in a tail that the two-sided test still refuses; -1 without one.
+    edge = binom.ppf((1 - level) / 2, counts, 0.5).astype(np.int64)
+    edge -= 2 * binom.cdf(edge, counts, 0.5) > 1 - level
+    refused = binom.cdf(edge, counts, share) + binom.cdf(edge, counts, 1 - share)
+    return float((binom.pmf(counts, n, discordant_ratio) * refused).sum())
+
+
+def detectable_by(
+    standard_error: float, power: float = 0.8, level: float = 0.95, *, freedom: float = math.inf
+) -> float:
+    """Return the smallest difference that a test shows whose statistic is nearly Student's t.
+
+    The test that exchanges the answers of two models is one: its p value is a function of the
+    difference over its standard error. The power is that of noncentral t. nan without a standard
+    error, also if it is 0: figures that never vary tell nothing of it.
+
+    Args:
+        standard_error: Of the difference.
+        power: How often the test shall show it.
+        level: One minus the level of the test.
+        freedom: Degrees of freedom of the standard error.
     """
     _check(1, 0.0, power, level)
-    return sum(_quantiles(power, level)) * standard_error if standard_error > 0 else math.nan
+    if not (standard_error > 0 and freedom > 0):
+        return math.nan
+    freedom = min(freedom, _NEARLY_NORMAL)
+    edge = float(t.ppf((1 + level) / 2, freedom))
+
+    def excess(shift: float) -> float:
+        return float(nct.sf(edge, freedom, shift)) - power
+
+    return standard_error * float(brentq(excess, 0.0, 4 * edge + 10))
 
 
 def _quantiles(power: float, level: float) -> tuple[float, float]:

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import t
 
-from biomamba.metrics.grouped import group_columns
+from biomamba.metrics.grouped import NO_SCATTER, group_columns, why_no_interval
 from biomamba.metrics.interval import Bootstrap, Interval, draw_counts
 from biomamba.metrics.measure import Measure
 from biomamba.metrics.paired import Difference
@@ -68,19 +68,22 @@ def over_seeds(values: Sequence[float], level: float = 0.95) -> SeedSummary:
 
 def interval_over_seeds(
     seeds: Sequence[Measure], groups: Sequence[str], bootstrap: Bootstrap
-) -> Interval:
-    """Return the mean over seeds with an interval about other seeds and other groups of items.
+) -> tuple[Interval, str]:
+    """Return the mean over seeds with an interval about other seeds and items, and how it was made.
 
-    The bounds are nan for one group, or if nothing varies.
+    The bounds are nan for one group, if nothing varies, and for a figure that is not smooth or not
+    finite.
 
     Raises:
         ValueError: without seeds, or figures of other items.
     """
     values = _seed_values(seeds)
+    if (reason := _why_no_interval(seeds, groups)) is not None:
+        return Interval(float(np.mean(values)), math.nan, math.nan), reason
     scatter = _Scatter.of(_resampled_means(seeds, groups, bootstrap), len(set(groups)), [values])
     mean = float(np.mean(values))
     half = scatter.half_width(bootstrap.level)
-    return Interval(mean, mean - half, mean + half)
+    return Interval(mean, mean - half, mean + half), SEEDS if scatter.variance > 0 else NO_SCATTER
 
 
 def difference_over_seeds(
@@ -88,22 +91,29 @@ def difference_over_seeds(
 ) -> Difference:
     """Return how much larger the mean over seeds of the first recipe is.
 
-    Groups are drawn for both at once; the seeds of the recipes are unrelated. A recipe of one seed
-    adds nothing to the scatter, because nothing is known of its other seeds. Recipes that agree in
-    everything have p value 1; else bounds and p value are nan for one group, or if nothing varies.
+    Groups are drawn for both at once; the seeds of the recipes are unrelated. The seed of a recipe
+    that has one only is taken to scatter as those of the other recipe; if both have one, nothing is
+    known of other seeds. Recipes that agree in
+    everything have p value 1; else bounds and p value are nan for one group, if nothing varies, and
+    for a figure that is not smooth or not finite.
 
     Raises:
         ValueError: a recipe without seeds, or figures of other items.
     """
     values = [_seed_values(a), _seed_values(b)]
     value = float(np.mean(values[0]) - np.mean(values[1]))
+    if (reason := _why_no_interval([*a, *b], groups)) is not None:
+        return Difference(value, math.nan, math.nan, math.nan, math.nan, reason, reason)
     resampled = _resampled_means(a, groups, bootstrap) - _resampled_means(b, groups, bootstrap)
     scatter = _Scatter.of(resampled, len(set(groups)), values)
     if scatter.variance == 0 and abs(value) <= _ROUNDING * max(map(abs, values[0])):
         return Difference(0.0, 0.0, 0.0, 1.0, 0.0, SEEDS)
     half = scatter.half_width(bootstrap.level)
     error = math.sqrt(scatter.variance)
-    return Difference(value, value - half, value + half, scatter.p_value(value), error, SEEDS)
+    p_value = scatter.p_value(value)
+    return Difference(
+        value, value - half, value + half, p_value, error, SEEDS, SEEDS, scatter.freedom
+    )
 
 
 @dataclass(frozen=True)
@@ -117,12 +127,17 @@ class _Scatter:
     def of(
         cls, resampled: Values, num_groups: int, recipes: Sequence[Sequence[float]]
     ) -> "_Scatter":
-        """Add the variances of groups and of the seeds of each recipe."""
+        """Add the variances of groups and of the seeds of one or two recipes.
+
+        The one seed of a recipe is taken to scatter as those of the other recipe.
+        """
         if num_groups < 2:
             return cls(math.nan, math.nan)
-        parts = [(float(resampled.var()), num_groups - 1)]
+        # Resamples scatter too little by (n - 1) / n.
+        parts = [(float(resampled.var()) * num_groups / (num_groups - 1), num_groups - 1)]
+        num_alone = sum(len(values) == 1 for values in recipes)
         parts += [
-            (float(np.var(values, ddof=1)) / len(values), len(values) - 1)
+            (float(np.var(values, ddof=1)) * (1 / len(values) + num_alone), len(values) - 1)
             for values in recipes
             if len(values) > 1
         ]
@@ -147,6 +162,11 @@ def _seed_values(seeds: Sequence[Measure]) -> list[float]:
     if not seeds:
         raise ValueError("a recipe needs at least one seed")
     return [measure.value for measure in seeds]
+
+
+def _why_no_interval(seeds: Sequence[Measure], groups: Sequence[str]) -> str | None:
+    reasons = (why_no_interval(group_columns(measure, groups)) for measure in seeds)
+    return next((reason for reason in reasons if reason is not None), None)
 
 
 def _resampled_means(

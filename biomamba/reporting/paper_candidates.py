@@ -79,7 +79,7 @@ def _of_documents(
         if len(measures) == 1:
             interval = interval_of(measures[0], first.units, bootstrap)[0]
         else:
-            interval = interval_over_seeds(measures, first.units, bootstrap)
+            interval = interval_over_seeds(measures, first.units, bootstrap)[0]
         split = first.protocol.get("split")
         told = {
             "num_items": len(first.items),

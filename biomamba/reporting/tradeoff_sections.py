@@ -127,7 +127,7 @@ def _interval(seeds: Sequence[Combined], bootstrap: Bootstrap) -> Interval:
     measures: list[Measure] = [seed.measure for seed in seeds]
     if len(measures) == 1:
         return interval_of(measures[0], seeds[0].units, bootstrap)[0]
-    return interval_over_seeds(measures, seeds[0].units, bootstrap)
+    return interval_over_seeds(measures, seeds[0].units, bootstrap)[0]
 
 
 def _overlap(place: Place, places: Sequence[Place]) -> str:

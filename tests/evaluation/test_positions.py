@@ -9,6 +9,7 @@ import torch
 from biomamba.data.batches import PIECE_DTYPE, Batch
 from biomamba.evaluation.positions import PositionTotals, positions_of
 from biomamba.evaluation.records import RecordContext
+from biomamba.metrics.grouped import BOOTSTRAP, TOO_FEW
 from biomamba.metrics.interval import Bootstrap
 
 CONTEXT = RecordContext("base", "pubmed", "test", Bootstrap(num_resamples=20), {"seed": 1})
@@ -33,13 +34,26 @@ def test_every_token_counts_in_the_bucket_of_its_position() -> None:
 
 
 def test_the_interval_is_over_documents() -> None:
+    totals = PositionTotals(np.ones(6, dtype=np.int64))
+    for document, nats in enumerate((1.0, 3.0) * 3):
+        totals.add(np.full(64, document), np.arange(64), np.full(64, nats))
+    (record,) = totals.records(CONTEXT)
+    # Six documents of one length: a draw has 0 to 6 of three nats, and so 1 to 3 nats per token.
+    assert record.value == pytest.approx(math.exp(2))
+    nats = np.log([record.low, record.high])
+    assert nats[0] < 2 < nats[1]
+    assert nats * 3 == pytest.approx(np.round(nats * 3), abs=0.5)
+    assert record.method == BOOTSTRAP
+
+
+def test_two_documents_tell_no_interval() -> None:
     totals = PositionTotals(np.array([1, 1]))
     for document, nats in enumerate((1.0, 3.0)):
         totals.add(np.full(64, document), np.arange(64), np.full(64, nats))
     (record,) = totals.records(CONTEXT)
-    # Two documents of one length: a draw has 2, 1 or none of the first.
     assert record.value == pytest.approx(math.exp(2))
-    assert (record.low, record.high) == pytest.approx((math.exp(1), math.exp(3)))
+    assert (math.isnan(record.low), math.isnan(record.high)) == (True, True)
+    assert record.method == TOO_FEW
 
 
 def test_a_cut_document_goes_on_where_it_was_cut() -> None:

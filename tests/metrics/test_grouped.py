@@ -6,17 +6,20 @@ import numpy as np
 import pytest
 from scipy.stats import binom, binomtest
 
+from biomamba.metrics.classification import macro_f1
 from biomamba.metrics.grouped import (
     BOOTSTRAP,
     NO_SCATTER,
+    NOT_FINITE,
     ONE_GROUP,
+    TOO_FEW,
     WILSON,
     group_columns,
     interval_of,
     wilson_interval,
 )
 from biomamba.metrics.interval import Bootstrap
-from biomamba.metrics.measure import mean, proportion, ratio
+from biomamba.metrics.measure import Measure, mean, proportion, ratio
 
 SMALL = Bootstrap(num_resamples=200)
 
@@ -100,11 +103,11 @@ def test_a_share_of_some_of_the_items_is_a_proportion_of_those() -> None:
 
 
 def test_groups_with_two_items_that_count_are_drawn_and_those_with_one_are_independent() -> None:
-    groups = [f"patient {index // 2}" for index in range(20)]
-    hits = np.arange(20) % 3 == 0
-    one_each = ratio("recall", 1.0 * (hits & (np.arange(20) % 2 == 0)), np.arange(20) % 2 == 0)
+    groups = [f"patient {index // 2}" for index in range(40)]
+    hits = np.arange(40) % 3 == 0
+    one_each = ratio("recall", 1.0 * (hits & (np.arange(40) % 2 == 0)), np.arange(40) % 2 == 0)
     assert interval_of(one_each, groups, SMALL)[1] == WILSON
-    assert interval_of(ratio("recall", 1.0 * hits, np.ones(20)), groups, SMALL)[1] == BOOTSTRAP
+    assert interval_of(ratio("recall", 1.0 * hits, np.ones(40)), groups, SMALL)[1] == BOOTSTRAP
 
 
 def test_what_never_varies_has_no_bounds() -> None:
@@ -113,6 +116,30 @@ def test_what_never_varies_has_no_bounds() -> None:
         assert (interval.value, method) == (0.0, NO_SCATTER)
         assert math.isnan(interval.low)
         assert math.isnan(interval.high)
+
+
+@pytest.mark.parametrize(("num_hits", "method"), [(4, TOO_FEW), (5, BOOTSTRAP)])
+def test_a_label_needs_five_groups_in_each_count(num_hits: int, method: str) -> None:
+    truths = ["a"] * 30 + ["b"] * 8
+    answers = ["a"] * 24 + ["b"] * 6 + ["b"] * num_hits + ["a"] * (8 - num_hits)
+    assert interval_of(macro_f1(["a", "b"], truths, answers), names(38), SMALL)[1] == method
+    found, _ = interval_of(macro_f1(["a", "b"], truths, answers), names(38), SMALL)
+    assert math.isnan(found.low) == (method == TOO_FEW)
+
+
+def test_a_mean_needs_five_groups_beside_those_that_are_alike() -> None:
+    for num_others, method in ((4, TOO_FEW), (5, BOOTSTRAP)):
+        values = np.where(np.arange(40) < num_others, 0.5, 1.0)
+        assert interval_of(mean("score", values), names(40), SMALL)[1] == method
+
+
+def test_what_is_not_finite_in_a_resample_has_no_bounds() -> None:
+    values = np.zeros((9, 2))
+    values[:, 0] = np.arange(9)
+    whole = Measure("x", values, lambda sums: np.where(sums[:, 0] == 36, 1.0, np.inf))
+    found, method = interval_of(whole, names(9), SMALL)
+    assert (found.value, method) == (1.0, NOT_FINITE)
+    assert math.isnan(found.high)
 
 
 def test_one_group_has_a_value_and_no_bounds() -> None:

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from scipy.stats import norm, t, ttest_1samp
 
 from biomamba.metrics.interval import (
     Bootstrap,
@@ -77,5 +78,20 @@ def test_figures_of_the_same_documents_are_drawn_together() -> None:
 
 
 def test_the_quantiles_enclose_the_level() -> None:
-    found = percentile_interval(50.0, np.arange(101.0), level=0.9)
-    assert (found.low, found.value, found.high) == pytest.approx((5.0, 50.0, 95.0))
+    many = percentile_interval(50.0, np.arange(101.0), level=0.9, num_documents=10**9)
+    assert (many.low, many.value, many.high) == pytest.approx((5.0, 50.0, 95.0))
+    # The quantiles of 10 documents are those that a t interval of 9 degrees of freedom spans.
+    few = percentile_interval(50.0, np.arange(101.0), level=0.9, num_documents=10)
+    tail = 100 * norm.cdf(t.ppf(0.05, 9) * np.sqrt(10 / 9))
+    assert (few.low, few.high) == pytest.approx((tail, 100 - tail))
+    assert tail < 3
+
+
+def test_the_interval_of_a_few_normal_values_is_about_their_t_interval() -> None:
+    # Quantiles of a normal law: the resampled mean of n values has deviation std(values) / sqrt(n).
+    values = np.random.default_rng(4).normal(size=8)
+    error = values.std() / np.sqrt(8)
+    law = norm.ppf((np.arange(100_000) + 0.5) / 100_000, values.mean(), error)
+    found = percentile_interval(values.mean(), law, 0.95, num_documents=8)
+    theirs = ttest_1samp(values, 0).confidence_interval(0.95)
+    assert (found.low, found.high) == pytest.approx((theirs.low, theirs.high), rel=1e-3)

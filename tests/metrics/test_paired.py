@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest, permutation_test
 
+from biomamba.metrics import grouped
 from biomamba.metrics.calibration import calibration_error
 from biomamba.metrics.classification import macro_f1
 from biomamba.metrics.grouped import NOT_SMOOTH, interval_of
@@ -248,6 +249,15 @@ def test_a_figure_in_which_few_items_count_has_no_p_value() -> None:
 
     assert math.isnan(found.p_value)
     assert found.test == TOO_FEW
+
+
+def test_a_figure_without_a_test_draws_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(grouped, "bootstrap_values", pytest.fail)
+    scores = [[{"a": p, "b": 1 - p}] * 40 for p in (0.6, 0.7)]
+    pair = [calibration_error(["a", "b"] * 20, each) for each in scores]
+    found = paired_difference(pair[0], pair[1], names(40), Bootstrap())
+    assert (found.test, found.method) == (NO_TEST, NO_TEST)
+    assert math.isnan(found.standard_error)
 
 
 def test_calibration_errors_are_not_compared_by_swaps() -> None:

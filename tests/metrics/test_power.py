@@ -4,11 +4,14 @@ import math
 
 import numpy as np
 import pytest
-from scipy.stats import binom, norm
+from scipy.stats import binom, binomtest, multinomial, nct, norm, t
 
-from biomamba.metrics.paired import mcnemar
+from biomamba.metrics.interval import Bootstrap
+from biomamba.metrics.measure import mean
+from biomamba.metrics.paired import mcnemar, paired_difference
 from biomamba.metrics.power import (
     detectable_by,
+    mcnemar_power,
     minimum_detectable_difference,
     minimum_detectable_paired_difference,
 )
@@ -70,13 +73,18 @@ def test_too_few_items_show_nothing() -> None:
 
 @pytest.mark.parametrize("discordant", [0.1, 0.3, 1.0])
 @pytest.mark.parametrize("power", [0.8, 0.9])
-def test_the_paired_difference_needs_just_as_many_items_as_there_are(
+def test_the_power_of_the_exact_test_is_that_of_all_its_outcomes(
     discordant: float, power: float
 ) -> None:
-    d = minimum_detectable_paired_difference(200, discordant, power)
-    root = norm.ppf(0.975) * math.sqrt(discordant)
-    root += norm.ppf(power) * math.sqrt(discordant - d**2)
-    assert (root / d) ** 2 == pytest.approx(200, rel=1e-9)
+    d = minimum_detectable_paired_difference(40, discordant, power)
+    law = multinomial(40, [(discordant + d) / 2, (discordant - d) / 2, 1 - discordant])
+    found = 0.0
+    for a_only in range(41):
+        for b_only in range(41 - a_only):
+            if a_only + b_only and binomtest(a_only, a_only + b_only).pvalue <= 0.05:
+                found += law.pmf([a_only, b_only, 40 - a_only - b_only])
+    assert found == pytest.approx(power, abs=1e-6) or math.isnan(d)
+    assert mcnemar_power(40, discordant, 0.0) < 0.05
 
 
 def test_mcnemar_finds_the_paired_difference_about_as_often_as_asked_for() -> None:
@@ -88,8 +96,7 @@ def test_mcnemar_finds_the_paired_difference_about_as_often_as_asked_for() -> No
     for a_only, b_only, _ in draws:
         a = np.arange(a_only + b_only) < a_only
         found += mcnemar(a, ~a).p_value <= 0.05
-    # The exact test is a little weaker than the normal law of the formula.
-    assert 0.70 <= found / 400 <= 0.86
+    assert 0.74 <= found / 400 <= 0.86  # Binomial(400, 0.8) has deviation 0.02
 
 
 def test_unrelated_errors_make_both_designs_alike() -> None:
@@ -99,7 +106,30 @@ def test_unrelated_errors_make_both_designs_alike() -> None:
 
 
 def test_a_standard_error_gives_the_sum_of_the_quantiles_of_itself() -> None:
-    assert detectable_by(0.5) == pytest.approx(0.5 * (1.959964 + 0.841621), rel=1e-6)
+    assert detectable_by(0.5) == pytest.approx(0.5 * (1.959964 + 0.841621), rel=1e-5)
+
+
+@pytest.mark.parametrize(("freedom", "power"), [(4, 0.8), (9, 0.9), (200, 0.8)])
+def test_the_power_is_that_of_the_t_test(freedom: int, power: float) -> None:
+    found = detectable_by(1.0, power, freedom=freedom)
+    edge = t.ppf(0.975, freedom)
+    assert nct.sf(edge, freedom, found) == pytest.approx(power)
+    assert found > norm.ppf(0.975) + norm.ppf(power)
+
+
+def test_exchanges_show_the_detectable_difference_as_often_as_asked_for() -> None:
+    # 12 items: every exchange is tried. At 2.80 standard errors, as for a normal law, it is 0.72.
+    rng, num_items, found = np.random.default_rng(1), 12, 0
+    difference = detectable_by(1 / math.sqrt(num_items), freedom=num_items - 1)
+    items = [str(item) for item in range(num_items)]
+    for _ in range(400):
+        a = mean("score", rng.normal(difference, 1, num_items))
+        b = mean("score", np.zeros(num_items))
+        found += paired_difference(a, b, items, Bootstrap(num_resamples=20)).p_value <= 0.05
+    assert found / 400 >= 0.8 - 2 * 0.02
+
+
+def test_a_standard_error_of_nothing_detects_nothing() -> None:
     assert math.isnan(detectable_by(0.0))
     assert math.isnan(detectable_by(math.nan))
 

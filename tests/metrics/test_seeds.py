@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 from scipy.stats import t, ttest_1samp, ttest_ind
 
+from biomamba.metrics.calibration import calibration_error
+from biomamba.metrics.grouped import NO_SCATTER, NOT_SMOOTH, ONE_GROUP
 from biomamba.metrics.interval import Bootstrap
 from biomamba.metrics.measure import Measure, mean
 from biomamba.metrics.paired import paired_difference
@@ -58,7 +60,7 @@ def test_the_t_interval_covers_as_often_as_its_level_says() -> None:
 def test_variances_of_seeds_and_of_items_add_up() -> None:
     rng = np.random.default_rng(1)
     shifts, items = rng.normal(0, 0.5, size=6), rng.normal(0, 3, size=200)
-    found = interval_over_seeds(make_seeds(shifts, items), names(200), SMALL)
+    found, _ = interval_over_seeds(make_seeds(shifts, items), names(200), SMALL)
     of_seeds, of_items = shifts.var(ddof=1) / 6, items.var() / 200
     variance = of_seeds + of_items
     freedom = variance**2 / (of_seeds**2 / 5 + of_items**2 / 199)
@@ -71,14 +73,14 @@ def test_variances_of_seeds_and_of_items_add_up() -> None:
 
 def test_items_without_scatter_leave_the_t_interval_of_the_seeds() -> None:
     shifts = np.array([0.0, 1.0, 5.0])
-    found = interval_over_seeds(make_seeds(shifts, np.ones(100)), names(100), SMALL)
+    found, _ = interval_over_seeds(make_seeds(shifts, np.ones(100)), names(100), SMALL)
     alone = over_seeds(list(shifts + 1))
     assert (found.low, found.high) == pytest.approx((alone.low, alone.high))
 
 
 def test_seeds_without_scatter_leave_the_interval_of_the_items() -> None:
     items = np.random.default_rng(2).normal(size=400)
-    found = interval_over_seeds(make_seeds(np.zeros(3), items), names(400), SMALL)
+    found, _ = interval_over_seeds(make_seeds(np.zeros(3), items), names(400), SMALL)
     assert (found.high - found.low) / 2 == pytest.approx(1.966 * items.std() / 20, rel=0.05)
 
 
@@ -87,16 +89,17 @@ def test_the_interval_covers_with_three_seeds_as_often_as_its_level_says() -> No
     covered = 0
     for trial in range(300):
         seeds = make_seeds(rng.normal(0, 0.3, size=3), rng.normal(0, 1, size=40))
-        found = interval_over_seeds(seeds, names(40), Bootstrap(150, 0.9, seed=trial))
+        found, _ = interval_over_seeds(seeds, names(40), Bootstrap(150, 0.9, seed=trial))
         covered += found.low <= 0 <= found.high
     # Binomial(300, 0.9) has deviation 5.2.
     assert 255 <= covered <= 290
 
 
 def test_what_does_not_vary_and_one_group_have_no_bounds() -> None:
-    alike = interval_over_seeds([mean("x", np.zeros(9))] * 3, names(9), SMALL)
-    alone = interval_over_seeds(make_seeds(np.arange(3.0), np.ones(3)), ["a"] * 3, SMALL)
+    alike, of_alike = interval_over_seeds([mean("x", np.zeros(9))] * 3, names(9), SMALL)
+    alone, of_alone = interval_over_seeds(make_seeds(np.arange(3.0), np.ones(3)), ["a"] * 3, SMALL)
     assert (alike.value, alone.value) == (0.0, 2.0)
+    assert (of_alike, of_alone) == (NO_SCATTER, ONE_GROUP)
     assert all(math.isnan(bound) for each in (alike, alone) for bound in (each.low, each.high))
 
 
@@ -150,7 +153,7 @@ def test_rounding_is_no_scatter() -> None:
         found = difference_over_seeds([one] * 3, [one], groups, SMALL)
         assert (found.value, found.low, found.high, found.p_value) == (0.0, 0.0, 0.0, 1.0)
         assert found.standard_error == 0.0
-    assert math.isnan(interval_over_seeds([third] * 3, names(7), SMALL).low)
+    assert math.isnan(interval_over_seeds([third] * 3, names(7), SMALL)[0].low)
 
 
 def test_seeds_of_other_items_and_none_are_refused() -> None:
@@ -159,3 +162,26 @@ def test_seeds_of_other_items_and_none_are_refused() -> None:
         interval_over_seeds(seeds, names(3), SMALL)
     with pytest.raises(ValueError, match="at least one seed"):
         difference_over_seeds(seeds[:1], [], names(3), SMALL)
+
+
+def test_a_figure_without_an_interval_has_none_over_seeds() -> None:
+    seeds = [
+        calibration_error(["a", "b"] * 20, [{"a": p, "b": 1 - p}] * 40) for p in (0.6, 0.7, 0.8)
+    ]
+    alone, method = interval_over_seeds(seeds, names(40), SMALL)
+    found = difference_over_seeds(seeds, seeds[:1], names(40), SMALL)
+    # Half of the answers are right: |0.5 - p|.
+    assert (alone.value, found.value) == pytest.approx((0.2, 0.1))
+    assert method == found.test == NOT_SMOOTH
+    bounds = (alone.low, alone.high, found.low, found.high, found.p_value, found.standard_error)
+    assert all(map(math.isnan, bounds))
+
+
+def test_the_seed_of_a_recipe_with_one_scatters_as_those_of_the_other() -> None:
+    shifts = np.array([0.1, 0.4, 0.9])
+    several = make_seeds(shifts, np.zeros(50))
+    found = difference_over_seeds(
+        several, make_seeds(np.array([0.0]), np.zeros(50)), names(50), SMALL
+    )
+    assert found.standard_error == pytest.approx(shifts.std(ddof=1) * math.sqrt(1 / 3 + 1))
+    assert found.freedom == pytest.approx(2)

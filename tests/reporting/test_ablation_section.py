@@ -99,7 +99,7 @@ def test_one_seed_is_the_plain_figure(section: Callable[[Sequence[float]], Secti
     assert row[2] == "1"
     assert "said of these checkpoints only" in str(section([0.0]).parts)
     assert "said of these checkpoints only" not in str(section([0.0, 0.1]).parts)
-    assert row[4] == "+0.500 [+0.500, +0.500]"  # every document alike: no scatter of documents
+    assert row[4] == "+0.500 [-, -]"  # every document alike: no scatter of documents
 
 
 def test_what_was_not_evaluated_is_said(write_run: WriteRun, tmp_path: Path) -> None:
