@@ -146,13 +146,16 @@ class SmallRun:
         return EventAccumulator(str(self.folder / "tensorboard"), {"tensors": 0}).Reload()
 
     def steps(self) -> dict[str, list[int]]:
-        """Return the steps of the points of every tag, in the order of the files."""
-        events = self.events
-        return {tag: [e.step for e in events.Tensors(tag)] for tag in events.Tags()["tensors"]}
+        """Return the steps of the points of every tag, in the order in which they were written."""
+        return {tag: [e.step for e in self._points(tag)] for tag in self.events.Tags()["tensors"]}
 
     def texts(self, tag: str) -> list[str]:
         """Return the texts of a tag."""
-        return [e.tensor_proto.string_val[0].decode() for e in self.events.Tensors(tag)]
+        return [e.tensor_proto.string_val[0].decode() for e in self._points(tag)]
+
+    def _points(self, tag: str) -> list[Any]:
+        # Files of one second are read in the order of their numbers as text: .10 before .9.
+        return sorted(self.events.Tensors(tag), key=lambda event: event.wall_time)
 
     def _new_module(self) -> LanguageModelingModule:
         config = Mamba2Config(d_model=8, n_layer=2, vocab_size=257, d_state=4, headdim=4)
