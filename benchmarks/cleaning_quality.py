@@ -18,12 +18,12 @@ import numpy as np
 from scipy.sparse import csr_array
 from scipy.stats import binomtest
 
-from biomamba.config.build import build
+from biomamba.config.check import build
 from biomamba.config.compose import compose_config
-from biomamba.data.cleaning.item_index import ItemIndex, Rule
+from biomamba.data.cleaning.benchmark_filter import ItemIndex, Rule
 from biomamba.data.cleaning.near_duplicates import NearDuplicates, bands_and_rows
+from biomamba.data.cleaning.ngrams import hash_ngrams, hash_texts, hash_words
 from biomamba.data.cleaning.policy import Cleaning
-from biomamba.data.cleaning.words import hash_ngrams, hash_texts, hash_words
 from biomamba.data.document import Document
 from biomamba.data.tokenizer import Tokenizer
 

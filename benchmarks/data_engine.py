@@ -25,9 +25,10 @@ from engine import NUM_STEPS, ROWS_PER_STEP, SEQ_LEN, WEIGHTS, million_tokens, o
 from measurement import cpu_seconds, in_turn, print_table, spread, text_of, write_result
 from synthetic_stores import random_shards, write_store
 
-from biomamba.data import batches, training_rows
+from biomamba.data import batches
+from biomamba.data import batches as training_rows
 from biomamba.data.batches import Batch
-from biomamba.data.mixed_rows import MixedRows
+from biomamba.data.mixture import MixedRows
 
 SAMPLES = (0, 10_000_000)
 

@@ -36,8 +36,7 @@ from stopped_run import Start
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from biomamba.config.cli import STOPPED_CODE
-from biomamba.data.ledger import Ledger
-from biomamba.data.ledger_queries import compare
+from biomamba.data.ledger import Ledger, compare
 from biomamba.training.callbacks.checkpoint import checkpoint_name, checkpoints_in
 
 STEPS = 20

@@ -3,12 +3,10 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from biomamba.data.batches import Batch
-from biomamba.data.budget import TokenBudget
+from biomamba.data.batches import Batch, TrainingSteps
 from biomamba.data.datamodule import PretrainDataModule
-from biomamba.data.mixture import Mixture
+from biomamba.data.mixture import Mixture, TokenBudget
 from biomamba.data.packing import BestFit
-from biomamba.data.training_rows import TrainingSteps
 
 WEIGHTS = {"pubmed": 0.8, "web": 0.1, "wikipedia": 0.1}
 SEQ_LEN = 1_024

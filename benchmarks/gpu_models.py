@@ -13,9 +13,9 @@ from torch.nn import functional as F
 from biomamba.model.backends.auto import AutoScan
 from biomamba.model.backends.chunked import ChunkedScan
 from biomamba.model.config import Mamba2Config
-from biomamba.model.cross_entropy import linear_cross_entropy
-from biomamba.model.graphed_decoder import make_decoder
+from biomamba.model.cuda_graphs import make_decoder
 from biomamba.model.language_model import MambaLM
+from biomamba.model.loss import linear_cross_entropy
 
 IGNORED = -100
 

@@ -14,10 +14,10 @@ from gpu_models import IGNORED, Contender, Scale, ours
 from torch import Tensor
 
 from biomamba.model.backends.auto import AutoScan
+from biomamba.model.cuda_graphs import Capture, CudaCapture, GraphedDecoder
 from biomamba.model.decoder import Decoder
-from biomamba.model.fused_loss import LOSS_KERNELS, loss_of
-from biomamba.model.graphed_decoder import Capture, CudaCapture, GraphedDecoder
 from biomamba.model.language_model import MambaLM
+from biomamba.model.loss import LOSS_KERNELS, loss_of
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 TESTS_SECONDS = 90.0

@@ -21,8 +21,8 @@ from measurement import in_turn, print_table, spread, text_of, write_result
 
 from biomamba.model.backends.chunked import ChunkedScan
 from biomamba.model.config import Mamba2Config
-from biomamba.model.cross_entropy import linear_cross_entropy
 from biomamba.model.language_model import MambaLM
+from biomamba.model.loss import linear_cross_entropy
 from biomamba.model.segments import Segments, hidden_by_segment
 
 MODEL = Mamba2Config(d_model=256, n_layer=8, vocab_size=8_192, d_state=64)

@@ -23,7 +23,7 @@ from measurement import cpu_seconds, in_turn, print_table, spread, text_of, writ
 from torch import Tensor
 from torch.nn import functional as F
 
-from biomamba.model.cross_entropy import linear_cross_entropy
+from biomamba.model.loss import linear_cross_entropy
 
 VOCAB, WIDTH = 50_288, 768
 MEMORY_BAR = 1 / 8  # of the full float32 logits, at 8,192 rows

@@ -21,15 +21,16 @@ import numpy as np
 from measurement import print_table, write_result
 from numpy.typing import NDArray
 
-from biomamba.metrics.calibration import calibration_error
-from biomamba.metrics.classification import macro_f1
-from biomamba.metrics.grouped import interval_of
-from biomamba.metrics.interval import Bootstrap
-from biomamba.metrics.measure import Measure, mean, proportion, ratio
-from biomamba.metrics.paired import mcnemar, paired_difference
+from biomamba.metrics.classification import calibration_error, macro_f1
+from biomamba.metrics.measure import Bootstrap, Measure, interval_of, mean, proportion, ratio
 from biomamba.metrics.perplexity import perplexity_of_sums
-from biomamba.metrics.power import detectable_by, minimum_detectable_paired_difference
-from biomamba.metrics.seeds import difference_over_seeds
+from biomamba.metrics.significance import (
+    detectable_by,
+    difference_over_seeds,
+    mcnemar,
+    minimum_detectable_paired_difference,
+    paired_difference,
+)
 
 Draw = Callable[[np.random.Generator, int], Measure]
 Pair = Callable[[np.random.Generator], tuple[Measure, Measure]]

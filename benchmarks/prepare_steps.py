@@ -22,26 +22,27 @@ from xml.etree.ElementTree import iterparse
 import documents
 from measurement import measure
 
-from biomamba.data import preparation
-from biomamba.data.cleaning.benchmarks.bioasq import BioASQ
-from biomamba.data.cleaning.benchmarks.item import Benchmark
-from biomamba.data.cleaning.benchmarks.pubmedqa import PubMedQA
-from biomamba.data.cleaning.benchmarks.texts import TextColumns
-from biomamba.data.cleaning.benchmarks.wikitext import WikiTextArticles
-from biomamba.data.cleaning.firewall import Firewall
+from biomamba.data.cleaning.benchmark_filter import Firewall
+from biomamba.data.cleaning.benchmarks import (
+    Benchmark,
+    BioASQ,
+    PubMedQA,
+    TextColumns,
+    WikiTextArticles,
+)
 from biomamba.data.cleaning.near_duplicates import NearDuplicates
 from biomamba.data.cleaning.policy import Cleaning
-from biomamba.data.corpora.columns import ColumnCorpus
 from biomamba.data.corpora.medline import MedlineCorpus
-from biomamba.data.manifest import Totals
-from biomamba.data.preparation import Job, prepare
-from biomamba.data.pubmed_xml import elements
+from biomamba.data.corpora.pubmed_xml import elements
+from biomamba.data.corpora.table import ColumnCorpus
+from biomamba.data.nlm_download import LocalFiles
+from biomamba.data.prepare import pipeline as preparation
+from biomamba.data.prepare.pipeline import Job, prepare
+from biomamba.data.prepare.staging import STAGING_NAME
 from biomamba.data.rows import LocalRows, RawShard
-from biomamba.data.staged_shard import STAGING_NAME
-from biomamba.data.store import StorePolicy
-from biomamba.data.tokenizer import Tokenizer
-from biomamba.data.tokenizer_source import Pretrained
-from biomamba.data.xml_files import LocalFiles
+from biomamba.data.store.format import Totals
+from biomamba.data.store.writer import StorePolicy
+from biomamba.data.tokenizer import Pretrained, Tokenizer
 
 _BATCH = 512  # as the prepare stage
 

@@ -28,8 +28,7 @@ from stopped_run import Start, Stop, plan
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from biomamba.config.cli import STOPPED_CODE
-from biomamba.data.ledger import Ledger
-from biomamba.data.ledger_queries import compare
+from biomamba.data.ledger import Ledger, compare
 
 TOKENS_PER_STEP = 1_024
 EVERY_N_STEPS = 5

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from biomamba.data.manifest import (
+from biomamba.data.store.format import (
     FORMAT_VERSION,
     INDEX_DTYPE,
     FileRecord,

@@ -13,8 +13,8 @@ from torch.nn import functional as F
 
 from biomamba.model.backends.chunked import ChunkedScan
 from biomamba.model.config import Mamba2Config
-from biomamba.model.cross_entropy import linear_cross_entropy
 from biomamba.model.language_model import MambaLM
+from biomamba.model.loss import linear_cross_entropy
 from biomamba.training.optimizer import AdamW
 
 VOCABULARY = 50_288

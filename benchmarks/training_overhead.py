@@ -22,10 +22,9 @@ from measurement import in_turn, print_table, spread, text_of, write_result
 from stopped_run import Start
 from timed_train import TIMES_NAME
 
-from biomamba.training.callbacks.agreement import Agreement
 from biomamba.training.callbacks.checkpoint import Checkpoints
 from biomamba.training.callbacks.ledger import LedgerWriter
-from biomamba.training.callbacks.preemption import Preemption
+from biomamba.training.callbacks.preemption import Agreement, Preemption
 
 TOKENS_PER_STEP = 1_024
 BAR = 0.02  # of the time of a step

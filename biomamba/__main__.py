@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from biomamba import __version__
-from biomamba.config.wording import unknown_name
+from biomamba.config.messages import unknown_name
 from biomamba.runtime.output import keep_going_without_reader
 
 # In the order in which a project uses them.

@@ -19,18 +19,18 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from biomamba.config.build import build
+from biomamba.config.check import build
 from biomamba.config.cli import run_cli
 from biomamba.config.run_settings import plain_parts
 from biomamba.data.corpora.corpus import Corpus
 from biomamba.data.document import Document
 from biomamba.evaluation.leakage import LeakageSettings, audit_leakage, leakage_record
 from biomamba.evaluation.verbatim import VerbatimAudit, read_texts
-from biomamba.reporting.audit_tables import leakage_table, verbatim_table
-from biomamba.runtime.atomic import write_json
+from biomamba.reporting.tables import leakage_table, verbatim_table
 from biomamba.runtime.errors import ConfigError
+from biomamba.runtime.files import write_json
+from biomamba.tasks.clinical_notes import WritingTask
 from biomamba.tasks.task import Task
-from biomamba.tasks.writing import WritingTask
 from biomamba.training.lineage import keep_private
 
 

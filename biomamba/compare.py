@@ -22,24 +22,30 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from biomamba.config.build import build
+from biomamba.config.check import build
 from biomamba.config.cli import run_cli
+from biomamba.config.messages import check_all
 from biomamba.config.run_settings import (
     checked_part,
     plain_parts,
     settings_path,
     stored_config,
 )
-from biomamba.config.wording import check_all
-from biomamba.evaluation.comparison import ComparisonSettings, Models, compare
-from biomamba.evaluation.comparison_records import comparison_csv, format_comparison
-from biomamba.evaluation.document_changes import document_changes
-from biomamba.evaluation.gathering import gather, gather_named
+from biomamba.evaluation.comparison import (
+    ComparisonSettings,
+    Models,
+    compare,
+    comparison_csv,
+    document_changes,
+    format_comparison,
+    gather,
+    gather_named,
+)
 from biomamba.evaluation.stored_run import check_evaluation, read_evaluation
-from biomamba.reporting.comparison_plots import changes_plot, intervals_plot
-from biomamba.reporting.comparison_tables import comparison_report
-from biomamba.runtime.atomic import make_private, write_bytes, write_text
+from biomamba.reporting.plots import changes_plot, intervals_plot
+from biomamba.reporting.tables import comparison_report
 from biomamba.runtime.errors import ConfigError, DataError
+from biomamba.runtime.files import make_private, write_bytes, write_text
 from biomamba.tasks.task import Task
 from biomamba.training.lineage import keep_private
 

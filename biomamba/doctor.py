@@ -24,24 +24,29 @@ from rich.markup import escape
 from rich.table import Table
 
 from biomamba.config.cli import run_cli
-from biomamba.diagnosis.cluster import check_slurm
-from biomamba.diagnosis.finding import Check, Finding, State, run_checks, worst
-from biomamba.diagnosis.machine import check_gpus, check_memory, check_processor
+from biomamba.diagnosis.machine import (
+    Check,
+    Finding,
+    State,
+    check_choice,
+    check_gpus,
+    check_kernels,
+    check_memory,
+    check_processor,
+    check_slurm,
+    check_versions,
+    run_checks,
+    usual_precision,
+    worst,
+)
 from biomamba.diagnosis.numerics import (
     check_batches,
     check_fp16_range,
     check_isolation,
     check_parity,
 )
-from biomamba.diagnosis.software import (
-    check_choice,
-    check_kernels,
-    check_versions,
-    usual_precision,
-)
-from biomamba.diagnosis.storage import check_run_folder
-from biomamba.diagnosis.stores import check_stores
-from biomamba.runtime.atomic import write_json
+from biomamba.diagnosis.storage import check_run_folder, check_stores
+from biomamba.runtime.files import write_json
 from biomamba.runtime.input_files import check_replaceable
 from biomamba.runtime.provenance import machine, package_versions
 from biomamba.training.launch import check_precision, product_dtype_of

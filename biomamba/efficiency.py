@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from biomamba.config.build import build
+from biomamba.config.check import build
 from biomamba.config.cli import run_cli
 from biomamba.model.backends.auto import choice_of
 from biomamba.model.config import Mamba1Config, MambaConfig
@@ -29,17 +29,26 @@ from biomamba.model.language_model import MambaLM
 from biomamba.planning.hardware import main_memory_bytes
 from biomamba.runtime.errors import ConfigError
 from biomamba.runtime.provenance import provenance
-from biomamba.runtime.ranks import world_size
-from biomamba.runtime.seeding import seed_everything
-from biomamba.timing.clock import DeviceClock
-from biomamba.timing.growth import MIN_LENGTHS, fit_growth
-from biomamba.timing.mamba_subject import MambaSubject
-from biomamba.timing.memory import memory_limit, memory_meter
-from biomamba.timing.records import EFFICIENCY_FILE, RecordFile, curves
+from biomamba.runtime.random_state import seed_everything, world_size
+from biomamba.timing.candidates import (
+    NAME,
+    MambaSubject,
+    TransformerShape,
+    TransformerSubject,
+    equal_shape,
+    import_transformers,
+)
+from biomamba.timing.measurement import DeviceClock, memory_limit, memory_meter
+from biomamba.timing.records import (
+    EFFICIENCY_FILE,
+    MIN_LENGTHS,
+    TRAIN,
+    EfficiencySettings,
+    RecordFile,
+    curves,
+    fit_growth,
+)
 from biomamba.timing.session import Bench, MakeSubject, measure
-from biomamba.timing.settings import TRAIN, EfficiencySettings
-from biomamba.timing.transformer_shape import TransformerShape, equal_shape
-from biomamba.timing.transformer_subject import NAME, TransformerSubject, import_transformers
 
 
 def main(cfg: DictConfig) -> None:

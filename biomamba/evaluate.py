@@ -25,42 +25,41 @@ import torch
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from biomamba.config.build import build
+from biomamba.config.check import build
 from biomamba.config.cli import run_cli
 from biomamba.config.run_settings import plain_parts
 from biomamba.evaluation.answer_model import AnswerModel
-from biomamba.evaluation.asking import is_restricted
-from biomamba.evaluation.document_facts import DOCUMENT_FACTS, write_document_facts
+from biomamba.evaluation.answers import is_restricted
 from biomamba.evaluation.document_scores import (
+    DOCUMENT_FACTS,
     DOCUMENT_SCORES,
     StoredScores,
+    write_document_facts,
     write_document_scores,
 )
-from biomamba.evaluation.mamba_answers import MambaAnswers
 from biomamba.evaluation.models.causal import TransformersCausal
 from biomamba.evaluation.models.opening import PREFIX, Baseline, is_baseline, open_baseline
-from biomamba.evaluation.rank_group import rank_group
-from biomamba.evaluation.records import ResultRecord, format_records
+from biomamba.evaluation.models.ours import MambaAnswers
+from biomamba.evaluation.records import ResultRecord, format_records, format_task_records
 from biomamba.evaluation.runner import (
     EvaluationSettings,
     Scorable,
     check_readers,
     evaluate_perplexity,
+    rank_group,
 )
-from biomamba.evaluation.task_records import format_task_records
 from biomamba.evaluation.task_runner import TaskEvaluation
-from biomamba.inference.checkpoint_tokenizer import find_tokenizer
+from biomamba.inference.text_generation import find_tokenizer
 from biomamba.model.checkpoint import load_pretrained, weights_digest
 from biomamba.model.isolation_probe import probe_isolation
 from biomamba.model.language_model import MambaLM
 from biomamba.model.ssd import ScanBackend
 from biomamba.reporting.plots import positions_plot
-from biomamba.reporting.tables import perplexity_table, positions_table
-from biomamba.reporting.task_tables import filter_notes, task_table
-from biomamba.runtime.atomic import write_bytes, write_text
+from biomamba.reporting.tables import filter_notes, perplexity_table, positions_table, task_table
 from biomamba.runtime.errors import ConfigError, DataError
+from biomamba.runtime.files import write_bytes, write_text
 from biomamba.runtime.provenance import provenance
-from biomamba.runtime.ranks import is_rank_zero, local_rank, require_launcher
+from biomamba.runtime.random_state import is_rank_zero, local_rank, require_launcher
 from biomamba.tasks.task import Task
 from biomamba.training.launch import check_run_folder
 from biomamba.training.lineage import Lineage, find_lineage, keep_private

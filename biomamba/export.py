@@ -21,18 +21,26 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from biomamba.config.cli import run_cli
+from biomamba.config.messages import check_all
 from biomamba.config.run_settings import plain_parts
-from biomamba.config.wording import check_all
 from biomamba.data.tokenizer import Tokenizer
-from biomamba.reporting.card_results import check_results, read_results
-from biomamba.reporting.model_card import README, CardFacts, CardTerms, model_card
+from biomamba.reporting.model_card import (
+    README,
+    CardFacts,
+    CardTerms,
+    check_results,
+    model_card,
+    read_results,
+)
 from biomamba.runtime.errors import ConfigError, DataError
 from biomamba.runtime.provenance import provenance
-from biomamba.training.export_folder import ExportFormat, check_output, export
-from biomamba.training.export_source import (
+from biomamba.training.export import (
+    ExportFormat,
     ExportSource,
     check_checkpoint,
+    check_output,
     checked_choice,
+    export,
     find_source,
 )
 from biomamba.training.lineage import Lineage, find_lineage, keep_private

@@ -34,12 +34,17 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from biomamba.config.build import build
+from biomamba.config.check import build
 from biomamba.config.cli import run_cli
 from biomamba.config.run_settings import plain_parts
-from biomamba.inference.checkpoint_tokenizer import find_tokenizer
-from biomamba.inference.prompts import Prompt, read_prompts, read_stream
-from biomamba.inference.text_generator import Completion, TextGenerator
+from biomamba.inference.text_generation import (
+    Completion,
+    Prompt,
+    TextGenerator,
+    find_tokenizer,
+    read_prompts,
+    read_stream,
+)
 from biomamba.model.checkpoint import load_pretrained, weights_digest
 from biomamba.runtime.errors import ConfigError, DataError
 from biomamba.runtime.numbers import check_whole

@@ -22,10 +22,9 @@ from omegaconf import DictConfig
 
 from biomamba.config.cli import run_cli
 from biomamba.data.document import document_key
-from biomamba.data.document_lookup import StoredDocument, find_document
-from biomamba.data.ledger import Ledger
-from biomamba.data.ledger_queries import SourceTotals, compare, sightings, totals
-from biomamba.reporting.ledger_text import (
+from biomamba.data.ledger import Ledger, SourceTotals, compare, sightings, totals
+from biomamba.data.store.reader import StoredDocument, find_document
+from biomamba.reporting.text import (
     comparison,
     coverage,
     sighting_table,
@@ -33,7 +32,7 @@ from biomamba.reporting.ledger_text import (
     verdict,
 )
 from biomamba.runtime.errors import ConfigError, DataError
-from biomamba.runtime.record_shapes import read_run_record
+from biomamba.runtime.input_files import read_run_record
 
 
 def main(cfg: DictConfig) -> None:

@@ -23,23 +23,21 @@ from hydra.core.hydra_config import HydraConfig
 from lightning import Trainer
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
-from biomamba.config.build import build
+from biomamba.config.annotations import select
+from biomamba.config.check import build
 from biomamba.config.cli import run_cli
 from biomamba.config.run_settings import checked_part, plain_part, settings_path, stored_config
-from biomamba.config.targets import load_target
-from biomamba.config.tree import select
-from biomamba.data.budget import TokenBudget
+from biomamba.config.safety import load_target
+from biomamba.data.mixture import TokenBudget
 from biomamba.model.config import Mamba2Config
-from biomamba.planning.comparison import compare, read_actual
+from biomamba.planning.duration import Rate, measured_rate
 from biomamba.planning.hardware import Hardware
-from biomamba.planning.parameters import Parameters
+from biomamba.planning.memory import Layout, Parameters, RunSettings
+from biomamba.planning.plan import Plan, compare, make_plan, read_actual
 from biomamba.planning.probe import Probe, StepTimer
-from biomamba.planning.run_plan import Plan, make_plan
-from biomamba.planning.settings import Layout, RunSettings
-from biomamba.planning.speed import Rate, measured_rate
-from biomamba.reporting.plan_text import comparison_text, plan_text
-from biomamba.runtime.atomic import write_json
+from biomamba.reporting.text import comparison_text, plan_text
 from biomamba.runtime.errors import ConfigError, DataError
+from biomamba.runtime.files import write_json
 from biomamba.runtime.input_files import (
     COUNT,
     FLAG,
@@ -54,12 +52,10 @@ from biomamba.runtime.input_files import (
     check_yaml,
 )
 from biomamba.runtime.provenance import machine, provenance
-from biomamba.runtime.ranks import is_rank_zero
-from biomamba.runtime.seeding import seed_everything
-from biomamba.tasks.instruct_budget import InstructBudget
+from biomamba.runtime.random_state import is_rank_zero, seed_everything
+from biomamba.tasks.instruct import InstructBudget
 from biomamba.training.launch import check_launch, check_precision, quiet_lightning
-from biomamba.training.module import LanguageModelingModule
-from biomamba.training.objective import Objective
+from biomamba.training.module import LanguageModelingModule, Objective
 
 DOES_NOT_FIT_CODE = 3
 _PLAN_KEYS = ("hardware", "memory_per_rank", "provenance")  # of the file that is written

@@ -20,16 +20,16 @@ from pathlib import Path
 from omegaconf import DictConfig
 from rich.console import Console
 
-from biomamba.config.build import build
+from biomamba.config.check import build
 from biomamba.config.cli import run_cli
 from biomamba.config.run_settings import plain_parts
+from biomamba.data.cleaning.benchmark_filter import Firewall
 from biomamba.data.cleaning.contamination import findings
-from biomamba.data.cleaning.firewall import Firewall
 from biomamba.data.cleaning.policy import Cleaning
-from biomamba.data.parts import Part
-from biomamba.data.preparation import Job, prepare, summary
-from biomamba.data.sealed import read_sealed
-from biomamba.data.store_facts import CONTAMINATION_NAME
+from biomamba.data.prepare.pipeline import Job, prepare, summary
+from biomamba.data.raw_shards import Part
+from biomamba.data.store.format import CONTAMINATION_NAME
+from biomamba.runtime.files import read_sealed
 from biomamba.training.lineage import keep_private
 
 

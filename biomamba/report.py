@@ -23,15 +23,14 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from biomamba.config.build import build
+from biomamba.config.check import build
 from biomamba.config.cli import run_cli
-from biomamba.config.wording import check_all
-from biomamba.reporting.metadata_groups import MeshTree
+from biomamba.config.messages import check_all
+from biomamba.reporting.inputs import find_folders, read_inputs
+from biomamba.reporting.metadata import MeshTree
 from biomamba.reporting.report import ReportSettings, report_of, write_report
-from biomamba.reporting.report_folders import find_folders
-from biomamba.reporting.report_inputs import read_inputs
-from biomamba.runtime.atomic import make_private
 from biomamba.runtime.errors import ConfigError
+from biomamba.runtime.files import make_private
 from biomamba.runtime.provenance import provenance
 from biomamba.training.lineage import keep_private
 

@@ -22,25 +22,26 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from biomamba.config.build import build
+from biomamba.config.check import build
 from biomamba.config.cli import run_cli
-from biomamba.config.other_program import checked_settings
+from biomamba.config.compose import checked_settings
 from biomamba.runtime.errors import ConfigError
 from biomamba.runtime.numbers import check_whole
 from biomamba.runtime.provenance import config_hash
 from biomamba.runtime.signals import Interrupted
 from biomamba.training.lineage import keep_private
-from biomamba.workflow.chain import Chain
-from biomamba.workflow.chain_lock import chain_lock
-from biomamba.workflow.commands import plain_script, slurm_script
-from biomamba.workflow.process import last_lines
-from biomamba.workflow.progress import duration, remaining_seconds, rough
-from biomamba.workflow.raw_files import check_raw_files
-from biomamba.workflow.record import Record, finished_steps, read_record
-from biomamba.workflow.rerun import chosen_steps, forget
-from biomamba.workflow.runner import Ending, Runner
-from biomamba.workflow.step import Step
-from biomamba.workflow.stop_request import stop_request
+from biomamba.workflow.chain import Chain, Step, check_raw_files, plain_script, slurm_script
+from biomamba.workflow.record import Record, chosen_steps, finished_steps, forget, read_record
+from biomamba.workflow.runner import (
+    Ending,
+    Runner,
+    chain_lock,
+    duration,
+    last_lines,
+    remaining_seconds,
+    rough,
+    stop_request,
+)
 
 
 def main(cfg: DictConfig) -> int | None:

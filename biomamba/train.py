@@ -21,23 +21,20 @@ from lightning import Trainer
 from lightning.pytorch.callbacks import ProgressBar
 from omegaconf import DictConfig, OmegaConf
 
-from biomamba.config.build import build
+from biomamba.config.check import build
 from biomamba.config.cli import run_cli
-from biomamba.data.training_data import TrainingData
-from biomamba.model.adaptation import ParameterCount
+from biomamba.data.datamodule import TrainingData
 from biomamba.model.isolation_probe import Isolation, probe_isolation
+from biomamba.model.lora import ParameterCount
 from biomamba.reporting.tables import exposure_table
-from biomamba.runtime.atomic import remove_temporary_files
+from biomamba.runtime.files import remove_temporary_files
 from biomamba.runtime.provenance import provenance
-from biomamba.runtime.ranks import is_rank_zero
-from biomamba.runtime.seeding import seed_everything
+from biomamba.runtime.random_state import is_rank_zero, seed_everything
 from biomamba.training.callbacks.checkpoint import Checkpoints
 from biomamba.training.callbacks.preemption import Preemption
-from biomamba.training.callbacks.run_page import RunPage
 from biomamba.training.callbacks.samples import Samples
+from biomamba.training.callbacks.tensorboard import RunPage
 from biomamba.training.checkpoint_io import DurableCheckpointIO, remove_leftovers
-from biomamba.training.event_files import put_before_now
-from biomamba.training.faults import explained_faults
 from biomamba.training.finish import DueValidation, check_figures, finish
 from biomamba.training.launch import (
     check_launch,
@@ -45,6 +42,7 @@ from biomamba.training.launch import (
     check_run_folder,
     check_tasks,
     check_trainer_keys,
+    explained_faults,
     product_dtype_of,
     quiet_lightning,
 )
@@ -58,10 +56,11 @@ from biomamba.training.resume import (
     run_settings,
     set_ledger_aside,
 )
-from biomamba.training.run_lock import run_lock
-from biomamba.training.run_record import (
+from biomamba.training.run import (
     RunRecord,
     StartRecord,
+    put_before_now,
+    run_lock,
 )
 
 

@@ -27,7 +27,7 @@ from rich.progress import (
 from rich.table import Table
 
 from biomamba.config.cli import run_cli
-from biomamba.data.verification import (
+from biomamba.data.store.verify import (
     StoreCheck,
     check_set_files,
     check_store,

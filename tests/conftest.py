@@ -16,7 +16,7 @@ import pytest
 from omegaconf import DictConfig
 
 from biomamba.config.compose import compose_config
-from biomamba.runtime.seeding import seed_everything
+from biomamba.runtime.random_state import seed_everything
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 LOOPBACK = ("localhost", "::1", "")

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from biomamba import prepare, train
 from biomamba.config.compose import compose_config
 from biomamba.runtime.errors import ConfigError
-from biomamba.runtime.seeding import seed_everything
+from biomamba.runtime.random_state import seed_everything
 
 pytestmark = [
     pytest.mark.slow,

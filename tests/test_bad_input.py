@@ -22,21 +22,19 @@ import pyarrow.parquet as pq
 import pytest
 
 from biomamba.config.compose import compose_config
-from biomamba.data.corpora.columns import ColumnCorpus
 from biomamba.data.corpora.corpus import Corpus
 from biomamba.data.corpora.medline import MedlineCorpus
-from biomamba.data.manifest import FORMAT_VERSION, MANIFEST_NAME, Manifest
-from biomamba.data.preparation import Job, prepare
+from biomamba.data.corpora.table import ColumnCorpus
+from biomamba.data.nlm_download import LocalFiles
+from biomamba.data.prepare.pipeline import Job, prepare
 from biomamba.data.rows import LocalRows
-from biomamba.data.sealed import read_sealed, write_sealed
-from biomamba.data.store import StorePolicy
-from biomamba.data.store_reader import open_stores
-from biomamba.data.token_split import TokenSplit
-from biomamba.data.tokenizer import Tokenizer
-from biomamba.data.tokenizer_source import ByteLevel, TrainedBpe
-from biomamba.data.xml_files import LocalFiles
+from biomamba.data.store.format import FORMAT_VERSION, MANIFEST_NAME, Manifest
+from biomamba.data.store.reader import TokenSplit, open_stores
+from biomamba.data.store.writer import StorePolicy
+from biomamba.data.tokenizer import ByteLevel, Tokenizer, TrainedBpe
 from biomamba.prepare import main
 from biomamba.runtime.errors import ConfigError, DataError
+from biomamba.runtime.files import read_sealed, write_sealed
 
 POLICY = StorePolicy(val_permille=0, test_permille=0)
 Row = dict[str, Any]

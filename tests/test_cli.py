@@ -16,13 +16,11 @@ from omegaconf import DictConfig
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from biomamba.config.build import build
+from biomamba.config.check import build
 from biomamba.config.compose import compose_config
 from biomamba.data.document import document_key
-from biomamba.data.ledger import Ledger
-from biomamba.data.ledger_queries import totals
-from biomamba.data.store_reader import open_stores
-from biomamba.data.token_split import TokenSplit
+from biomamba.data.ledger import Ledger, totals
+from biomamba.data.store.reader import TokenSplit, open_stores
 from biomamba.evaluation.records import read_records
 from biomamba.model.backends.chunked import ChunkedScan
 from biomamba.model.checkpoint import load_pretrained, save_pretrained

@@ -16,7 +16,7 @@ import pytest
 from biomamba import audit, evaluate, export, generate, prepare, report, train
 from biomamba.config.cli import run_cli
 from biomamba.data.tokenizer import Tokenizer
-from biomamba.evaluation.task_records import read_task_records
+from biomamba.evaluation.records import read_task_records
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 

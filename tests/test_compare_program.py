@@ -15,10 +15,10 @@ from omegaconf import OmegaConf
 from biomamba.compare import main, models_of, tasks_of
 from biomamba.config.compose import compose_config
 from biomamba.data.corpora.embedded import EmbeddedCorpus
-from biomamba.data.preparation import prepare
-from biomamba.data.store import StorePolicy
-from biomamba.data.tokenizer_source import ByteLevel
-from biomamba.evaluation.document_changes import document_changes
+from biomamba.data.prepare.pipeline import prepare
+from biomamba.data.store.writer import StorePolicy
+from biomamba.data.tokenizer import ByteLevel
+from biomamba.evaluation.comparison import document_changes
 from biomamba.evaluation.document_scores import (
     DOCUMENT_SCORES,
     read_document_scores,
@@ -26,7 +26,7 @@ from biomamba.evaluation.document_scores import (
 )
 from biomamba.evaluation.records import format_records, read_records
 from biomamba.evaluation.runner import EvaluationSettings, evaluate_perplexity
-from biomamba.metrics.interval import Bootstrap
+from biomamba.metrics.measure import Bootstrap
 from biomamba.model.backends.chunked import ChunkedScan
 from biomamba.model.config import Mamba2Config
 from biomamba.model.language_model import MambaLM
@@ -229,7 +229,7 @@ def test_tasks_are_built_as_the_evaluation_was_told(tmp_path: Path) -> None:
     assert measure.name == "accuracy"
     for text in (
         "tasks: {x: {_target_: biomamba.tasks.no.Such}}",
-        "tasks: {x: {_target_: biomamba.runtime.code_version._git, _args_: [[status]]}}",
+        "tasks: {x: {_target_: biomamba.runtime.provenance._git, _args_: [[status]]}}",
         "tasks: {x: {_target_: lightning.fabric.utilities.cloud_io._load, path_or_url: x}}",
         "tasks: {x: {_target_: biomamba.tasks.pubmedqa.PubMedQA, file: x}}",
         "tasks: {x: '${oc.env:HF_TOKEN}'}",

@@ -9,7 +9,7 @@ import pytest
 from omegaconf import DictConfig, OmegaConf
 
 from biomamba.config.check import check_config
-from biomamba.config.location import conf_dir
+from biomamba.config.safety import conf_dir
 
 CONF = conf_dir()
 PRIMARIES = (

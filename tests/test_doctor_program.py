@@ -9,7 +9,7 @@ import pytest
 from omegaconf import DictConfig
 
 from biomamba import doctor
-from biomamba.diagnosis.finding import ok, problem, warning
+from biomamba.diagnosis.machine import ok, problem, warning
 from biomamba.doctor import PROBLEM_CODE, checks_of, main
 from biomamba.runtime.errors import ConfigError
 

@@ -10,8 +10,7 @@ import torch
 from biomamba.config.compose import compose_config
 from biomamba.efficiency import limit_bytes, main
 from biomamba.runtime.errors import ConfigError
-from biomamba.timing.records import EFFICIENCY_FILE, read_efficiency
-from biomamba.timing.settings import EfficiencySettings
+from biomamba.timing.records import EFFICIENCY_FILE, EfficiencySettings, read_efficiency
 
 SMALL = (
     "model=mamba2_tiny",

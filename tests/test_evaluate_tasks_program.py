@@ -16,8 +16,8 @@ from biomamba import evaluate
 from biomamba.config.cli import USER_ERROR_CODE, run_cli
 from biomamba.config.compose import compose_config
 from biomamba.data.tokenizer import Tokenizer
-from biomamba.evaluation.mamba_answers import MambaAnswers
-from biomamba.evaluation.task_records import read_task_records
+from biomamba.evaluation.models.ours import MambaAnswers
+from biomamba.evaluation.records import read_task_records
 from biomamba.model.backends.chunked import ChunkedScan
 from biomamba.model.checkpoint import save_pretrained, weights_digest
 from biomamba.model.config import Mamba2Config

@@ -18,14 +18,14 @@ from omegaconf import DictConfig, OmegaConf
 from task_files import write_task_files
 
 from biomamba import efficiency, evaluate, prepare, train
-from biomamba.config.build import build
-from biomamba.data.sealed import read_sealed
-from biomamba.data.store_facts import CONTAMINATION_NAME
+from biomamba.config.check import build
+from biomamba.data.store.format import CONTAMINATION_NAME
 from biomamba.data.tokenizer import Tokenizer
 from biomamba.model.backends.chunked import ChunkedScan
 from biomamba.model.checkpoint import save_pretrained
 from biomamba.model.config import Mamba1Config, Mamba2Config
 from biomamba.model.language_model import MambaLM
+from biomamba.runtime.files import read_sealed
 from biomamba.timing.records import EFFICIENCY_FILE, read_efficiency
 
 pytestmark = [
@@ -73,7 +73,7 @@ def start_prepare(name: str, root: Path) -> None:
             rows = {"_target_": "biomamba.data.rows.LocalRows", "files": files}
             put(cfg, **{f"corpora__{corpus}__rows": rows})
     if "path" in cfg.tokenizer and "/local/" not in cfg.tokenizer.path:
-        put(cfg, tokenizer={"_target_": "biomamba.data.tokenizer_source.ByteLevel"})
+        put(cfg, tokenizer={"_target_": "biomamba.data.tokenizer.ByteLevel"})
     elif "vocab_size" in cfg.tokenizer:
         put(cfg, tokenizer__vocab_size=VOCABULARY - 20)
     prepare.main(cfg)

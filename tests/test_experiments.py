@@ -12,12 +12,11 @@ import pytest
 from experiments import NAMES, REFERENCE, aspects, changes, composed, program_of, twin_of
 from omegaconf import DictConfig
 
-from biomamba.config.build import build
-from biomamba.config.check import check_config
+from biomamba.config.check import build, check_config
 from biomamba.config.compose import compose_config
 from biomamba.plan import run_settings
 from biomamba.planning.hardware import Hardware
-from biomamba.planning.run_plan import Plan, make_plan
+from biomamba.planning.plan import Plan, make_plan
 
 PAGE = Path(__file__).parents[1] / "docs" / "experiments.md"
 TRAINED = [name for name in NAMES if program_of(name) == "train"]

@@ -13,13 +13,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from biomamba import prepare, train
-from biomamba.config.build import build
+from biomamba.config.check import build
 from biomamba.config.compose import compose_config
 from biomamba.data.tokenizer import Tokenizer
 from biomamba.evaluation.records import ResultRecord, format_records
 from biomamba.export import main
-from biomamba.inference.checkpoint_tokenizer import find_tokenizer
-from biomamba.inference.text_generator import TextGenerator
+from biomamba.inference.text_generation import TextGenerator, find_tokenizer
 from biomamba.model.backends.chunked import ChunkedScan
 from biomamba.model.checkpoint import (
     build_model,
@@ -29,8 +28,8 @@ from biomamba.model.checkpoint import (
     weights_digest,
 )
 from biomamba.model.config import Mamba2Config
-from biomamba.model.cross_entropy import linear_cross_entropy
 from biomamba.model.language_model import MambaLM
+from biomamba.model.loss import linear_cross_entropy
 from biomamba.runtime.errors import BioMambaError, CheckpointError, ConfigError, DataError
 
 Export = Callable[..., str]

@@ -10,7 +10,7 @@ import pytest
 from biomamba import __main__ as front
 from biomamba.config.cli import USER_ERROR_CODE
 from biomamba.config.experiments import experiment_table, list_experiments
-from biomamba.config.location import conf_dir
+from biomamba.config.safety import conf_dir
 
 PACKAGE = Path(front.__file__).parent
 

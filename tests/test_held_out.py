@@ -11,12 +11,11 @@ from typing import Any
 import pytest
 import torch
 
-from biomamba.config.build import build
+from biomamba.config.check import build
 from biomamba.config.compose import compose_config
 from biomamba.data.tokenizer import Tokenizer
-from biomamba.evaluation.answer_options import AnswerOptions
-from biomamba.evaluation.asking import Questions
-from biomamba.evaluation.mamba_answers import MambaAnswers
+from biomamba.evaluation.answers import AnswerOptions, Questions
+from biomamba.evaluation.models.ours import MambaAnswers
 from biomamba.model.backends.chunked import ChunkedScan
 from biomamba.model.config import Mamba2Config
 from biomamba.model.generation import prefill
@@ -237,7 +236,7 @@ def test_evaluation_reads_the_ids_that_fine_tuning_learned(
         answered.extend(list(answer) for answer in answers)
         return behind(self, logits, states, answers)
 
-    monkeypatch.setattr("biomamba.evaluation.mamba_answers.prefill", seeing)
+    monkeypatch.setattr("biomamba.evaluation.models.ours.prefill", seeing)
     monkeypatch.setattr(MambaAnswers, "_behind", answering)
     items = pubmedqa.items("val").items
     questions = Questions(pubmedqa, make_model(), AnswerOptions(split="val"))

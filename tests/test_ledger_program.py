@@ -9,7 +9,7 @@ import pytest
 from omegaconf import DictConfig
 
 from biomamba.data.document import document_key
-from biomamba.data.ledger_chunk import ENTRY_DTYPE, Chunk, Origin, Span
+from biomamba.data.ledger import ENTRY_DTYPE, Chunk, Origin, Span
 from biomamba.ledger import main
 from biomamba.runtime.errors import ConfigError, DataError
 

@@ -9,8 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from biomamba.model.cross_entropy import linear_cross_entropy
-from biomamba.model.fused_loss import fused_linear_cross_entropy
+from biomamba.model.loss import fused_linear_cross_entropy, linear_cross_entropy
 
 pytest.importorskip("interpreted_kernels", reason="make test-interpreter").interpret()
 pytest.importorskip("liger_kernel", reason="make test-interpreter")
@@ -53,7 +52,7 @@ def test_loss_and_gradients_are_ours(rows: int, is_weighted: bool) -> None:
 
 def test_many_blocks_are_one_sum(monkeypatch: pytest.MonkeyPatch) -> None:
     """Logits of once the size of hidden: 24 rows pass in blocks of 8 (80 / 16 = 5, 24 / 5 = 5)."""
-    monkeypatch.setattr("biomamba.model.fused_loss.BLOCK_BYTES", 1)
+    monkeypatch.setattr("biomamba.model.loss.BLOCK_BYTES", 1)
     tensors = draw()
     tensors[2][:9] = -100  # a whole block, and one row of the next
     assert_same(tensors)
@@ -87,7 +86,7 @@ def test_under_autocast_blocks_are_added_in_float32(
     is_weighted: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Logits and their gradients are rounded to bfloat16 in both, sums of blocks in neither."""
-    monkeypatch.setattr("biomamba.model.fused_loss.BLOCK_BYTES", 1)
+    monkeypatch.setattr("biomamba.model.loss.BLOCK_BYTES", 1)
     tensors, factors = draw(), torch.rand(ROWS) if is_weighted else None
     with torch.autocast("cpu", torch.bfloat16):
         assert_same(tensors, factors, unit=6 * 2**-8 / (WIDTH + VOCAB + ROWS))

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from omegaconf import DictConfig, OmegaConf
 
-from biomamba.config.location import conf_dir
+from biomamba.config.safety import conf_dir
 from biomamba.plan import DOES_NOT_FIT_CODE, main, submitted
 from biomamba.runtime.errors import ConfigError, DataError
 
@@ -203,7 +203,7 @@ def foreign_run(compose: Compose, tmp_path: Path) -> Callable[[str, Any], str]:
     return _run
 
 
-GIT = {"_target_": "biomamba.runtime.code_version._git", "_args_": ["-c", "alias.x=!touch pwned"]}
+GIT = {"_target_": "biomamba.runtime.provenance._git", "_args_": ["-c", "alias.x=!touch pwned"]}
 LOAD = {
     "_target_": "lightning.fabric.utilities.cloud_io._load",
     "path_or_url": "x",

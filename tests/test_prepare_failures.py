@@ -54,7 +54,7 @@ def command(raw: Path, folder: Path, *arguments: str) -> list[str]:
     for name in ("a", "b"):
         files = ",".join(str(path) for path in sorted(raw.glob(f"{name}*.jsonl")))
         corpora.append(
-            f"{name}: {{_target_: biomamba.data.corpora.columns.ColumnCorpus, domain: {name}, "
+            f"{name}: {{_target_: biomamba.data.corpora.table.ColumnCorpus, domain: {name}, "
             "licence: none, text_columns: [text], id_column: id, "
             f"year_column: {'year' if name == 'a' else 'null'}, "
             f"rows: {{_target_: biomamba.data.rows.LocalRows, files: [{files}]}}}}"

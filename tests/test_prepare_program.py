@@ -6,11 +6,10 @@ from pathlib import Path
 import pytest
 
 from biomamba.config.compose import compose_config
-from biomamba.data.sealed import read_sealed
-from biomamba.data.store_facts import CONTAMINATION_NAME
-from biomamba.data.store_reader import open_stores
-from biomamba.data.token_split import TokenSplit
+from biomamba.data.store.format import CONTAMINATION_NAME
+from biomamba.data.store.reader import TokenSplit, open_stores
 from biomamba.prepare import main
+from biomamba.runtime.files import read_sealed
 
 
 def words(name: str, count: int = 40) -> str:

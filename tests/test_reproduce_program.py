@@ -15,16 +15,14 @@ from typing import Any
 import pytest
 from omegaconf import DictConfig, OmegaConf
 
-from biomamba.config.build import build
-from biomamba.config.compose import preflight
-from biomamba.config.location import conf_dir
-from biomamba.config.other_program import checked_settings
+from biomamba.config.check import build
+from biomamba.config.compose import checked_settings, preflight
+from biomamba.config.safety import conf_dir
 from biomamba.reproduce import configs_of, main
 from biomamba.runtime.errors import ConfigError, DataError
 from biomamba.runtime.signals import Interrupted
-from biomamba.workflow import process
-from biomamba.workflow.chain import Chain
-from biomamba.workflow.step import Step
+from biomamba.workflow import runner as process
+from biomamba.workflow.chain import Chain, Step
 
 Compose = Callable[..., DictConfig]
 CHAINS = sorted(

@@ -22,9 +22,9 @@ from biomamba import prepare, train
 from biomamba.config.compose import compose_config
 from biomamba.data.ledger import Ledger
 from biomamba.runtime.errors import ConfigError
-from biomamba.runtime.seeding import seed_everything
+from biomamba.runtime.random_state import seed_everything
 from biomamba.training.checkpoint_io import DurableCheckpointIO
-from biomamba.training.run_lock import run_lock
+from biomamba.training.run import run_lock
 
 pytestmark = [
     pytest.mark.slow,

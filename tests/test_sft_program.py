@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from biomamba import train
-from biomamba.config.build import build
+from biomamba.config.check import build
 from biomamba.config.cli import run_cli
 from biomamba.config.compose import compose_config
 from biomamba.data.tokenizer import Tokenizer

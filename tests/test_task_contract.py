@@ -13,14 +13,13 @@ from pathlib import Path
 import pytest
 from task_files import NUM_CHOICES, write_task_files
 
-from biomamba.config.build import build
+from biomamba.config.check import build
 from biomamba.config.compose import compose_config
-from biomamba.config.location import conf_dir
+from biomamba.config.safety import conf_dir
 from biomamba.metrics.measure import Measure
 from biomamba.runtime.errors import ConfigError
-from biomamba.tasks.item import Item
-from biomamba.tasks.prediction import Prediction
-from biomamba.tasks.task import ACCESS, ChooseLabel, ChooseOption, Task, WriteText
+from biomamba.tasks.prompt import Item
+from biomamba.tasks.task import ACCESS, ChooseLabel, ChooseOption, Prediction, Task, WriteText
 
 NAMES = sorted(path.stem for path in (conf_dir() / "task").glob("*.yaml") if path.stem[0] != "_")
 FIXTURES = Path(__file__).parent / "fixtures" / "tasks"

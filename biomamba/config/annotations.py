@@ -4,17 +4,85 @@ Only what YAML can spell is judged: scalars, lists, dicts and None. An annotatio
 understood accepts everything; the constructor then has the last word.
 """
 
+import dataclasses
 import inspect
 import types
 import typing
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
-from biomamba.config.tree import Unresolved
+from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf.errors import InterpolationToMissingValueError, OmegaConfBaseException
+
+from biomamba.config.messages import first_line, unknown_name
 from biomamba.runtime.errors import BioMambaError, DataError
 
-R = TypeVar("R")
+# -------------------------------------------------------------------------------------------------
+# Turn a composed config into plain values, collecting what is missing or cannot be resolved.
+# -------------------------------------------------------------------------------------------------
 
+
+class Unresolved:
+    """Stands in the plain tree for a value that could not be had."""
+
+
+UNRESOLVED: Final = Unresolved()
+
+
+def plain_tree(cfg: DictConfig, key: str = "") -> tuple[dict[str, Any], list[str]]:
+    """Return the config as dicts, lists and scalars, and one problem per value without one.
+
+    A value that refers to a missing one is not a problem of its own: the missing one is listed.
+    """
+    problems: list[str] = []
+    return _plain_dict(cfg, key, problems), problems
+
+
+def join_key(parent: str, name: object) -> str:
+    """Return the dotted key of a child."""
+    return f"{parent}.{name}" if parent else str(name)
+
+
+def select(tree: Any, key: str) -> Any:
+    """Return the value at a dotted key of a plain tree, or None where there is none."""
+    for name in key.split("."):
+        tree = tree.get(name) if isinstance(tree, dict) else None
+    return tree
+
+
+def _plain_dict(node: DictConfig, key: str, problems: list[str]) -> dict[str, Any]:
+    # `+key=value` on the command line adds keys that the node's schema does not have.
+    schema = OmegaConf.get_type(node)
+    if dataclasses.is_dataclass(schema):
+        accepted = [field.name for field in dataclasses.fields(schema)]
+        for name in node.keys() - set(accepted):
+            problems.append(f"{join_key(key, name)}: {unknown_name('key', str(name), accepted)}")
+    return {str(name): _value(node, name, join_key(key, name), problems) for name in node}
+
+
+def _value(node: Any, name: Any, key: str, problems: list[str]) -> Any:
+    if OmegaConf.is_missing(node, name):
+        problems.append(f"{key}: must be set (its value is ???); write {key}=... or set it in YAML")
+        return UNRESOLVED
+    try:
+        child = node[name]
+    except InterpolationToMissingValueError:
+        return UNRESOLVED
+    except (OmegaConfBaseException, RecursionError) as error:
+        problems.append(f"{key}: {first_line(error)}")
+        return UNRESOLVED
+    if isinstance(child, DictConfig):
+        return _plain_dict(child, key, problems)
+    if isinstance(child, ListConfig):
+        return [_value(child, i, join_key(key, i), problems) for i in range(len(child))]
+    return child
+
+
+# -------------------------------------------------------------------------------------------------
+# Whether a value of a config file fits the annotation of the parameter that will take it.
+# -------------------------------------------------------------------------------------------------
+
+R = TypeVar("R")
 # An int is a valid float in YAML (`lr: 1`), a bool is not a valid int.
 _SCALARS: dict[Any, tuple[type, ...]] = {
     int: (int,),

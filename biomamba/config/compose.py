@@ -5,8 +5,10 @@ other, sets those aside that fail, and checks what is left, so that one start sh
 """
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,19 +16,189 @@ from hydra import initialize_config_dir
 from hydra.core.config_search_path import SearchPathQuery
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException, MissingConfigException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
-from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 from yaml import YAMLError
 
+from biomamba.config.annotations import join_key
 from biomamba.config.check import config_problems
-from biomamba.config.location import conf_dir
-from biomamba.config.overrides import Rejection, explain
-from biomamba.config.safety import hydra_problems
+from biomamba.config.messages import first_line, report, unknown_name
+from biomamba.config.safety import conf_dir, hydra_problems, parameter_names
 from biomamba.config.schema import register_schemas
-from biomamba.config.wording import report
 from biomamba.runtime.errors import ConfigError
+
+# -------------------------------------------------------------------------------------------------
+# Explain to a user why Hydra refused a command-line override, with the names it would accept.
+# -------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Rejection:
+    """An override that Hydra refused, and the reason it gave."""
+
+    override: str
+    error: Exception
+
+
+def explain(
+    rejections: Sequence[Rejection], cfg: DictConfig, folders: Sequence[Path]
+) -> tuple[list[str], bool]:
+    """Return the problems in words, and whether the rest of the config can be judged without them.
+
+    Where a whole file could not be chosen (an experiment, an option), the keys it would have
+    brought are absent: only keys that no config has are then reported besides.
+    """
+    problems: list[str] = []
+    brought_files = [_chooses_file(rejection) for rejection in rejections]
+    for rejection, is_file in zip(rejections, brought_files, strict=True):
+        found = list(_problems(rejection, cfg, folders))
+        may_follow = any(brought_files) and not is_file
+        if not (may_follow and _first_name(rejection.override) in cfg):
+            problems += found
+    return problems, not any(brought_files)
+
+
+def _problems(rejection: Rejection, cfg: DictConfig, folders: Sequence[Path]) -> Iterator[str]:
+    override, error = _parse(rejection.override), rejection.error
+    is_plain = isinstance(error, OmegaConfBaseException)
+    reason = error if is_plain else error.__cause__ or error.__context__
+    in_file = re.match(r"In '([^']+)':", str(error))
+    if isinstance(error, MissingConfigException):
+        yield _missing_file(rejection.override, str(error.missing_cfg_file), folders)
+    elif in_file and isinstance(reason, ConfigKeyError | ConfigAttributeError):
+        yield from _unknown_in_file(in_file[1], reason, cfg, folders)
+    elif override and isinstance(reason, ConfigKeyError | ConfigAttributeError):
+        yield _unknown_key(override, cfg, folders)
+    elif isinstance(reason, OmegaConfBaseException):
+        yield f"{rejection.override}: {first_line(reason)}"
+    else:
+        yield f"{rejection.override}: {' '.join(str(error).split())}"
+
+
+def _chooses_file(rejection: Rejection) -> bool:
+    return isinstance(rejection.error, MissingConfigException) or str(rejection.error).startswith(
+        "In '"
+    )
+
+
+def _parse(text: str) -> Override | None:
+    try:
+        return OverridesParser.create().parse_override(text)
+    except HydraException:
+        return None
+
+
+def _first_name(text: str) -> str:
+    override = _parse(text)
+    return override.key_or_group.split(".")[0].split("/")[0] if override else ""
+
+
+def _missing_file(override: str, missing: str, folders: Sequence[Path]) -> str:
+    top, _, name = missing.partition("/")
+    options = _options(top, folders)
+    if not options:
+        return f"{override}: {unknown_name('config group', top, _groups(folders))}"
+    listed = "; biomamba <command> --list explains them" if top == "experiment" else ""
+    return f"{override}: {unknown_name(f'option of {top}', name, options)}{listed}"
+
+
+def _unknown_in_file(
+    config: str, reason: OmegaConfBaseException, cfg: DictConfig, folders: Sequence[Path]
+) -> Iterator[str]:
+    """Yield every unknown top-level key of the file; Hydra names the first one only."""
+    accepted = [str(name) for name in cfg if name != "hydra"]
+    path = next((f / f"{config}.yaml" for f in folders if (f / f"{config}.yaml").is_file()), None)
+    unknown = [str(reason.full_key or reason.key)]
+    if path and unknown[0] not in accepted and "." not in unknown[0]:
+        present = [str(name) for name in OmegaConf.load(path)]
+        unknown = [k for k in present if k not in (*accepted, "defaults", "hydra")] or unknown
+    for name in unknown:
+        yield f"{config}.yaml: {unknown_name('key', name, accepted)}"
+
+
+def _unknown_key(override: Override, cfg: DictConfig, folders: Sequence[Path]) -> str:
+    key, value = override.key_or_group, override.value()
+    parent, name, node = _deepest(key, cfg)
+    if not name and isinstance(value, dict):
+        return _unknown_in_mapping(key, value, node)
+    if not parent and name != key and name in list(cfg.keys()):
+        return f"{key}: {name} is not set; set it as a whole, '{name}={{...}}'"
+    if not parent:
+        if _options(key, folders):
+            return f"{override.input_line}: '{key}' is no default here; write +{key}={value}"
+        names = [*(str(k) for k in cfg if k != "hydra"), *_groups(folders)]
+        return f"{key}: {unknown_name('key', name, names)}"
+    parameters = parameter_names(node, parent)
+    if name in parameters and join_key(parent, name) == key:
+        return f"{key}: the config does not set '{name}'; to add it write +{override.input_line}"
+    present = [str(k) for k in node if not str(k).startswith("_")] if _is_dict(node) else []
+    words = unknown_name("key", name, {*present, *parameters})
+    return f"{key}: {words}{_how_to_add(node, key)}"
+
+
+def _unknown_in_mapping(key: str, value: Mapping[Any, Any], node: Any) -> str:
+    """Name the keys of a mapping (`key={a: ..., b: ...}`) that the config does not have there."""
+    if not _is_dict(node):
+        return f"{key}: takes no mapping, found {value}"
+    parameters = parameter_names(node)
+    present = [str(name) for name in node if not str(name).startswith("_")]
+    unknown = [str(name) for name in value if name not in node]
+    for name in unknown:
+        if name not in parameters:
+            place, words = join_key(key, name), unknown_name("key", name, {*present, *parameters})
+            return f"{place}: {words}{_how_to_add(node, place)}"
+    inner = [name for name in value if isinstance(value[name], dict) and name in node]
+    if not unknown and inner:
+        return _unknown_in_mapping(join_key(key, inner[0]), value[inner[0]], node[inner[0]])
+    place = join_key(key, ".".join(unknown[:1]))
+    return f"{place}: the config does not set it; to add it write +{place}=..."
+
+
+def _how_to_add(node: Any, place: str) -> str:
+    """Say how a mapping from names that the user chooses, as of sources, gets a further one."""
+    is_free = _is_dict(node) and "_target_" not in node and OmegaConf.get_type(node) is dict
+    other = f"~{place.rpartition('.')[0]}.<name>"
+    return f"; to add it write '+{place}=...', to take one away '{other}'" if is_free else ""
+
+
+def _deepest(key: str, cfg: DictConfig) -> tuple[str, str, Any]:
+    """Return the longest existing parent of a key, the first name missing in it, and its node."""
+    parent, node = "", cfg
+    for name in key.split("."):
+        child = None
+        if _is_dict(node) and name in node and not OmegaConf.is_missing(node, name):
+            child = node[name]
+        if child is None:
+            return parent, name, node
+        parent, node = join_key(parent, name), child
+    return parent, "", node
+
+
+def _is_dict(node: Any) -> bool:
+    return isinstance(node, DictConfig) and not OmegaConf.is_missing(node, "")
+
+
+def _groups(folders: Sequence[Path]) -> list[str]:
+    return [child.name for folder in folders for child in folder.iterdir() if child.is_dir()]
+
+
+def _options(group: str, folders: Sequence[Path]) -> list[str]:
+    """Return the options of a group and of its subfolders; files that begin with _ are parts."""
+    return [
+        path.relative_to(folder / group).with_suffix("").as_posix()
+        for folder in folders
+        for path in sorted((folder / group).rglob("*.yaml"))
+        if not path.name.startswith("_")
+    ]
+
+
+# -------------------------------------------------------------------------------------------------
+# Compose a primary config with command-line overrides, or say everything that is wrong with them.
+# -------------------------------------------------------------------------------------------------
 
 # Hydra raises a bare ValueError for some overrides (`model=1` where `model` is a group).
 _REFUSALS = (HydraException, OmegaConfBaseException, YAMLError, ValueError)
@@ -162,3 +334,35 @@ def _without_hydra(cfg: DictConfig) -> DictConfig:
     with open_dict(cfg):
         cfg.pop("hydra", None)
     return cfg
+
+
+# -------------------------------------------------------------------------------------------------
+# Compose and check the configuration of another program, within one that Hydra has started.
+# -------------------------------------------------------------------------------------------------
+
+
+def checked_settings(program: str, overrides: Sequence[str]) -> dict[str, Any]:
+    """Return the configuration that a program would receive, interpolations not resolved.
+
+    So it does not depend on the time of day, which the default of `run_id` holds.
+
+    Raises:
+        ConfigError: The program would refuse it; all problems are told.
+    """
+    with _own_hydra_aside():
+        preflight(program, overrides)
+        content: Any = OmegaConf.to_container(compose_config(program, overrides), resolve=False)
+    settings: dict[str, Any] = content
+    return settings
+
+
+@contextmanager
+def _own_hydra_aside() -> Iterator[None]:
+    """Hydra composes for one program at a time."""
+    own, own_config = GlobalHydra.instance().hydra, HydraConfig.instance().cfg
+    GlobalHydra.instance().clear()
+    try:
+        yield
+    finally:
+        GlobalHydra.instance().hydra = own
+        HydraConfig.instance().cfg = own_config

@@ -8,18 +8,30 @@ S[a:b] and continues with the input S[a-1].
 Deviation: the released code of arXiv 2408.02600 appends no EOD and begins a text without one.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from rich.console import Console
+from rich.progress import track
 from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
 
-from biomamba.data.packing import PackedRows
-from biomamba.data.supervision import Supervision
-from biomamba.data.token_split import TokenSplit
+from biomamba.data.loader import WORKER_TIMEOUT_SECONDS, WorkerLoader
+from biomamba.data.mixture import MixedRows, TokenBudget
+from biomamba.data.packing import BestFit, PackedRows
+from biomamba.data.store.reader import (
+    OpenStore,
+    Supervision,
+    TokenSplit,
+    content_fingerprint,
+    open_stores,
+    verify_stores,
+)
+from biomamba.runtime.errors import DataError
 
 Ints = NDArray[np.int64]
 IGNORED_TARGET = -100
@@ -292,3 +304,277 @@ def _read_source(source: PlannedSource, places: Ints, rows: Ints) -> PieceConten
 def _sum_by_row(row: Ints, values: Ints, num_rows: int) -> Ints:
     """Sum integers below 2**53 per row."""
     return np.bincount(row, weights=values, minlength=num_rows).astype(np.int64)
+
+
+# -------------------------------------------------------------------------------------------------
+# The steps of a run: one item is one optimizer step of one rank.
+#
+# Step t is the rows [t G, (t + 1) G) of the global stream, G rows to a step. Rank r of W takes the
+# r-th part of G / W rows, cut into micro-batches. The stream therefore depends neither on the ranks
+# nor on the workers nor on the micro-batch size, and a run resumes at any step at no cost.
+# -------------------------------------------------------------------------------------------------
+
+
+class TrainingSteps(Dataset[list[Batch]]):
+    """Map a step to the micro-batches of one rank.
+
+    Args:
+        sources: The sources in their order; those without a share may lack rows.
+        rows: The stream.
+        budget: Sizes of the run.
+        rank: This rank.
+        world_size: Number of ranks.
+    """
+
+    def __init__(
+        self,
+        sources: Sequence[PlannedSource],
+        rows: MixedRows,
+        budget: TokenBudget,
+        *,
+        rank: int,
+        world_size: int,
+    ) -> None:
+        self._sources = list(sources)
+        self._rows = rows
+        self._budget = budget
+        self._accumulation = budget.accumulation(world_size)
+        self._first = rank * self._accumulation * budget.micro_batch_size
+
+    def __len__(self) -> int:
+        return self._budget.num_steps
+
+    def __getitem__(self, step: int) -> list[Batch]:
+        """Return the micro-batches of this rank at a step, in order."""
+        size = self._budget.micro_batch_size
+        begin = step * self._budget.sequences_per_step + self._first
+        samples = np.arange(begin, begin + self._accumulation * size, dtype=np.int64)
+        source, row, _ = self._rows.locate_many(samples)
+        requests = [
+            RowRequest(self._sources[int(s)], int(r), int(i))
+            for s, r, i in zip(source, row, samples, strict=True)
+        ]
+        return build_batch(requests, self._budget.seq_len).split(size)
+
+
+class StepSampler(Sampler[int]):
+    """The steps from `start` on; its length is that of the whole run.
+
+    Lightning adds the steps that a checkpoint has consumed to those it fetches and compares the
+    sum with the length of the loader.
+    """
+
+    def __init__(self, start: int, num_steps: int) -> None:
+        self._start = start
+        self._num_steps = num_steps
+
+    def __len__(self) -> int:
+        return self._num_steps
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(range(self._start, self._num_steps))
+
+
+class StepLoader(WorkerLoader[list[Batch]]):
+    """The loader of a run.
+
+    The position in the run is kept by the datamodule, with the fingerprint of the stream and equal
+    on all ranks. The two methods tell Lightning that nothing is lost on resume.
+    """
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return nothing: the datamodule keeps the position."""
+        return {}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Do nothing: the loader was built at the position."""
+
+
+def training_loader(
+    steps: TrainingSteps,
+    start_step: int,
+    num_workers: int,
+    timeout_seconds: float | None = WORKER_TIMEOUT_SECONDS,
+) -> StepLoader:
+    """Load the steps of a rank from `start_step` on."""
+    return StepLoader(
+        steps,
+        sampler=StepSampler(start_step, len(steps)),
+        num_workers=num_workers,
+        timeout_seconds=timeout_seconds,
+    )
+
+
+# -------------------------------------------------------------------------------------------------
+# Score every document of a split exactly once, whatever the number of ranks.
+#
+# Rows are packed best-fit whatever the packing of the training: only documents longer than a row
+# are cut, so the figures of two runs compare.
+# -------------------------------------------------------------------------------------------------
+
+
+class DocumentRows:
+    """Documents of one source in rows, each document once.
+
+    Args:
+        documents: The documents.
+        seq_len: Positions of a row.
+        batch_size: Rows of a batch.
+        source_index: Position of the source in the order of the sources.
+    """
+
+    def __init__(
+        self, documents: TokenSplit, *, seq_len: int, batch_size: int, source_index: int = 0
+    ) -> None:
+        self._source = PlannedSource(
+            source_index, documents, BestFit().plan(documents.lengths, seq_len)
+        )
+        self._seq_len = seq_len
+        self._batch_size = batch_size
+
+    @property
+    def num_bytes(self) -> NDArray[np.int64]:
+        """(documents,) UTF-8 bytes of each document; Batch.document indexes it."""
+        return self._source.split.num_bytes
+
+    @property
+    def keys(self) -> NDArray[np.uint64]:
+        """(documents,) key of each document."""
+        return self._source.split.keys
+
+    @property
+    def num_batches(self) -> int:
+        """Number of batches over all ranks."""
+        return -(-self._source.plan.num_rows // self._batch_size)
+
+    def batch(self, number: int) -> Batch:
+        """Return one batch; beyond the last one an empty batch."""
+        begin = number * self._batch_size
+        end = min(begin + self._batch_size, self._source.plan.num_rows)
+        if begin >= end:
+            return empty_batch(self._source, 1, self._seq_len)
+        requests = [RowRequest(self._source, row, row) for row in range(begin, end)]
+        return build_batch(requests, self._seq_len, with_documents=True)
+
+    def batches(self, description: str | None = None) -> Iterator[Batch]:
+        """Iterate over all batches; a description shows a progress line on stderr."""
+        numbers = range(self.num_batches)
+        console = Console(stderr=True)
+        shown = numbers if description is None else track(numbers, description, console=console)
+        for number in shown:
+            yield self.batch(number)
+
+    def loader(
+        self,
+        *,
+        rank: int,
+        world_size: int,
+        num_workers: int = 0,
+        timeout_seconds: float | None = WORKER_TIMEOUT_SECONDS,
+    ) -> DataLoader[Batch]:
+        """Load the batches of one rank; all ranks get equally many, the surplus is empty."""
+        return WorkerLoader(
+            _RankBatches(self, rank, world_size),
+            num_workers=num_workers,
+            timeout_seconds=timeout_seconds,
+        )
+
+
+class EvaluationRows(DocumentRows):
+    """The packed documents of one split of one source.
+
+    Args:
+        stores: The stores of the source.
+        split: `val` or `test`.
+        seq_len: Positions of a row.
+        batch_size: Rows of a batch.
+        max_documents: Only so many documents, those with the smallest keys; None for all.
+        min_document_tokens: Only documents of at least so many tokens, EOD included.
+        source_index: Position of the source in the order of the sources.
+
+    Raises:
+        DataError: If no document is left.
+    """
+
+    def __init__(
+        self,
+        stores: Sequence[OpenStore],
+        split: str,
+        *,
+        seq_len: int,
+        batch_size: int,
+        max_documents: int | None,
+        min_document_tokens: int = 1,
+        source_index: int = 0,
+    ) -> None:
+        found = TokenSplit.open(stores, split)
+        folders = ", ".join(str(store.folder) for store in stores)
+        if not len(found):
+            raise DataError(
+                f"the {split} split of {folders} is empty; prepare it with a larger "
+                f"split.{split}_permille"
+            )
+        documents = found.of_length(min_document_tokens).first_by_key(max_documents)
+        if not len(documents):
+            raise DataError(
+                f"no document of the {split} split of {folders} has {min_document_tokens} tokens, "
+                f"the longest has {found.lengths.max()}: lower min_document_tokens"
+            )
+        super().__init__(
+            documents, seq_len=seq_len, batch_size=batch_size, source_index=source_index
+        )
+        self.documents = documents
+        self.vocab_size = stores[0].manifest.vocab_size
+        self.tokenizer_fingerprint = stores[0].manifest.tokenizer
+        self.fingerprint = content_fingerprint(
+            {
+                "stores": [store.fingerprint for store in stores],
+                "split": split,
+                "seq_len": seq_len,
+                "documents": len(documents),
+                "min_document_tokens": min_document_tokens,
+            }
+        )
+
+
+class _RankBatches(Dataset[Batch]):
+    """Every world_size-th batch."""
+
+    def __init__(self, rows: DocumentRows, rank: int, world_size: int) -> None:
+        self._rows = rows
+        self._rank = rank
+        self._world_size = world_size
+
+    def __len__(self) -> int:
+        return -(-self._rows.num_batches // self._world_size)
+
+    def __getitem__(self, index: int) -> Batch:
+        if index >= len(self):
+            raise IndexError(index)
+        return self._rows.batch(index * self._world_size + self._rank)
+
+
+def open_evaluation_rows(
+    stores: Sequence[str],
+    *,
+    split: str,
+    seq_len: int,
+    batch_size: int,
+    max_documents: int | None = None,
+    min_document_tokens: int = 1,
+) -> EvaluationRows:
+    """Verify stores by hash and open one of their splits for evaluation.
+
+    Raises:
+        DataError: If a store is missing or damaged, or the split is empty.
+    """
+    opened = open_stores(stores)
+    verify_stores(opened, "full")
+    return EvaluationRows(
+        opened,
+        split,
+        seq_len=seq_len,
+        batch_size=batch_size,
+        max_documents=max_documents,
+        min_document_tokens=min_document_tokens,
+    )

@@ -4,14 +4,167 @@ The key decides everything that must survive re-crawling and re-sharding: the sp
 detection of duplicates. It is a hash of the document id alone, never of a position in a file.
 """
 
+import json
+import re
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from biomamba.data.document_facts import DocumentFacts
+from biomamba.runtime.errors import DataError
+from biomamba.runtime.input_files import loads
 from biomamba.runtime.numbers import check_whole
+
+# -------------------------------------------------------------------------------------------------
+# What the record of a published document says about it: its year and its MeSH descriptors.
+#
+# A file of facts has a line per document, in the order of the documents:
+#
+#     {"documents": 2, "years": {"2016": 1}}             how many documents a year has
+#     [["D000368", "Aged"], ["D009369", "Neoplasms"]]    UI and name of the descriptors below
+#     2016 0 1*                                          year, descriptors by number, * a major
+#     topic
+#                                                        an empty line: nothing is known
+#
+# A year that is not known is `-`. Facts are of public records only, and hold no text of a document.
+# -------------------------------------------------------------------------------------------------
+
+FACTS_KIND = "facts"  # ending of the files
+_YEAR = re.compile(r"(?<!\d)(?:1[5-9]|2[01])\d\d(?!\d)")
+_NO_YEAR, _MAJOR = "-", "*"
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class MeshTerm:
+    """A MeSH descriptor of a document.
+
+    Attributes:
+        ui: Its identifier, for example `D009369`; empty if the record does not tell it.
+        name: As in the record: names change over the years.
+        is_major: The document is about it, or about one of its qualifiers.
+    """
+
+    ui: str
+    name: str
+    is_major: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class DocumentFacts:
+    """What is known of a document: its year or None, and its MeSH descriptors."""
+
+    year: int | None = None
+    mesh: tuple[MeshTerm, ...] = ()
+
+
+Facts = Sequence[DocumentFacts | None]
+Descriptors = Sequence[Sequence[str]]
+
+
+def year_of(text: str) -> int | None:
+    """Return the first number of a text that is a year from 1500 to 2199."""
+    found = _YEAR.search(text)
+    return int(found.group()) if found else None
+
+
+def facts_bytes(facts: Facts) -> bytes | None:
+    """Return the content of a file of facts; None if nothing is known of any document."""
+    known = [each for each in facts if each is not None]
+    if not known:
+        return None
+    years = Counter(str(each.year) for each in known if each.year is not None)
+    descriptors, lines = encode(facts)
+    head = [
+        json.dumps({"documents": len(facts), "years": dict(sorted(years.items()))}),
+        json.dumps(descriptors),
+    ]
+    return ("\n".join([*head, *lines]) + "\n").encode()
+
+
+def read_facts(path: Path) -> list[DocumentFacts | None]:
+    """Read a file of facts, one entry per document.
+
+    Raises:
+        DataError: If it is none, or damaged.
+    """
+    try:
+        head, descriptors, *lines = path.read_text(encoding="utf-8").split("\n")
+        count = loads(head)["documents"]
+        facts = decode(loads(descriptors), lines[:-1])
+        if count != len(facts) or lines[-1:] != [""]:
+            raise ValueError(f"{len(facts)} lines instead of {count}")
+    except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
+        raise _damaged(path, error) from error
+    return facts
+
+
+def read_years(path: Path) -> dict[int, int]:
+    """Read how many documents of a file each year has, without reading the rest.
+
+    Raises:
+        DataError: If it is none, or damaged.
+    """
+    try:
+        with path.open(encoding="utf-8") as file:
+            years = loads(file.readline())["years"]
+        return {int(year): int(count) for year, count in years.items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise _damaged(path, error) from error
+
+
+def encode(facts: Facts) -> tuple[list[list[str]], list[str]]:
+    """Return the descriptors in the order of their UI, and one line per document."""
+    terms = {(term.ui, term.name) for each in facts if each is not None for term in each.mesh}
+    numbers = {term: str(number) for number, term in enumerate(sorted(terms))}
+    return [list(term) for term in numbers], [_line(each, numbers) for each in facts]
+
+
+def decode(descriptors: Descriptors, lines: Sequence[str]) -> list[DocumentFacts | None]:
+    """Return the facts of every document; the other way round from `encode`.
+
+    Raises:
+        ValueError: If a line is none of `encode`.
+        IndexError: If it names a descriptor that is not there.
+    """
+    return [_facts(descriptors, line) for line in lines]
+
+
+def _line(facts: DocumentFacts | None, numbers: dict[tuple[str, str], str]) -> str:
+    if facts is None:
+        return ""
+    words = [_NO_YEAR if facts.year is None else str(facts.year)]
+    words += [numbers[term.ui, term.name] + _MAJOR * term.is_major for term in facts.mesh]
+    return " ".join(words)
+
+
+def _facts(descriptors: Descriptors, line: str) -> DocumentFacts | None:
+    if not line:
+        return None
+    year, *words = line.split(" ")
+    mesh = []
+    for word in words:
+        number = int(word.removesuffix(_MAJOR))
+        if number < 0:
+            raise ValueError(f"no descriptor has number {number}")
+        ui, name = descriptors[number]
+        mesh.append(MeshTerm(ui, name, word.endswith(_MAJOR)))
+    return DocumentFacts(None if year == _NO_YEAR else int(year), tuple(mesh))
+
+
+def _damaged(path: Path, error: Exception) -> DataError:
+    return DataError(
+        f"{path} is no file of facts, or damaged ({error}); prepare the store again with "
+        "overwrite=true, or copy it again"
+    )
+
+
+# -------------------------------------------------------------------------------------------------
+# One document of a corpus, the row that could not become one, and the key that names it.
+# -------------------------------------------------------------------------------------------------
 
 SPLITS = ("train", "val", "test")
 _PERMILLE = 1000

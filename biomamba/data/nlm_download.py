@@ -6,17 +6,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from hashlib import md5
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 from urllib.parse import urljoin
 
 from rich.console import Console
 from rich.progress import track
 
-from biomamba.data.folder_lock import folder_lock
-from biomamba.data.http_fetch import Patience, fetch_bytes, fetch_file
-from biomamba.data.raw_files import natural_order
-from biomamba.data.sealed import move_into_place, write_file
+from biomamba.data.raw_shards import expand_files, natural_order
+from biomamba.data.remote import Patience, fetch_bytes, fetch_file
 from biomamba.runtime.errors import ConfigError, DataError
+from biomamba.runtime.files import folder_lock, move_into_place, write_file
 from biomamba.runtime.numbers import check_whole
 
 _LOG = logging.getLogger(__name__)
@@ -171,3 +170,47 @@ def _agrees(path: Path, record: bytes) -> bool:
 
 def _tracked(names: list[str], description: str) -> Iterator[str]:
     yield from track(names, description, console=Console(stderr=True))
+
+
+# -------------------------------------------------------------------------------------------------
+# Where XML files come from, as paths on this machine.
+# -------------------------------------------------------------------------------------------------
+
+SUFFIXES = (".xml", ".xml.gz")
+
+
+class FileSource(Protocol):
+    """A set of files."""
+
+    def files(self) -> list[Path]:
+        """Return the files, after fetching them if needed."""
+
+    def settings(self) -> dict[str, Any]:
+        """Return what identifies the source beyond names and hashes of its files."""
+
+
+@dataclass(frozen=True)
+class LocalFiles:
+    """XML files on this machine.
+
+    Attributes:
+        paths: Paths; a file name with `*` stands for all matching files.
+    """
+
+    paths: list[str]
+
+    def __post_init__(self) -> None:
+        if not self.paths:
+            raise ConfigError("paths is empty; name at least one XML file")
+
+    def files(self) -> list[Path]:
+        """Return the files.
+
+        Raises:
+            DataError: If a file is missing or not named as XML.
+        """
+        return [path for entry in self.paths for path in expand_files(entry, SUFFIXES)]
+
+    def settings(self) -> dict[str, Any]:
+        """Return nothing: the files' names and hashes say all, wherever they lie."""
+        return {}

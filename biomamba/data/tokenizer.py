@@ -5,18 +5,21 @@ id and cut the document in two, so special tokens in a text are always encoded a
 """
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
 from hashlib import sha256
 from pathlib import Path
+from typing import Any, Protocol
 
 import tokenizers
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 
-from biomamba.data.sealed import write_file
 from biomamba.runtime.errors import DataError
+from biomamba.runtime.files import read_sealed, sha256_of, write_file, write_json, write_sealed
 from biomamba.runtime.input_files import MAX_JSON_BYTES, check_size
+from biomamba.runtime.numbers import check_whole
 
 EOD_TOKEN = "<|endoftext|>"
 
@@ -136,3 +139,221 @@ def _download(repository: str, revision: str | None) -> Path:
             f"tokenizer {repository!r} is neither a file nor a readable hub repository ({error}); "
             "give the path of a tokenizer.json"
         ) from error
+
+
+# -------------------------------------------------------------------------------------------------
+# Where the tokenizer of a set of stores comes from.
+# -------------------------------------------------------------------------------------------------
+
+
+class TokenizerSource(Protocol):
+    """A way to obtain a tokenizer."""
+
+    @property
+    def needs_texts(self) -> bool:
+        """Whether the tokenizer is trained on the training split."""
+
+    def build(self, texts: Iterable[str]) -> Tokenizer:
+        """Obtain the tokenizer; the texts are read only if they are needed."""
+
+    def settings(self) -> dict[str, Any]:
+        """Return what identifies this way."""
+
+
+@dataclass(frozen=True)
+class ByteLevel:
+    """The tokenizer of single bytes: no training, no files, lossless."""
+
+    needs_texts = False
+
+    def build(self, texts: Iterable[str]) -> Tokenizer:  # noqa: ARG002 - one signature for all
+        """Obtain the tokenizer."""
+        return Tokenizer.byte_tokenizer()
+
+    def settings(self) -> dict[str, Any]:
+        """Return what identifies this way."""
+        return {"kind": "byte"}
+
+
+@dataclass(frozen=True)
+class Pretrained:
+    """A published tokenizer.
+
+    Attributes:
+        path: A tokenizer.json file or a hub repository.
+        revision: Commit on the hub; None for a file.
+    """
+
+    path: str
+    revision: str | None = None
+
+    needs_texts = False
+
+    def build(self, texts: Iterable[str]) -> Tokenizer:  # noqa: ARG002 - one signature for all
+        """Obtain the tokenizer."""
+        return Tokenizer.load(self.path, self.revision)
+
+    def settings(self) -> dict[str, Any]:
+        """Return the kind alone: the fingerprint identifies the content, wherever it lies."""
+        return {"kind": "pretrained"}
+
+
+@dataclass(frozen=True)
+class TrainedBpe:
+    """A byte-level BPE trained on the training split of the corpora.
+
+    Attributes:
+        vocab_size: Ids, the end of document and the 256 bytes included.
+    """
+
+    vocab_size: int
+
+    needs_texts = True
+
+    def __post_init__(self) -> None:
+        check_whole("vocab_size", self.vocab_size, at_least=257)
+
+    def build(self, texts: Iterable[str]) -> Tokenizer:
+        """Obtain the tokenizer."""
+        return Tokenizer.train_bpe(texts, self.vocab_size)
+
+    def settings(self) -> dict[str, Any]:
+        """Return what identifies this way."""
+        return {"kind": "bpe", **asdict(self)}
+
+
+# -------------------------------------------------------------------------------------------------
+# The one tokenizer that all stores of a set share, kept beside them.
+#
+# <set>/tokenizer.json           the tokenizer
+# <set>/tokenizer.record.json    how it was made, its fingerprint and the hash of the file, sealed
+# -------------------------------------------------------------------------------------------------
+
+_FILE_NAME = "tokenizer.json"
+_RECORD_NAME = "tokenizer.record.json"
+TOKENIZER_FILES = (_FILE_NAME, _RECORD_NAME)
+
+
+def obtain_tokenizer(
+    folder: Path,
+    source: TokenizerSource,
+    texts: Callable[[], Iterable[str]],
+    trained_on: Callable[[], dict[str, Any]],
+    *,
+    overwrite: bool,
+) -> Tokenizer:
+    """Load the tokenizer of a set, or make and save it.
+
+    A trained tokenizer is kept when corpora are added later; its record says what it saw.
+
+    Args:
+        folder: The set.
+        source: How to make it.
+        texts: Gives the training texts.
+        trained_on: Gives the identity of those texts, for the record of a trained tokenizer.
+        overwrite: Make it anew even if the set has one.
+
+    Raises:
+        DataError: If the set has a tokenizer of another kind, or a damaged one.
+    """
+    if (folder / _RECORD_NAME).is_file() and not overwrite:
+        return _kept(folder, source)
+    tokenizer = source.build(texts())
+    tokenizer.save(folder / _FILE_NAME)
+    record = {
+        "settings": source.settings(),
+        "fingerprint": tokenizer.fingerprint,
+        "file_sha256": sha256_of(folder / _FILE_NAME),
+        "trained_on": trained_on() if source.needs_texts else {},
+    }
+    write_sealed(folder / _RECORD_NAME, record)
+    return tokenizer
+
+
+def load_tokenizer(folder: Path) -> Tokenizer:
+    """Load the tokenizer of a set of stores.
+
+    Raises:
+        DataError: If it is missing or damaged.
+    """
+    path = folder / _FILE_NAME
+    record = read_sealed(folder / _RECORD_NAME)
+    if not path.is_file():
+        raise DataError(f"{path} is missing; prepare the set again")
+    if sha256_of(path) != record["file_sha256"]:
+        raise DataError(f"{path} is damaged: it does not match {_RECORD_NAME}")
+    return Tokenizer.load(str(path))
+
+
+def _kept(folder: Path, source: TokenizerSource) -> Tokenizer:
+    stored = read_sealed(folder / _RECORD_NAME)
+    tokenizer = load_tokenizer(folder)
+    asked = source.settings()
+    is_same = stored["settings"] == asked
+    if is_same and asked["kind"] == "pretrained":
+        is_same = source.build(()).fingerprint == tokenizer.fingerprint
+    if not is_same:
+        raise DataError(
+            f"the set {folder} has a tokenizer made with {stored['settings']} (fingerprint "
+            f"{tokenizer.fingerprint[:12]}), asked for {asked}; choose another name, or set "
+            "overwrite=true to rebuild the set"
+        )
+    return tokenizer
+
+
+# -------------------------------------------------------------------------------------------------
+# A tokenizer in the files that transformers reads beside a model.
+# -------------------------------------------------------------------------------------------------
+
+EXPORTED_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
+GENERATION_CONFIG = "generation_config.json"
+_MAX_NEW_TOKENS = 256  # of conf/generate.yaml
+
+
+@dataclass(frozen=True)
+class SpecialIds:
+    """Ids that begin, end and fill up a text; None where there is none."""
+
+    bos: int | None = None
+    eos: int | list[int] | None = None
+    pad: int | None = None
+
+    @classmethod
+    def of(cls, tokenizer: Tokenizer) -> "SpecialIds":
+        """Return those of our tokenizers: the end of a document begins the next and fills up."""
+        return cls(tokenizer.eod_id, tokenizer.eod_id, tokenizer.eod_id)
+
+    def as_config(self) -> dict[str, Any]:
+        """Return the keys of a config.json; null, where it is missing, would become another id."""
+        return {"bos_token_id": self.bos, "eos_token_id": self.eos, "pad_token_id": self.pad}
+
+
+def write_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
+    """Write what AutoTokenizer reads.
+
+    Deviation: there the text `<|endoftext|>` is the end of a document, as with the published
+    tokenizer; here it is always plain text, as there with `split_special_tokens=True`.
+    """
+    tokenizer.save(folder / "tokenizer.json")
+    settings = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "bos_token": EOD_TOKEN,
+        "eos_token": EOD_TOKEN,
+        "pad_token": EOD_TOKEN,
+        "clean_up_tokenization_spaces": False,
+    }
+    write_json(folder / "tokenizer_config.json", settings)
+
+
+def write_generation_config(
+    folder: Path, ids: SpecialIds, vocab_size: int, padded_vocab_size: int
+) -> None:
+    """Write what `generate` of transformers needs to give the text that ours gives.
+
+    Greedy, and as long as biomamba.generate writes. Ids from `vocab_size` on have rows in the model
+    but no text: they are never chosen.
+    """
+    settings = ids.as_config() | {"do_sample": False, "max_new_tokens": _MAX_NEW_TOKENS}
+    if vocab_size < padded_vocab_size:
+        settings["suppress_tokens"] = list(range(vocab_size, padded_vocab_size))
+    write_json(folder / GENERATION_CONFIG, settings)

@@ -6,7 +6,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from biomamba.diagnosis.finding import Finding, ok, problem
+from biomamba.diagnosis.machine import Finding, ok, problem
 from biomamba.model.backends.auto import AutoScan, choice_of
 from biomamba.model.backends.chunked import ChunkedScan
 from biomamba.model.backends.fused import FusedScan

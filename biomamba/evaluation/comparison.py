@@ -4,25 +4,127 @@ What is not the same question is refused: other items, another split or protocol
 Figures per token are compared between models of one tokenizer only.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+import csv
+import io
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
 
-from biomamba.evaluation.comparison_records import Comparison, ComparisonRecord
-from biomamba.evaluation.scored import PER_TOKEN, Scored
-from biomamba.metrics.grouped import group_columns, interval_of
-from biomamba.metrics.interval import Bootstrap, Interval
-from biomamba.metrics.measure import Measure
-from biomamba.metrics.multiplicity import holm
-from biomamba.metrics.paired import Difference, mcnemar, paired_difference
-from biomamba.metrics.power import detectable_by, minimum_detectable_paired_difference
-from biomamba.metrics.seeds import (
+import numpy as np
+from numpy.typing import NDArray
+
+from biomamba.config.run_settings import Recipe, recipe_of
+from biomamba.evaluation.records import plain_value, record_line
+from biomamba.evaluation.stored_run import PER_TOKEN, Scored, StoredModel, bits_per_byte
+from biomamba.metrics.measure import Bootstrap, Interval, Measure, group_columns, interval_of
+from biomamba.metrics.significance import (
+    Difference,
+    detectable_by,
     difference_over_seeds,
+    holm,
     interval_over_seeds,
+    mcnemar,
+    minimum_detectable_paired_difference,
     over_seeds,
+    paired_difference,
 )
 from biomamba.runtime.errors import ConfigError, DataError
 from biomamba.runtime.numbers import check_number
 from biomamba.training.lineage import worst_status
+
+# -------------------------------------------------------------------------------------------------
+# One row of a comparison of models, kept as JSON lines and as a table of values.
+# -------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class ComparisonRecord:
+    """A figure of one model (or of one recipe over its seeds) and how it differs from another.
+
+    Attributes:
+        subject: Source or task.
+        n: Items.
+        n_groups: Groups of items that are not independent, as the notes of one patient.
+        seed_values: The figure of each seed; `value` is their mean, `deviation` their sample
+            standard deviation, `seeds_low` and `seeds_high` the interval of the mean about other
+            seeds on the same items (nan for one).
+        low, high: Interval of `level`, made by `method`.
+        against: The model that it is compared with; None for that model itself, as are all fields
+            below.
+        difference: `value` minus that of `against`.
+        p_value: Of `test`, two-sided; `p_holm` is corrected for all tests of the comparison.
+        model_only, against_only: Items that only the one is right on, where the test is McNemar's.
+        minimum_detectable_difference: The smallest true difference that these items show with
+            probability `power`.
+        checkpoints: sha256 of the weights of each seed.
+        filtered: Whether the items of a task were kept out of the training data (see TaskRecord);
+            of several seeds the worst. None for documents of a source.
+    """
+
+    subject: str
+    metric: str
+    higher_is_better: bool | None
+    protocol: Mapping[str, Any]
+    n: int
+    n_groups: int
+    model: str
+    seed_values: Sequence[float]
+    value: float
+    deviation: float
+    seeds_low: float
+    seeds_high: float
+    low: float
+    high: float
+    level: float
+    method: str
+    checkpoints: Sequence[str]
+    against: str | None = None
+    difference: float | None = None
+    difference_low: float | None = None
+    difference_high: float | None = None
+    p_value: float | None = None
+    p_holm: float | None = None
+    test: str | None = None
+    model_only: int | None = None
+    against_only: int | None = None
+    minimum_detectable_difference: float | None = None
+    power: float | None = None
+    filtered: str | None = None
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """All rows, and what was left out and why."""
+
+    records: Sequence[ComparisonRecord]
+    notes: Sequence[str] = field(default_factory=list)
+
+
+def format_comparison(records: Iterable[ComparisonRecord]) -> str:
+    """Return the records as JSON lines; what is not a number becomes null."""
+    return "".join(record_line(asdict(record)) for record in records)
+
+
+def comparison_csv(records: Iterable[ComparisonRecord]) -> str:
+    """Return the records as CSV; lists and mappings are JSON, what is missing is empty."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow([found.name for found in fields(ComparisonRecord)])
+    for record in records:
+        writer.writerow([_cell(plain_value(value)) for value in asdict(record).values()])
+    return text.getvalue()
+
+
+def _cell(value: Any) -> Any:
+    is_plain = not isinstance(value, list | dict)
+    return value if is_plain else json.dumps(value, sort_keys=True, allow_nan=False)
+
+
+# -------------------------------------------------------------------------------------------------
+# Models beside each other on the same items, each against one of them.
+# -------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -281,3 +383,145 @@ def _with_counts(record: ComparisonRecord, a: Measure, b: Measure) -> Comparison
 def _with_holm(records: Sequence[ComparisonRecord]) -> list[ComparisonRecord]:
     adjusted = iter(holm([r.p_value for r in records if r.p_value is not None]))
     return [r if r.p_value is None else replace(r, p_holm=next(adjusted)) for r in records]
+
+
+# -------------------------------------------------------------------------------------------------
+# How the bits per byte of single documents differ between models.
+# -------------------------------------------------------------------------------------------------
+
+
+def document_changes(models: Models, reference: str) -> dict[str, dict[str, NDArray[np.float64]]]:
+    """Return, for every source, how bits per byte of each document differ from the reference.
+
+    Of several seeds the mean is taken.
+    """
+    every = [trained.scored for seeds in models.values() for trained in seeds]
+    changes = {}
+    for subject, scored in every[0].items():
+        is_source = any(measure.name == "bits_per_byte" for measure in scored.measures)
+        if is_source and all(subject in other for other in every):
+            found = aligned(subject, models)
+            means = {name: _mean(seeds) for name, seeds in found.items()}
+            changes[subject] = {
+                name: values - means[reference]
+                for name, values in means.items()
+                if name != reference
+            }
+    return changes
+
+
+def _mean(seeds: Sequence[Any]) -> NDArray[np.float64]:
+    mean: NDArray[np.float64] = np.mean([bits_per_byte(scored) for scored in seeds], axis=0)
+    return mean
+
+
+# -------------------------------------------------------------------------------------------------
+# From the models of several evaluations to models with names and seeds, ready to be compared.
+# -------------------------------------------------------------------------------------------------
+
+Evaluations = Mapping[Path, Sequence[StoredModel]]
+_MAIN = ("adapted", "model")
+
+
+@dataclass
+class _Found:
+    """A checkpoint, and where it was found first."""
+
+    folder: Path
+    model: StoredModel
+    recipe: Recipe | None
+
+
+def gather(evaluations: Evaluations) -> Models:
+    """Return every checkpoint of the evaluations under a name.
+
+    What was scored of one checkpoint in several evaluations is put together. Checkpoints of one
+    recipe become its seeds if all of their seeds differ.
+
+    Raises:
+        DataError: A checkpoint was scored twice on something, with different figures.
+    """
+    found: dict[str, _Found] = {}
+    for folder, models in evaluations.items():
+        for model in models:
+            if model.checkpoint in found:
+                _merge(found[model.checkpoint], folder, model)
+            else:
+                recipe = None if model.path is None else recipe_of(Path(model.path))
+                found[model.checkpoint] = _Found(folder, model, recipe)
+    groups = _by_recipe(list(found.values()))
+    labels = [group[0].model.label for group in groups]
+    named: dict[str, list[Trained]] = {}
+    for group in groups:
+        name = _name(group, labels, named)
+        named[name] = [Trained(each.model.checkpoint, each.model.scored) for each in group]
+    return named
+
+
+def gather_named(names: Mapping[str, Sequence[Path]], evaluations: Evaluations) -> Models:
+    """Return the main model of each evaluation as a seed of the name that it is listed under.
+
+    Raises:
+        DataError: A name has a checkpoint twice.
+    """
+    models: dict[str, list[Trained]] = {}
+    for name, folders in names.items():
+        mains = [_main(evaluations[folder]) for folder in folders]
+        models[name] = [Trained(main.checkpoint, main.scored) for main in mains]
+        if len({main.checkpoint for main in mains}) < len(mains):
+            raise DataError(f"runs.{name}: two of its evaluations are of the same checkpoint")
+    return models
+
+
+def _main(models: Sequence[StoredModel]) -> StoredModel:
+    """Return the model that an evaluation is about."""
+    by_label = {model.label: model for model in models}
+    return next((by_label[label] for label in _MAIN if label in by_label), models[0])
+
+
+def _merge(known: _Found, folder: Path, model: StoredModel) -> None:
+    for subject, scored in model.scored.items():
+        earlier = known.model.scored.setdefault(subject, scored)
+        if not _agree(earlier, scored):
+            raise DataError(
+                f"{subject} of one checkpoint ({model.checkpoint[:12]}) was scored in different "
+                f"ways in {known.folder} and {folder}: name one of them only"
+            )
+        status = worst_status([earlier.filtered, scored.filtered])
+        known.model.scored[subject] = replace(earlier, filtered=status)
+
+
+def _agree(one: Scored, other: Scored) -> bool:
+    if one.protocol != other.protocol or sorted(one.items) != sorted(other.items):
+        return False
+    values = {measure.name: measure.value for measure in other.measures}
+    return all(abs(m.value - values.get(m.name, m.value)) < 1e-6 for m in one.measures)
+
+
+def _by_recipe(found: Sequence[_Found]) -> list[list[_Found]]:
+    groups: dict[str, list[_Found]] = {}
+    for each in found:
+        key = each.model.checkpoint if each.recipe is None else each.recipe.fingerprint
+        groups.setdefault(key, []).append(each)
+    single = []
+    for group in groups.values():
+        seeds = {each.recipe.seed for each in group if each.recipe is not None}
+        is_one = len(group) == 1 or len(seeds) == len(group)
+        single += [group] if is_one else [[each] for each in group]
+    return single
+
+
+def _name(group: Sequence[_Found], labels: Sequence[str], taken: Mapping[str, object]) -> str:
+    """Return a name that is not taken.
+
+    Seeds have that of the folder of their runs; else the label, if no other model has it, or that
+    of the evaluation.
+    """
+    first = group[0]
+    label, folder = first.model.label, first.folder.name
+    names = [folder if label in _MAIN else f"{folder}/{label}", f"{first.folder}/{label}"]
+    if len(group) > 1 and first.recipe is not None:
+        names.insert(0, first.recipe.run.parent.name)
+    elif labels.count(label) == 1:
+        names.insert(0, label)
+    return next(name for name in names if name not in taken)

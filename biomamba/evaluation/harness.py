@@ -18,16 +18,13 @@ from typing import Any
 import torch
 
 from biomamba.config.cli import USER_ERROR_CODE
-from biomamba.inference.checkpoint_tokenizer import find_tokenizer
-from biomamba.inference.text_generator import TextRun
-from biomamba.inference.text_stream import TextStream
+from biomamba.inference.text_generation import TextRun, TextStream, find_tokenizer
 from biomamba.model.backends.auto import AutoScan
 from biomamba.model.checkpoint import load_pretrained
+from biomamba.model.cuda_graphs import make_decoder
 from biomamba.model.decoder import Decoder
 from biomamba.model.generation import Generation, GenerationOptions, Vocabulary
-from biomamba.model.graphed_decoder import make_decoder
-from biomamba.runtime.errors import BioMambaError, ConfigError
-from biomamba.runtime.optional import import_optional
+from biomamba.runtime.errors import BioMambaError, ConfigError, import_optional
 from biomamba.runtime.output import keep_going_without_reader
 
 MODEL_NAME = "biomamba"

@@ -14,13 +14,13 @@ from dataclasses import asdict, dataclass, field
 from hashlib import sha256
 from typing import Any
 
-from biomamba.data.cleaning.words import normalised
+from biomamba.data.cleaning.ngrams import normalised
 from biomamba.evaluation.task_split import TaskSplit
-from biomamba.metrics.word_runs import covered, grams_of, longest_shared_run, words_of
+from biomamba.metrics.overlap import covered, grams_of, longest_shared_run, words_of
 from biomamba.runtime.errors import ConfigError
 from biomamba.runtime.numbers import check_whole
-from biomamba.tasks.item import Item
-from biomamba.tasks.writing import AuditedItem, WritingTask
+from biomamba.tasks.clinical_notes import AuditedItem, WritingTask
+from biomamba.tasks.prompt import Item
 
 SPLITS = ("train", "val", "test")
 TRAIN = "train"

@@ -8,24 +8,100 @@ mix documents and gives no beginning-of-document token.
 """
 
 import math
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from rich.console import Console
+from rich.progress import track
 from torch import Tensor
 
 from biomamba.data.batches import Batch
-from biomamba.evaluation.positions import PositionTotals, positions_of
+from biomamba.data.store.reader import TokenSplit
+from biomamba.data.tokenizer import load_tokenizer
+from biomamba.evaluation.models.causal import TransformersCausal
+from biomamba.evaluation.models.loading import Row
 from biomamba.evaluation.records import RecordContext, ResultRecord
-from biomamba.metrics.grouped import interval_over_rows
-from biomamba.metrics.interval import Statistic
-from biomamba.metrics.measure import Measure
+from biomamba.metrics.measure import Measure, Statistic, interval_over_rows
 from biomamba.metrics.perplexity import perplexity_of_sums
-from biomamba.model.cross_entropy import token_nll
 from biomamba.model.language_model import MambaLM
+from biomamba.model.loss import token_nll
 from biomamba.model.segments import Segments, hidden_by_segment
+from biomamba.runtime.errors import ConfigError, DataError
+
+# -------------------------------------------------------------------------------------------------
+# Perplexity by the position of a token in its document, in buckets that double in width.
+#
+# Late positions are those of long documents only. To compare positions of the same documents, score
+# documents of at least so many tokens (`min_document_tokens`).
+# -------------------------------------------------------------------------------------------------
+
+_NUM_BUCKETS = 32
+# The first bucket holds positions 0 to 63, the second 64 to 127, the third 128 to 255, ...
+_EDGES = 64 * 2 ** np.arange(_NUM_BUCKETS - 1, dtype=np.int64)
+
+
+class PositionTotals:
+    """Sums of nll and tokens by document and bucket.
+
+    Args:
+        num_bytes: (documents,) UTF-8 bytes of each document.
+    """
+
+    def __init__(self, num_bytes: NDArray[np.int64]) -> None:
+        shape = (len(num_bytes), _NUM_BUCKETS)
+        self._num_bytes = num_bytes
+        self._nll = np.zeros(shape, dtype=np.float64)
+        self._num_tokens = np.zeros(shape, dtype=np.int64)
+
+    def add(
+        self, document: NDArray[np.int64], position: NDArray[np.int64], nll: NDArray[np.float64]
+    ) -> None:
+        """Add tokens: index of their document, position in it from 0 on, nll in nats."""
+        bucket = np.searchsorted(_EDGES, position, side="right")
+        np.add.at(self._nll, (document, bucket), nll)
+        np.add.at(self._num_tokens, (document, bucket), 1)
+
+    def records(self, context: RecordContext) -> Iterator[ResultRecord]:
+        """Yield the perplexity of every bucket that has tokens, from those documents.
+
+        Raises:
+            DataError: A perplexity is not finite.
+        """
+        for bucket in range(_NUM_BUCKETS):
+            (reaching,) = np.nonzero(self._num_tokens[:, bucket])
+            if not len(reaching):
+                continue
+            num_tokens = self._num_tokens[reaching, bucket]
+            columns = np.stack([self._nll[reaching, bucket], num_tokens.astype(np.float64)], axis=1)
+            measure = Measure("perplexity", columns, perplexity_of_sums, higher_is_better=False)
+            begin = int(_EDGES[bucket - 1]) if bucket else 0
+            record = context.record(
+                "perplexity",
+                "exp(nats per token)",
+                *interval_over_rows(measure, context.bootstrap),
+                num_documents=len(reaching),
+                num_tokens=int(num_tokens.sum()),
+                num_bytes=int(self._num_bytes[reaching].sum()),
+            )
+            yield replace(record, first_position=begin, end_position=int(_EDGES[bucket]))
+
+
+def positions_of(batch: Batch) -> NDArray[np.int64]:
+    """Return the position in its document of each token that the batch holds, row by row."""
+    lengths = batch.pieces["tokens"].astype(np.int64)
+    first = batch.pieces["start"].astype(np.int64)
+    before = np.cumsum(lengths) - lengths
+    positions: NDArray[np.int64] = np.arange(lengths.sum()) + np.repeat(first - before, lengths)
+    return positions
+
+
+# -------------------------------------------------------------------------------------------------
+# Held-out perplexity and bits per byte per source, with document-bootstrap intervals.
+# -------------------------------------------------------------------------------------------------
 
 Sums = NDArray[np.float64]
 
@@ -160,3 +236,114 @@ def perplexity_records(
             )
         )
     return records
+
+
+# -------------------------------------------------------------------------------------------------
+# Score the documents of token stores as texts, with a model that has another tokenizer.
+#
+# The tokens of a store are decoded and encoded anew. As with our models each document is scored
+# whole, with what ends a text, in windows without overlap; the first one begins as texts of the
+# model do, a later one with the token before it (behind the mark that the tokenizer puts before any
+# text). Tokens are those of the model, so a figure per token would not compare; bits per byte do:
+# the same texts, whose bytes were counted when the store was made.
+#
+# A tokenizer that cannot give a text back (unknown characters, lower case, lost spaces) codes a
+# simpler text, in too few bits. Such documents are counted.
+# -------------------------------------------------------------------------------------------------
+
+_DOCUMENTS_AT_ONCE = 64
+
+
+@dataclass(frozen=True)
+class TextScores:
+    """Scores of documents, and how many of them the tokenizer could not give back."""
+
+    scores: DocumentScores
+    num_lossy: int
+
+
+class StoredTexts:
+    """The documents of stores as texts.
+
+    Raises:
+        DataError: The tokenizer beside a store is missing or not the one that it was made with.
+    """
+
+    def __init__(self, documents: TokenSplit, store: str, fingerprint: str) -> None:
+        folder = Path(store).parent
+        self._documents, self._tokenizer = documents, load_tokenizer(folder)
+        if self._tokenizer.fingerprint != fingerprint:
+            raise DataError(f"the tokenizer in {folder} is not the one that {store} was made with")
+
+    @property
+    def num_bytes(self) -> NDArray[np.int64]:
+        """(documents,) UTF-8 bytes of each document."""
+        return self._documents.num_bytes
+
+    def __len__(self) -> int:
+        return len(self._documents)
+
+    def __getitem__(self, document: int) -> str:
+        return self._tokenizer.decode(self._documents.tokens(document)[:-1].tolist())
+
+
+def score_texts(
+    model: TransformersCausal,
+    texts: StoredTexts,
+    *,
+    window_tokens: int,
+    description: str | None = None,
+) -> TextScores:
+    """Return the scores of texts; `window_tokens` are of the model, whose tokens are counted.
+
+    Raises:
+        ConfigError: The model cannot read such a window.
+    """
+    check_window(model, window_tokens)
+    begins: Sequence[int] = range(0, len(texts), _DOCUMENTS_AT_ONCE)
+    shown = track(begins, description, console=Console(stderr=True)) if description else begins
+    nll, num_tokens, num_lossy = list[float](), list[int](), 0
+    for begin in shown:
+        some = [texts[n] for n in range(begin, min(begin + _DOCUMENTS_AT_ONCE, len(texts)))]
+        encoded = model.tokenizer.encode_batch(some)
+        decoded = [model.tokenizer.decode(ids) for ids in encoded]
+        num_lossy += sum(a.strip() != b.strip() for a, b in zip(some, decoded, strict=True))
+        ends = [] if model.eos_id is None else [model.eos_id]
+        documents = [[*ids, *ends] for ids in encoded]
+        nll += _nll(model, documents, window_tokens)
+        num_tokens += [len(ids) for ids in documents]
+    counts = np.array(num_tokens, dtype=np.int64)
+    return TextScores(DocumentScores(np.array(nll), counts, texts.num_bytes), num_lossy)
+
+
+def check_window(model: TransformersCausal, window_tokens: int) -> None:
+    """Raise ConfigError if a model cannot read such a window behind what stands before it."""
+    if model.max_tokens is None:
+        return
+    before = max(len(model.first_ids), len(model.tokenizer.first_ids) + 1)
+    # The last token of a window is not read.
+    most = model.max_tokens + len(model.first_ids) - before + 1
+    if window_tokens > most:
+        raise ConfigError(
+            f"evaluation.seq_len={window_tokens}: {model.label} ({model.checkpoint}) reads windows "
+            f"of at most {most} tokens; lower it, for all models that are compared"
+        )
+
+
+def _nll(
+    model: TransformersCausal, documents: Sequence[Sequence[int]], window_tokens: int
+) -> list[float]:
+    """Return the nll of each document, in nats."""
+    rows, owner = list[Row](), list[int]()
+    for number, ids in enumerate(documents):
+        for begin in range(0, len(ids), window_tokens):
+            window = list(ids[begin : begin + window_tokens])
+            later = [*model.tokenizer.first_ids, ids[begin - 1]]
+            before = later if begin else list(model.first_ids)
+            wanted = [(len(before) - 1 + n, token) for n, token in enumerate(window)]
+            rows.append(Row((), [*before, *window[:-1]], wanted))
+            owner.append(number)
+    totals = [0.0] * len(documents)
+    for number, values in zip(owner, model.log_probabilities(rows), strict=True):
+        totals[number] -= sum(values)
+    return totals

@@ -3,27 +3,65 @@
 A model with another tokenizer reads the same documents as texts and has bits per byte only.
 """
 
+import os
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from datetime import timedelta
 from typing import Any
 
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
+from torch import distributed
+
+from biomamba.data.batches import EvaluationRows, open_evaluation_rows
 from biomamba.data.document import SPLITS
-from biomamba.data.evaluation_rows import EvaluationRows, open_evaluation_rows
 from biomamba.evaluation.document_scores import ScoreOrigin, StoredScores
 from biomamba.evaluation.models.causal import TransformersCausal
 from biomamba.evaluation.perplexity import (
     DocumentScores,
+    PositionTotals,
+    StoredTexts,
+    check_window,
     perplexity_records,
     score_documents,
+    score_texts,
 )
-from biomamba.evaluation.positions import PositionTotals
 from biomamba.evaluation.records import RecordContext, ResultRecord
-from biomamba.evaluation.text_scores import StoredTexts, check_window, score_texts
-from biomamba.metrics.interval import Bootstrap
+from biomamba.metrics.measure import Bootstrap
 from biomamba.model.language_model import MambaLM
 from biomamba.model.segments import Segments
 from biomamba.runtime.errors import CheckpointError, ConfigError, DataError
 from biomamba.runtime.numbers import check_whole
+from biomamba.runtime.random_state import rank, world_size
+
+# -------------------------------------------------------------------------------------------------
+# Let the ranks of an evaluation wait for each other; without a launcher there is nobody to.
+# -------------------------------------------------------------------------------------------------
+
+# Longer than any evaluation: a rank with little to do waits for those with much. The launcher ends
+# all ranks when one fails.
+_TIMEOUT = timedelta(days=30)
+
+
+@contextmanager
+def rank_group() -> Iterator[Callable[[], None]]:
+    """Join the ranks and yield what waits until all of them have come there."""
+    if world_size() == 1:
+        yield lambda: None
+        return
+    if "MASTER_ADDR" not in os.environ:  # torchrun sets it, srun does not
+        slurm = SLURMEnvironment()
+        os.environ |= {"MASTER_ADDR": slurm.main_address, "MASTER_PORT": str(slurm.main_port)}
+    distributed.init_process_group("gloo", rank=rank(), world_size=world_size(), timeout=_TIMEOUT)
+    try:
+        yield distributed.barrier
+    finally:
+        distributed.destroy_process_group()
+
+
+# -------------------------------------------------------------------------------------------------
+# Score models on held-out documents of every source.
+# -------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,14 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import least_squares
 
-from biomamba.metrics.grouped import group_columns
-from biomamba.metrics.interval import Bootstrap, Interval, bootstrap_values, percentile_interval
-from biomamba.metrics.measure import Measure
+from biomamba.metrics.measure import (
+    Bootstrap,
+    Interval,
+    Measure,
+    bootstrap_values,
+    group_columns,
+    percentile_interval,
+)
 
 MIN_RUNS = 4  # one more than there are parameters
 MAX_EXPONENT = 3.0

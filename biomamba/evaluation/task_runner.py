@@ -5,6 +5,7 @@ restarts gives the same answers.
 """
 
 import json
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from hashlib import sha256
@@ -13,25 +14,245 @@ from typing import Any
 
 import numpy as np
 
-from biomamba.evaluation.answer_log import AnswerLog
-from biomamba.evaluation.answer_model import AnswerModel
-from biomamba.evaluation.answer_options import AnswerOptions
-from biomamba.evaluation.answer_progress import AnswerProgress
-from biomamba.evaluation.asking import Questions, is_restricted
-from biomamba.evaluation.decisions import Decision, fit_decision, predict
-from biomamba.evaluation.head_fitting import Heads
+from biomamba.evaluation.answer_model import AnswerLog, AnswerModel, RawAnswer, key_of
+from biomamba.evaluation.answers import (
+    AnswerOptions,
+    AnswerProgress,
+    Decision,
+    Heads,
+    Questions,
+    fit_decision,
+    is_restricted,
+    predict,
+)
 from biomamba.evaluation.label_head import LabelHead
-from biomamba.evaluation.raw_answer import RawAnswer, key_of
-from biomamba.evaluation.task_figures import Performance, TaskFigures
-from biomamba.evaluation.task_records import TaskRecord
+from biomamba.evaluation.records import CHANGE, TaskRecord
 from biomamba.evaluation.task_split import TEST, TaskSplit
-from biomamba.metrics.interval import Bootstrap
-from biomamba.metrics.measure import Measure
-from biomamba.runtime.ranks import rank, world_size
-from biomamba.tasks.item import Item
-from biomamba.tasks.prediction import EMPTY, Prediction
-from biomamba.tasks.task import ChooseLabel, ChooseOption, Task, WriteText
+from biomamba.metrics.measure import Bootstrap, Measure, interval_of
+from biomamba.metrics.significance import mcnemar, minimum_detectable_difference, paired_difference
+from biomamba.runtime.random_state import rank, world_size
+from biomamba.tasks.clinical_notes import WritingTask
+from biomamba.tasks.prompt import Item
+from biomamba.tasks.task import EMPTY, ChooseLabel, ChooseOption, Prediction, Task, WriteText
 from biomamba.training.lineage import UNKNOWN, FilterStatus, Lineage
+
+# -------------------------------------------------------------------------------------------------
+# What answers without a model are worth: the most frequent label, and chance.
+# -------------------------------------------------------------------------------------------------
+
+MAJORITY, RANDOM = "majority", "random"
+
+
+def majority_measures(
+    task: Task, items: Sequence[Item], training_labels: Sequence[str]
+) -> Sequence[Measure]:
+    """Return the figures of the most frequent label of the training split; none without labels."""
+    if not training_labels:
+        return []
+    assert isinstance(task.answer, ChooseLabel)
+    counts = Counter(training_labels)
+    label = max(task.answer.labels, key=lambda label: counts[label])  # the first of equals
+    predictions = [Prediction(id=item.id, text=label, label=label) for item in items]
+    return task.measures(items, predictions)
+
+
+def random_values(
+    task: Task, items: Sequence[Item], num_draws: int, seed: int
+) -> dict[str, list[float]]:
+    """Return the value of every measure, by name, for each draw of uniform answers to all items.
+
+    None for tasks whose answers are written.
+    """
+    answer = task.answer
+    if not isinstance(answer, ChooseLabel | ChooseOption):
+        return {}
+    is_label = isinstance(answer, ChooseLabel)
+    texts = [answer.labels if isinstance(answer, ChooseLabel) else item.options for item in items]
+    sizes = np.array([len(each) for each in texts])
+    rng = np.random.Generator(np.random.Philox([seed, len(items)]))
+    values: dict[str, list[float]] = {}
+    for _ in range(num_draws):
+        places = (rng.random(len(items)) * sizes).astype(np.int64).tolist()
+        chosen = [each[place] for each, place in zip(texts, places, strict=True)]
+        predictions = [
+            Prediction(id=item.id, text=text, label=text if is_label else None)
+            for item, text in zip(items, chosen, strict=True)
+        ]
+        for measure in task.measures(items, predictions):
+            values.setdefault(measure.name, []).append(measure.value)
+    return values
+
+
+# -------------------------------------------------------------------------------------------------
+# From the predictions of models on a task to records: figures, intervals, comparisons.
+# -------------------------------------------------------------------------------------------------
+
+POWER = 0.8
+
+
+@dataclass(frozen=True)
+class Performance:
+    """What a model achieved.
+
+    Attributes:
+        model: Its label.
+        measures: Its figures.
+        answer: How its answers came about; see `TaskRecord`.
+        checkpoint_sha256: Of its weights; None of what is no model.
+        filtered: Whether the items were kept out of its training data; None of what is no model.
+    """
+
+    model: str
+    measures: Sequence[Measure]
+    answer: Mapping[str, Any]
+    checkpoint_sha256: str | None
+    filtered: FilterStatus | None = None
+
+
+class TaskFigures:
+    """Makes the records of one split of a task.
+
+    Args:
+        split: The task and its items.
+        data_fingerprint: Of the files of the task.
+        bootstrap: How intervals are drawn.
+        provenance: What all records carry.
+    """
+
+    def __init__(
+        self,
+        split: TaskSplit,
+        data_fingerprint: str,
+        bootstrap: Bootstrap,
+        provenance: Mapping[str, Any],
+    ) -> None:
+        self._split, self._bootstrap = split, bootstrap
+        self._groups = [item.unit for item in split.items]
+        task = split.task
+        self._shared = TaskRecord(
+            task=task.name,
+            protocol=task.protocol,
+            split=split.split,
+            metric="",
+            value=0.0,
+            low=0.0,
+            high=0.0,
+            level=bootstrap.level,
+            method="",
+            n=len(split.items),
+            n_groups=len(set(self._groups)),
+            seed=bootstrap.seed,
+            model="",
+            prompt=task.prompt.name,
+            prompt_fingerprint=task.prompt.fingerprint,
+            checkpoint_sha256=None,
+            data_fingerprint=data_fingerprint,
+            rejects=dict(split.rejects),
+            provenance={**provenance, "rejects": dict(split.rejects), **_signatures(split)},
+        )
+
+    def records(self, found: Sequence[Performance]) -> Iterator[TaskRecord]:
+        """Yield the figures of every model, then its changes against the first one."""
+        for number, performance in enumerate(found):
+            yield from self._figures(performance)
+            if number:
+                yield from self._changes(performance, found[0])
+
+    def simple_records(self, num_random_draws: int) -> Iterator[TaskRecord]:
+        """Yield the figures of the majority label and of chance, where there are labels."""
+        split = self._split
+        task, items = split.task, split.items
+        measures = majority_measures(task, items, split.training_labels)
+        answer = {"by": "the most frequent label of the training split"}
+        yield from self._figures(Performance(MAJORITY, measures, answer, None))
+        tail = (1 - self._bootstrap.level) / 2
+        drawn = random_values(task, items, num_random_draws, self._bootstrap.seed)
+        for name, values in drawn.items():
+            low, high = np.quantile(values, [tail, 1 - tail])
+            yield replace(
+                self._shared,
+                model=RANDOM,
+                metric=name,
+                value=float(np.mean(values)),
+                low=float(low),
+                high=float(high),
+                method=f"quantiles of {num_random_draws} draws",
+                answer={"by": "uniform choice"},
+            )
+
+    def _figures(self, performance: Performance) -> Iterator[TaskRecord]:
+        for measure in performance.measures:
+            interval, method = interval_of(measure, self._groups, self._bootstrap)
+            yield replace(
+                self._of(performance),
+                metric=measure.name,
+                value=interval.value,
+                low=interval.low,
+                high=interval.high,
+                method=method,
+                higher_is_better=measure.higher_is_better,
+                minimum_detectable_difference=self._detectable(measure),
+            )
+
+    def _changes(self, performance: Performance, base: Performance) -> Iterator[TaskRecord]:
+        before = {measure.name: measure for measure in base.measures}
+        for measure in performance.measures:
+            other = before.get(measure.name)
+            if other is None or other.columns.shape != measure.columns.shape:
+                continue  # such as calibration, if only one of them gives probabilities
+            difference = paired_difference(measure, other, self._groups, self._bootstrap)
+            yield replace(
+                self._of(performance),
+                metric=f"{measure.name}{CHANGE}",
+                value=difference.value,
+                low=difference.low,
+                high=difference.high,
+                method=f"paired {difference.method}; p value: {difference.test}",
+                higher_is_better=measure.higher_is_better,
+                against=base.model,
+                p_value=difference.p_value,
+                mcnemar=self._mcnemar(measure, other),
+            )
+
+    def _of(self, performance: Performance) -> TaskRecord:
+        return replace(
+            self._shared,
+            model=performance.model,
+            answer=performance.answer,
+            checkpoint_sha256=performance.checkpoint_sha256,
+            filtered=None if performance.filtered is None else performance.filtered.status,
+            filter_reasons=[]
+            if performance.filtered is None
+            else list(performance.filtered.reasons),
+        )
+
+    def _is_independent(self, measure: Measure) -> bool:
+        """Whether a figure counts hits among items that are groups of their own."""
+        return measure.is_proportion and self._shared.n_groups == self._shared.n
+
+    def _detectable(self, measure: Measure) -> float | None:
+        if not self._is_independent(measure):
+            return None
+        level = self._bootstrap.level
+        return minimum_detectable_difference(self._shared.n, measure.value, POWER, level)
+
+    def _mcnemar(self, a: Measure, b: Measure) -> dict[str, float] | None:
+        if not self._is_independent(a):
+            return None
+        return asdict(mcnemar(a.columns[:, 0] > 0, b.columns[:, 0] > 0))
+
+
+def _signatures(split: TaskSplit) -> dict[str, Any]:
+    """Return what identifies the computation of figures of texts, as sacrebleu's signature."""
+    task = split.task
+    if not isinstance(task, WritingTask):
+        return {}
+    return {"signatures": dict(task.signatures(split.items))}
+
+
+# -------------------------------------------------------------------------------------------------
+# Models on tasks: answers on all ranks, then predictions, figures and records on rank zero.
+# -------------------------------------------------------------------------------------------------
 
 VAL = "val"
 

@@ -6,7 +6,7 @@ from functools import cached_property
 
 from biomamba.data.document import document_key
 from biomamba.runtime.errors import DataError
-from biomamba.tasks.item import Item
+from biomamba.tasks.prompt import Item
 from biomamba.tasks.task import ChooseLabel, Task
 from biomamba.training.lineage import SplitFiles
 

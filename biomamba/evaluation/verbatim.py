@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from biomamba.data.text_files import TextFault, parse_row, read_text_file
-from biomamba.metrics.word_runs import Gram, SharedRuns, grams_of, words_of
+from biomamba.data.rows import TextFault, parse_row, read_text_file
+from biomamba.metrics.overlap import Gram, SharedRuns, grams_of, words_of
 from biomamba.runtime.errors import DataError
 from biomamba.runtime.numbers import check_whole
 

@@ -4,7 +4,8 @@ An empty output scores 0. With several references the best one counts for ROUGE;
 n-grams of all of them and the length of the closest, as sacrebleu does.
 """
 
-from collections.abc import Sequence
+import re
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from functools import cache
 from importlib.metadata import version
 from itertools import pairwise
@@ -79,3 +80,101 @@ def _corpus_bleu(sums: NDArray[np.float64]) -> NDArray[np.float64]:
         correct, total = (row[low:high].tolist() for low, high in pairwise(bounds))
         values.append(BLEU.compute_bleu(correct, total, round(row[0]), round(row[1]), "exp").score)
     return np.array(values, dtype=np.float64)
+
+
+# -------------------------------------------------------------------------------------------------
+# Words of a text, and the runs of words that two texts share.
+# -------------------------------------------------------------------------------------------------
+
+# A number keeps its point and its commas, so that 2.5 and 1,000 are one word each.
+_WORD = re.compile(r"\d+(?:[.,]\d+)*|[^\W\d_]+")
+Gram = tuple[str, ...]
+
+
+def words_of(text: str) -> list[str]:
+    """Return the words and numbers of a text in lower case, without punctuation."""
+    return [match[0].lower() for match in _WORD.finditer(text)]
+
+
+def grams_of(words: Sequence[str], length: int) -> list[Gram]:
+    """Return all runs of `length` words, one per place where one begins."""
+    return [tuple(words[start : start + length]) for start in range(len(words) - length + 1)]
+
+
+def covered(words: Sequence[str], grams: Collection[Gram], length: int) -> list[bool]:
+    """Tell for each word whether a run of `length` words over it is one of the grams."""
+    is_covered = [False] * len(words)
+    end = 0  # words before it need no second look
+    for start, gram in enumerate(grams_of(words, length)):
+        if gram in grams:
+            first = max(start, end)
+            end = start + length
+            is_covered[first:end] = [True] * (end - first)
+    return is_covered
+
+
+class SharedRuns:
+    """The runs of words of one text, to find them in others; a suffix automaton.
+
+    Building it and reading another text take a number of steps that is proportional to the words
+    of each, however repetitive they are.
+
+    Source: Blumer et al., The smallest automaton recognizing the subwords of a text, 1985.
+
+    Args:
+        words: Of the text.
+    """
+
+    def __init__(self, words: Iterable[str]) -> None:
+        # Of each state: the words that lead on, the state of its longest proper suffix that is
+        # followed by other words too, and the length of its longest run.
+        self._next: list[dict[str, int]] = [{}]
+        self._link = [-1]
+        self._length = [0]
+        last = 0
+        for word in words:
+            last = self._append(last, word)
+
+    def _append(self, last: int, word: str) -> int:
+        new = self._state({}, -1, self._length[last] + 1)
+        state = last
+        while state >= 0 and word not in self._next[state]:
+            self._next[state][word] = new
+            state = self._link[state]
+        self._link[new] = 0 if state < 0 else self._split(state, word)
+        return new
+
+    def _split(self, state: int, word: str) -> int:
+        """Return the state of exactly the longest run of `state` followed by the word."""
+        target = self._next[state][word]
+        if self._length[state] + 1 == self._length[target]:
+            return target
+        # The target stands for longer runs too, which are followed by fewer words.
+        copy = self._state(dict(self._next[target]), self._link[target], self._length[state] + 1)
+        self._link[target] = copy
+        while state >= 0 and self._next[state].get(word) == target:
+            self._next[state][word] = copy
+            state = self._link[state]
+        return copy
+
+    def _state(self, following: dict[str, int], link: int, length: int) -> int:
+        self._next.append(following)
+        self._link.append(link)
+        self._length.append(length)
+        return len(self._next) - 1
+
+    def lengths(self, words: Iterable[str]) -> Iterator[int]:
+        """Yield for each word how long the run is that ends with it and stands in the text."""
+        state = length = 0
+        for word in words:
+            while state and word not in self._next[state]:
+                state = self._link[state]
+                length = self._length[state]
+            if word in self._next[state]:
+                state, length = self._next[state][word], length + 1
+            yield length
+
+
+def longest_shared_run(first: Sequence[str], second: Sequence[str]) -> int:
+    """Return how many words the longest run has that stands in both."""
+    return max(SharedRuns(first).lengths(second), default=0) if first else 0

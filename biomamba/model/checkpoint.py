@@ -13,29 +13,27 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from biomamba.model.adaptation import Adaptation
 from biomamba.model.config import MambaConfig
-from biomamba.model.formats.detection import describe_folder, find_layout, layout_for
-from biomamba.model.formats.differences import architecture_differences
-from biomamba.model.formats.hub import CONFIG, locate
-from biomamba.model.formats.layout import Layout
-from biomamba.model.formats.tensor_files import (
+from biomamba.model.formats.detect import CONFIG, describe_folder, find_layout, layout_for, locate
+from biomamba.model.formats.layouts import Layout, architecture_differences
+from biomamba.model.formats.tensors import (
     INDICES,
     SAFETENSORS,
     TORCH,
     WeightFiles,
+    Weights,
     find_weights,
+    own_tensors,
+    save_tensors,
 )
-from biomamba.model.formats.tensor_writer import save_tensors
-from biomamba.model.formats.weights import Weights, own_tensors
 from biomamba.model.language_model import MambaLM
-from biomamba.model.lora import merge_state
+from biomamba.model.lora import Adaptation, merge_state
 from biomamba.model.sharding import gather
 from biomamba.model.ssd import ScanBackend
-from biomamba.runtime.atomic import sync_folder, write_json
 from biomamba.runtime.errors import CheckpointError
+from biomamba.runtime.files import sync_folder, write_json
 from biomamba.runtime.input_files import MIB, OBJECT, TEXT, Shape, read_json
-from biomamba.runtime.ranks import is_rank_zero
+from biomamba.runtime.random_state import is_rank_zero
 
 _CONFIG_SHAPE: Shape = {"ssm_cfg": {"layer": TEXT}, "initializer_cfg": OBJECT, "model_type": TEXT}
 

@@ -12,8 +12,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from biomamba.model.capabilities import ConvolvingBackend
-from biomamba.model.ssd import state_dtype
+from biomamba.model.ssd import ConvolvingBackend, state_dtype
 
 # Elements of one tile on a CPU: 512 KiB in float32; the few arrays in use then fit the L2 cache.
 _TILE_ELEMENTS = 2**17

@@ -14,13 +14,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from biomamba.model.compiled_norms import check_compiler
 from biomamba.model.config import Mamba1Config, Mamba2Config, MambaConfig
-from biomamba.model.cross_entropy import check_ids
+from biomamba.model.loss import check_ids
 from biomamba.model.mamba1 import Mamba1Mixer
-from biomamba.model.mamba2 import Mamba2Mixer
-from biomamba.model.mixer import LayerState
-from biomamba.model.norm import GatedRMSNorm, RMSNorm
+from biomamba.model.mamba2 import LayerState, Mamba2Mixer
+from biomamba.model.norm import GatedRMSNorm, RMSNorm, check_compiler
 from biomamba.model.ssd import ScanBackend, document_numbers, state_dtype
 
 

@@ -8,9 +8,12 @@ Deviation: no dropout in front of A, because the reader of a weight has no input
 """
 
 import math
+import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,8 +21,13 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.nn import functional as F
 
-from biomamba.runtime.errors import ConfigError
+from biomamba.model.formats.tensors import read_tensors, save_tensors, some
+from biomamba.model.sharding import gather
+from biomamba.runtime.errors import CheckpointError, ConfigError
+from biomamba.runtime.files import sync_folder, write_json
+from biomamba.runtime.input_files import MIB, OBJECT, Each, read_json
 from biomamba.runtime.numbers import check_number, check_whole
+from biomamba.runtime.random_state import is_rank_zero
 
 A_NAME, B_NAME = "lora_a", "lora_b"
 
@@ -179,3 +187,159 @@ def _adapted(kind: Any) -> Any:
     call = _CALLS.get(kind.forward)
     own = {"__module__": __name__} | ({} if call is None else {"forward": call})
     return type(f"Lora{kind.__name__}", (LoraWeight, kind), own)
+
+
+# -------------------------------------------------------------------------------------------------
+# Adapters on disk: adapter.safetensors, what was trained, and adapter.json, what it belongs to.
+# -------------------------------------------------------------------------------------------------
+
+ADAPTER, ADAPTER_CONFIG = "adapter.safetensors", "adapter.json"
+
+
+def save_adapter(model: nn.Module, folder: Path) -> None:
+    """Write the trained parameters of a model with adapters; without adapters do nothing.
+
+    Of several processes the first one writes; if the model is sharded all must call this.
+    """
+    modules = _described(model)
+    if not modules:
+        return
+    state = gather({n: p for n, p in model.named_parameters() if p.requires_grad})
+    if not is_rank_zero():
+        return
+    tensors = {n: p.detach().to("cpu", torch.float32).contiguous() for n, p in state.items()}
+    folder.mkdir(parents=True, exist_ok=True)
+    temporary = folder / f".{secrets.token_hex(4)}.tmp.safetensors"
+    try:
+        save_tensors(tensors, temporary)
+        temporary.replace(folder / ADAPTER)
+    finally:
+        temporary.unlink(missing_ok=True)
+    sync_folder(folder)
+    write_json(folder / ADAPTER_CONFIG, {"modules": modules})
+
+
+@torch.no_grad()
+def load_adapter(model: nn.Module, folder: Path) -> None:
+    """Put saved parameters in the places of those of a model with the same adapters.
+
+    Raises:
+        CheckpointError: They are missing, damaged or belong to other adapters.
+    """
+    path = folder / ADAPTER_CONFIG
+    try:
+        shape = {"modules": Each(OBJECT)}
+        content = read_json(path, shape, max_bytes=16 * MIB, error=CheckpointError)
+    except FileNotFoundError:
+        raise CheckpointError(f"{path}: cannot be read: no such file") from None
+    saved = content.get("modules") or {}
+    own = _described(model)
+    if saved != own:
+        raise CheckpointError(
+            f"{path} is of other adapters than model.adaptation.lora asks for: "
+            f"{_difference(saved, own)}"
+        )
+    tensors = read_tensors(folder / ADAPTER)
+    places = dict(model.named_parameters())
+    adapters = {name for name in places if name.rpartition(".")[0] in own and "lora_" in name}
+    problems = [f"missing {n}" for n in sorted(adapters - tensors.keys())]
+    problems += [
+        f"unexpected {name} {tuple(tensor.shape)}"
+        for name, tensor in tensors.items()
+        if name not in places or places[name].shape != tensor.shape
+    ]
+    if problems:
+        raise CheckpointError(f"{folder / ADAPTER} does not fit the model: {some(problems)}")
+    for name, tensor in tensors.items():
+        places[name].copy_(tensor)
+
+
+def _described(model: nn.Module) -> dict[str, dict[str, float]]:
+    return {
+        name: {"rank": module.lora_rank, "scale": module.scale}
+        for name, module in adapted_modules(model)
+    }
+
+
+def _difference(saved: Any, own: dict[str, dict[str, float]]) -> str:
+    if not isinstance(saved, dict):
+        return f"it holds {type(saved).__name__}"
+    differing = sorted(n for n in saved.keys() | own.keys() if saved.get(n) != own.get(n))
+    return some([f"{n}: {saved.get(n)}, asked for {own.get(n)}" for n in differing])
+
+
+# -------------------------------------------------------------------------------------------------
+# Which parameters of a model are trained: adapters, chosen parts, or all but some.
+# -------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Adaptation:
+    """What is trained of a model; without settings all of it.
+
+    With lora only the adapters are. train and freeze are patterns of parameter names, such as
+    `*.norm.weight` or `backbone.layers.0.*`: with train only what matches one is trained (besides
+    the adapters), and nothing that matches one of freeze. adapter is the model folder of an earlier
+    run with the same adapters, which go on from there.
+    """
+
+    lora: Lora | None = None
+    train: Sequence[str] = ()
+    freeze: Sequence[str] = ()
+    adapter: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.adapter is not None and self.lora is None:
+            raise ValueError(f"adapter={self.adapter} needs lora, which says where adapters are")
+
+    def apply(self, model: nn.Module) -> None:
+        """Add the adapters and let only what is to be trained have gradients.
+
+        Raises:
+            ConfigError: A target or a pattern matches nothing, or nothing is left to train.
+            CheckpointError: The adapter cannot be read or is another one.
+        """
+        if self.lora is not None:
+            self.lora.add_to(model)
+        names = [name for name, _ in model.named_parameters()]
+        adapters = {n for n in names if n.endswith((f".{A_NAME}", f".{B_NAME}"))}
+        chosen = _matching(names, self.train, "train")
+        trained = adapters | chosen if adapters or self.train else set(names)
+        trained -= _matching(names, self.freeze, "freeze")
+        if not trained:
+            raise ConfigError(
+                "model.adaptation leaves nothing to train: freeze fewer parameters, found freeze="
+                f"{list(self.freeze)}"
+            )
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(name in trained)
+        if self.adapter is not None:
+            load_adapter(model, Path(self.adapter))
+
+
+def _matching(names: Sequence[str], patterns: Sequence[str], key: str) -> set[str]:
+    found = set()
+    for pattern in patterns:
+        matches = {name for name in names if fnmatchcase(name, pattern)}
+        if not matches:
+            ends = sorted({".".join(name.split(".")[-2:]) for name in names})
+            raise ConfigError(
+                f"the pattern {pattern!r} of model.adaptation.{key} matches no parameter; write "
+                f"*. before the end of a name: {', '.join(ends)}"
+            )
+        found |= matches
+    return found
+
+
+@dataclass(frozen=True)
+class ParameterCount:
+    """Numbers that a model holds, and those of them that are trained."""
+
+    total: int
+    trained: int
+
+    @classmethod
+    def of(cls, model: nn.Module) -> "ParameterCount":
+        """Count a model, sharded or not."""
+        sizes = [(p.numel(), p.requires_grad) for p in model.parameters()]
+        return cls(sum(n for n, _ in sizes), sum(n for n, is_trained in sizes if is_trained))

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from biomamba.model.config import Mamba1Config
 from biomamba.model.conv import CausalConv1d
-from biomamba.model.mixer import LayerState
+from biomamba.model.mamba2 import LayerState
 from biomamba.model.ssd import ScanBackend, state_dtype
 
 

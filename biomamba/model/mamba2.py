@@ -5,17 +5,54 @@ Source: arXiv 2405.21060, section 7; state-spaces/mamba@03a38fb:mamba_ssm/module
 """
 
 import math
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from biomamba.model.capabilities import MixerParts, MixingBackend
 from biomamba.model.config import Mamba2Config
 from biomamba.model.conv import CausalConv1d
-from biomamba.model.mixer import LayerState
 from biomamba.model.norm import GatedRMSNorm
-from biomamba.model.ssd import ScanBackend, state_dtype
+from biomamba.model.ssd import MixerParts, MixingBackend, ScanBackend, state_dtype
+
+# -------------------------------------------------------------------------------------------------
+# What a block asks of its mixer, whichever model it belongs to.
+# -------------------------------------------------------------------------------------------------
+
+
+class LayerState(NamedTuple):
+    """What one block remembers of the positions so far."""
+
+    conv: Tensor  # (batch, channels, d_conv)
+    ssm: Tensor  # see the glossary of biomamba.model.ssd; float32 or float64
+
+
+class Mixer(Protocol):
+    """Mixes the positions of a document, each with those before it only."""
+
+    def __call__(
+        self, u: Tensor, documents: Tensor | None = None, state: LayerState | None = None
+    ) -> tuple[Tensor, LayerState]:
+        """Mix u (batch, length, d_model); return the output and the state after the length.
+
+        `documents` (batch, length) as of `document_numbers`: nothing passes where they change.
+        `state` (None: empty) belongs to the document at position 0.
+        """
+        ...
+
+    def step(self, u: Tensor, state: LayerState) -> tuple[Tensor, LayerState]:
+        """Mix one further position u (batch, d_model)."""
+        ...
+
+    def initial_state(self, batch_size: int) -> LayerState:
+        """Return the empty state before the first position."""
+        ...
+
+
+# -------------------------------------------------------------------------------------------------
+# The Mamba2 mixer: projection, convolution, scan, gated norm, projection.
+# -------------------------------------------------------------------------------------------------
 
 
 class Mamba2Mixer(nn.Module):

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from biomamba.model.language_model import MambaLM
-from biomamba.model.mixer import LayerState
+from biomamba.model.mamba2 import LayerState
 from biomamba.runtime.numbers import check_whole
 
 STATES = ("reset", "carry", "zero")

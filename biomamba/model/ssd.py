@@ -25,10 +25,12 @@ Source: arXiv 2312.00752, eq. 2-4 and Algorithm 2; shapes there:
     SSM state      (batch, channels, d_state)
 """
 
-from typing import Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
+
+from biomamba.model.config import Mamba2Config, MambaConfig
 
 
 class ScanBackend(Protocol):
@@ -84,3 +86,83 @@ def document_numbers(seq_idx: Tensor) -> Tensor:
     changes = torch.zeros_like(seq_idx, dtype=torch.int32)
     changes[:, 1:] = seq_idx[:, 1:] != seq_idx[:, :-1]
     return changes.cumsum(1, dtype=torch.int32)
+
+
+# -------------------------------------------------------------------------------------------------
+# What a backend may do beyond the scan; a mixer asks for it and else does it by itself.
+#
+# A method answers None where its kernels do not fit the tensors: their device, dtype or sizes.
+# Letters and shapes: see `biomamba.model.ssd`.
+# -------------------------------------------------------------------------------------------------
+
+
+@runtime_checkable
+class ConvolvingBackend(Protocol):
+    """A backend with a kernel for the causal depthwise convolution."""
+
+    def convolve(
+        self,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+        documents: Tensor | None,
+        past: Tensor | None,
+    ) -> Tensor | None:
+        """Return silu(conv(x) + bias) like x (batch, length, channels).
+
+        `weight` (channels, d_conv). `documents` (batch, length) as of `document_numbers`: taps do
+        not reach into another one. `past` (batch, d_conv - 1, channels; None: zeros) precedes x.
+        """
+        ...
+
+
+class MixerParts(NamedTuple):
+    """The parameters of a Mamba2 mixer between its two projections."""
+
+    conv_weight: Tensor  # (channels, d_conv)
+    conv_bias: Tensor  # (channels,)
+    dt_bias: Tensor  # (heads,)
+    A: Tensor  # (heads,), negative
+    D: Tensor  # (heads,)
+    norm_weight: Tensor  # (heads * headdim,)
+    norm_eps: float
+    headdim: int
+    ngroups: int
+
+
+@runtime_checkable
+class MixingBackend(Protocol):
+    """A backend with a kernel for all that lies between the projections of a Mamba2 mixer.
+
+    It keeps the projected input only and computes the rest again in the backward pass.
+    """
+
+    def mix(
+        self, zxBCdt: Tensor, parts: MixerParts, documents: Tensor | None
+    ) -> tuple[Tensor, Tensor] | None:
+        """Return the normed output (batch, length, heads * headdim) and the final SSM state.
+
+        `zxBCdt` is what in_proj returns; the states before position 0 are empty.
+        """
+        ...
+
+
+# -------------------------------------------------------------------------------------------------
+# Count the operations of a scan, which are not those of a product with weights.
+# -------------------------------------------------------------------------------------------------
+
+
+def scan_operations(config: MambaConfig, chunk: int) -> int:
+    """Count the operations of one layer's scan per position, forward.
+
+    That of Mamba2 is counted in the four steps of arXiv 2405.21060, section 6, over chunks of so
+    many positions; 0 is the recurrence, one position at a time. That of Mamba-1 as 9 operations per
+    state (arXiv 2312.00752, appendix D, which leaves the factor open: three multiplications, an
+    addition, an exponential and the output).
+    """
+    if not isinstance(config, Mamba2Config):
+        return 9 * config.d_inner * config.d_state
+    scores = 2 * chunk * config.ngroups * config.d_state
+    mixing = 2 * chunk * config.d_inner
+    states = 2 * 2 * config.d_inner * config.d_state  # into the states and out of them
+    return scores + mixing + states

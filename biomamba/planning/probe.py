@@ -11,7 +11,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from biomamba.data.batches import Batch
-from biomamba.data.budget import TokenBudget
+from biomamba.data.mixture import TokenBudget
 from biomamba.runtime.numbers import check_whole
 
 # About the length of an abstract of PubMed with its title.

@@ -6,7 +6,9 @@ keeps its traceback.
 """
 
 import errno
+import importlib
 import re
+from types import ModuleType
 
 
 class BioMambaError(Exception):
@@ -78,3 +80,28 @@ def as_file_error(error: OSError) -> FileError | None:
     ]
     place = " -> ".join(dict.fromkeys(names)) or "a file"
     return FileError(f"{place}: {error.strerror}; {remedy}")
+
+
+# -------------------------------------------------------------------------------------------------
+# Import a package that only some runs need, or say how to install it.
+# -------------------------------------------------------------------------------------------------
+
+
+def import_optional(module: str, purpose: str, install: str) -> ModuleType:
+    """Return an optional module.
+
+    Args:
+        module: dotted name to import.
+        purpose: what needs it, the subject of the error's sentence.
+        install: the command that installs it.
+
+    Raises:
+        MissingDependencyError: it cannot be imported; the text names all three and the reason.
+    """
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise MissingDependencyError(
+            f"{purpose} needs the module {module}, which cannot be imported ({error}); "
+            f"install it: {install}"
+        ) from error

@@ -5,29 +5,198 @@ whatever the ranks, workers and micro-batches; samples keep their own state; a l
 trained on; a run goes on where it was stopped.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from fractions import Fraction
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
-from biomamba.data.evaluation_rows import DocumentRows
+from biomamba.data.batches import DocumentRows
+from biomamba.data.datamodule import PlannedData
+from biomamba.data.document import document_key
 from biomamba.data.loader import WORKER_TIMEOUT_SECONDS
-from biomamba.data.memory_split import MemorySplit
-from biomamba.data.mixture import SourceSize
+from biomamba.data.mixture import Mixture, SourceSize, TokenBudget
 from biomamba.data.packing import Packing
-from biomamba.data.planned_data import PlannedData
-from biomamba.data.store_reader import content_fingerprint
+from biomamba.data.store.reader import MemorySplit, content_fingerprint
 from biomamba.data.tokenizer import Tokenizer
 from biomamba.runtime.errors import ConfigError, DataError
 from biomamba.runtime.numbers import check_number
-from biomamba.runtime.ranks import is_rank_zero
-from biomamba.tasks.instruct_balance import LabelBalance
-from biomamba.tasks.instruct_budget import InstructBudget, epoch_of
-from biomamba.tasks.instruct_samples import SampleRules, Samples, check_apart, encode_items
+from biomamba.runtime.random_state import is_rank_zero
+from biomamba.tasks.instruct_samples import Sample, SampleRules, Samples, check_apart, encode_items
 from biomamba.tasks.task import Task
+
+# -------------------------------------------------------------------------------------------------
+# Labels rarer than others: left as they are, brought to a ratio, or weighed in the loss.
+# -------------------------------------------------------------------------------------------------
+
+# Weights are multiples of this, so that their sums are exact in any order: the number of ranks and
+# the size of micro-batches leave no trace.
+_WEIGHT_STEP = 2.0**-12
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelBalance:
+    """What is done about uneven labels.
+
+    Attributes:
+        ratios: For each task the ratio of its labels, as {yes: 65, no: 35}. What is too much of a
+            label is left out, chosen by a hash of seed and id; labels that are not named stay.
+        class_weighted: Weigh every target of a sample by n / (k n_label), of k labels on n samples:
+            all labels of a task count alike, and its mean weight is 1.
+
+    Source: arXiv 2408.02600 trains on yes and no at 65 to 35 or 50 to 50.
+    """
+
+    ratios: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    class_weighted: bool = False
+
+    def __post_init__(self) -> None:
+        for task, ratio in self.ratios.items():
+            if len(ratio) < 2:
+                raise ConfigError(
+                    f"balance.ratios of {task} is {dict(ratio)}; name two labels or more"
+                )
+            for label, part in ratio.items():
+                check_number(f"balance.ratios.{task}.{label}", part, above=0)
+
+    def check_tasks(self, tasks: Sequence[str]) -> None:
+        """Raise ConfigError if a ratio names a task that is not trained on."""
+        unknown = sorted(set(self.ratios) - set(tasks))
+        if unknown:
+            raise ConfigError(f"balance.ratios names {unknown}; the tasks: {', '.join(tasks)}")
+
+    def keep(self, task: str, samples: Samples, seed: int) -> Samples:
+        """Return the samples that the ratio of a task leaves, in their order.
+
+        Raises:
+            ConfigError: A label of the ratio has no samples.
+        """
+        ratio = self.ratios.get(task)
+        if ratio is None:
+            return samples
+        counts = samples.labels
+        missing = sorted(set(ratio) - set(counts))
+        if missing:
+            raise ConfigError(
+                f"balance.ratios of {task} names the labels {missing}; its training labels: "
+                f"{counts or 'none'}"
+            )
+        wanted = _kept_counts({label: counts[label] for label in ratio}, ratio)
+        kept: set[str] = set()
+        for label, count in wanted.items():
+            same = [sample for sample in samples.samples if sample.label == label]
+            kept |= {s.id for s in sorted(same, key=lambda s: _place(s, seed))[:count]}
+        left = [s for s in samples.samples if s.label not in wanted or s.id in kept]
+        num_dropped = len(samples.samples) - len(left)
+        rejects = Counter(samples.rejects) + Counter({"surplus of a label": num_dropped})
+        return replace(samples, samples=left, rejects=dict(rejects))
+
+    def weights(self, samples: Samples) -> dict[str | None, float]:
+        """Return the weight of each label; empty if labels are not weighed, or there are none."""
+        labels = samples.labels
+        if not self.class_weighted or not labels:
+            return {}
+        total = sum(labels.values())
+        return {
+            label: max(round(total / (len(labels) * count) / _WEIGHT_STEP), 1) * _WEIGHT_STEP
+            for label, count in labels.items()
+        }
+
+
+def _kept_counts(counts: Mapping[str, int], ratio: Mapping[str, float]) -> dict[str, int]:
+    """Return how many of each label stay: all of one, and as many of the others as it allows."""
+    parts = {label: Fraction(str(part)) for label, part in ratio.items()}
+    scale = min(counts[label] / part for label, part in parts.items())
+    return {label: int(part * scale) for label, part in parts.items()}
+
+
+def _place(sample: Sample, seed: int) -> int:
+    return document_key(f"{seed} {sample.id}")
+
+
+# -------------------------------------------------------------------------------------------------
+# The size of a fine-tuning run: in epochs of its tasks, or in tokens as elsewhere.
+# -------------------------------------------------------------------------------------------------
+
+# The shares hold after so many rows at the latest.
+_MIN_BLOCK_ROWS = 1_000
+_ROUNDING = 1e-9
+
+
+@dataclass(frozen=True, kw_only=True)
+class InstructBudget:
+    """The size of a run, of which one of epochs and max_tokens is given.
+
+    Attributes:
+        epochs: How often the tasks are passed over; a step that is begun is completed.
+        max_tokens: Positions of the whole run.
+        tokens_per_step: Positions of one optimizer step over all ranks.
+        seq_len: Positions of a row.
+        micro_batch_size: Rows per rank in one forward pass.
+    """
+
+    epochs: float | None = None
+    max_tokens: int | None = None
+    tokens_per_step: int
+    seq_len: int
+    micro_batch_size: int
+
+    def __post_init__(self) -> None:
+        if (self.epochs is None) == (self.max_tokens is None):
+            raise ConfigError(
+                f"epochs is {self.epochs} and max_tokens is {self.max_tokens}; set one of them and "
+                "the other to null"
+            )
+        check_number("epochs", self.epochs, above=0, optional=True)
+        self.of(1)
+
+    def of(self, rows_per_epoch: int) -> TokenBudget:
+        """Return the budget of a run whose epoch has so many rows."""
+        max_tokens = self.max_tokens
+        if max_tokens is None:
+            assert self.epochs is not None
+            rows_per_step = max(1, self.tokens_per_step // max(1, self.seq_len))
+            steps = math.ceil(self.epochs * rows_per_epoch / rows_per_step - _ROUNDING)
+            max_tokens = max(1, steps) * self.tokens_per_step
+        return TokenBudget(max_tokens, self.tokens_per_step, self.seq_len, self.micro_batch_size)
+
+
+def epoch_of(
+    sizes: Mapping[str, SourceSize], shares: Mapping[str, float] | None
+) -> tuple[int, Mixture]:
+    """Return the rows of an epoch, and the mixture of the tasks.
+
+    An epoch without shares is every sample once. With shares it goes on until every task that has
+    one was passed over, by when the smaller ones were repeated.
+    Source: arXiv 2408.02600 repeats its smaller set until it has its share.
+
+    Args:
+        sizes: Size of each task, 0 of those that are only validated.
+        shares: Part of the samples that each task gives; None: as many as it has.
+    """
+    if shares is None:
+        total = sum(size.num_rows for size in sizes.values())
+        weights = {name: size.num_rows / total for name, size in sizes.items()}
+        return total, Mixture(weights, "sequences", total)
+    rows = {
+        name: share / sizes[name].per_row("documents")
+        for name, share in shares.items()
+        if share > 0
+    }
+    needed = max(sizes[name].num_rows * sum(rows.values()) / part for name, part in rows.items())
+    epoch = math.ceil(needed - _ROUNDING)
+    block = epoch * math.ceil(_MIN_BLOCK_ROWS / epoch)
+    return epoch, Mixture(dict(shares), "documents", block)
+
+
+# -------------------------------------------------------------------------------------------------
+# Fine-tuning on tasks: their samples are the documents of an exact stream of steps.
+# -------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)

@@ -12,13 +12,11 @@ from typing import Any
 import numpy as np
 
 from biomamba.data.document import document_key
-from biomamba.data.memory_split import MemorySplit
-from biomamba.data.supervision import Supervision
+from biomamba.data.store.reader import MemorySplit, Supervision
 from biomamba.data.tokenizer import Tokenizer
 from biomamba.runtime.errors import ConfigError, DataError
 from biomamba.runtime.numbers import check_number, check_whole
-from biomamba.tasks.item import Item
-from biomamba.tasks.prompt import PromptTooLongError
+from biomamba.tasks.prompt import Item, PromptTooLongError
 from biomamba.tasks.task import Task
 
 LONG_TARGETS = ("reject", "cut")

@@ -5,20 +5,28 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from biomamba.data.cleaning.benchmarks.pubmedqa import SUFFIXES, PubMedQARecord, read_records
-from biomamba.data.cleaning.words import match_key
+from biomamba.data.cleaning.benchmarks import SUFFIXES, PubMedQARecord, read_records
+from biomamba.data.cleaning.ngrams import match_key
 from biomamba.data.document import Reject, document_key
-from biomamba.data.text_files import read_json_file
+from biomamba.data.rows import read_json_file
 from biomamba.metrics.measure import Measure
 from biomamba.runtime.errors import ConfigError, DataError
 from biomamba.runtime.numbers import check_whole
-from biomamba.tasks.item import Item, Items
-from biomamba.tasks.label_figures import label_figures
-from biomamba.tasks.prediction import Prediction
-from biomamba.tasks.prompt import Prompt
-from biomamba.tasks.task import ChooseLabel, Task, check_access, check_training_split
-from biomamba.tasks.task_files import file_hashes, named_files
-from biomamba.tasks.task_rows import MAX_BAD_FRACTION, RowCounts, check_bad_fraction, declared_label
+from biomamba.tasks.labels import label_figures
+from biomamba.tasks.prompt import Item, Items, Prompt
+from biomamba.tasks.task import (
+    MAX_BAD_FRACTION,
+    ChooseLabel,
+    Prediction,
+    RowCounts,
+    Task,
+    check_access,
+    check_bad_fraction,
+    check_training_split,
+    declared_label,
+    file_hashes,
+    named_files,
+)
 
 LABELS = ("yes", "no", "maybe")
 NUM_FOLDS = 10

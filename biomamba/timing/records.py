@@ -1,16 +1,147 @@
 """Measured points, kept as JSON lines so that no point is measured twice."""
 
 import json
+import math
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from biomamba.runtime.atomic import write_text
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy import optimize, stats
+
 from biomamba.runtime.errors import ConfigError, DataError
+from biomamba.runtime.files import write_text
 from biomamba.runtime.input_files import loads, read_text
-from biomamba.timing.settings import DECODE, PHASES, Point
+from biomamba.runtime.numbers import check_number, check_whole
+
+# -------------------------------------------------------------------------------------------------
+# What is measured, and how.
+# -------------------------------------------------------------------------------------------------
+
+TRAIN, PREFILL, DECODE = "train", "prefill", "decode"
+PHASES = (TRAIN, PREFILL, DECODE)
+PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
+DEVICES = ("auto", "cpu", "cuda")
+_WHAT = ("phases", "lengths", "batches")  # of the points; the rest says how each is measured
+
+
+@dataclass(frozen=True)
+class Point:
+    """One phase at one size: rows of so many tokens at once."""
+
+    phase: str
+    batch: int
+    length: int
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of all rows."""
+        return self.batch * self.length
+
+
+@dataclass(frozen=True, kw_only=True)
+class EfficiencySettings:
+    """What is measured, and how.
+
+    Attributes:
+        phases: Some of `train` (a whole step), `prefill` (time to the first token) and `decode`
+            (tokens behind a context).
+        lengths: Tokens of a row; of the context in `decode`.
+        batches: Rows at once; each with every length.
+        repeats: Measurements of each point; the models take turns.
+        warmup: Runs before them that do not count; the last one tells the memory.
+        decode_tokens: New tokens per row of a measurement in `decode`.
+        prefill_tokens: Positions that our model reads at once, as in biomamba.generate.
+        precision: As trainer.precision.
+        device: `cpu`, `cuda`, or `auto`: a GPU where there is one.
+        threads: Of a CPU; null: as many as torch takes.
+        memory_gib: Where memory ends; null: at that of the device.
+        product_size: Side of the square matrices whose product is the peak.
+    """
+
+    phases: Sequence[str]
+    lengths: Sequence[int]
+    batches: Sequence[int]
+    repeats: int = 5
+    warmup: int = 1
+    decode_tokens: int = 32
+    prefill_tokens: int = 2_048
+    precision: str = "32-true"
+    device: str = "auto"
+    threads: int | None = None
+    memory_gib: float | None = None
+    product_size: int = 2_048
+
+    def __post_init__(self) -> None:
+        for name, known in (("precision", PRECISIONS), ("device", DEVICES)):
+            if getattr(self, name) not in known:
+                raise ValueError(f"{name}={getattr(self, name)!r}: must be {' or '.join(known)}")
+        for name in _WHAT:
+            object.__setattr__(self, name, self._listed(name))
+        if odd := [phase for phase in self.phases if phase not in PHASES]:
+            raise ValueError(f"phases has {odd}: allowed are {', '.join(PHASES)}")
+        sizes = ("repeats", "warmup", "decode_tokens", "prefill_tokens", "product_size", "threads")
+        for name in sizes:
+            check_whole(name, getattr(self, name), optional=name == "threads")
+        check_number("memory_gib", self.memory_gib, above=0, optional=True)
+
+    def _listed(self, name: str) -> tuple[Any, ...]:
+        values = tuple(getattr(self, name))
+        if not values or len(set(values)) < len(values):
+            raise ValueError(f"{name}={list(values)}: must name at least one, and each once")
+        if name == "phases":
+            return tuple(phase for phase in PHASES if phase in values) + tuple(
+                phase for phase in values if phase not in PHASES
+            )
+        for index, value in enumerate(values):
+            check_whole(f"{name}[{index}]", value)
+        return tuple(sorted(values))
+
+    def points(self) -> list[Point]:
+        """Return all points: phase by phase, from the shortest length to the longest."""
+        return [
+            Point(phase, batch, length)
+            for phase in self.phases
+            for batch in self.batches
+            for length in self.lengths
+        ]
+
+    def conditions(self) -> dict[str, Any]:
+        """Return what every point is measured under, as plain values."""
+        return {key: value for key, value in asdict(self).items() if key not in _WHAT}
+
+    def torch_device(self) -> torch.device:
+        """Return the device.
+
+        Raises:
+            ConfigError: There is no GPU, or the precision needs one.
+        """
+        has_gpu = torch.cuda.is_available()
+        if self.device == "cuda" and not has_gpu:
+            raise ConfigError(
+                "efficiency.device=cuda, but torch finds no GPU here; take cpu or auto"
+            )
+        found = torch.device("cuda" if has_gpu and self.device != "cpu" else "cpu")
+        if self.precision == "16-mixed" and found.type == "cpu":
+            raise ConfigError(
+                "efficiency.precision=16-mixed needs a GPU; take 32-true or bf16-mixed on a CPU"
+            )
+        return found
+
+    @property
+    def product_dtype(self) -> torch.dtype:
+        """The dtype that matrix products run in."""
+        narrow = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
+        return narrow.get(self.precision, torch.float32)
+
+
+# -------------------------------------------------------------------------------------------------
+# Measured points, kept as JSON lines so that no point is measured twice.
+# -------------------------------------------------------------------------------------------------
 
 EFFICIENCY_FILE = "efficiency.jsonl"
 # What must be the same for points to stand beside each other, inside of provenance.
@@ -245,3 +376,104 @@ def difference(old: Any, new: Any, key: str = "") -> str | None:
 
 def _plain(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
+
+
+# -------------------------------------------------------------------------------------------------
+# How time grows with length: an exponent, and what is fixed, linear and quadratic in it.
+# -------------------------------------------------------------------------------------------------
+
+LEVEL = 0.95
+MIN_LENGTHS = 2
+_MIN_FOR_INTERVAL = 3
+_MIN_FOR_PARTS = 4  # three parts meet any three points
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Time as fixed + linear * n + quadratic * n**2, none of them negative.
+
+    Attributes:
+        worst_error: The largest part by which the sum misses a time.
+    """
+
+    fixed: float
+    linear: float
+    quadratic: float
+    worst_error: float
+
+    def at(self, length: float) -> float:
+        """Return the time at a length."""
+        return self.fixed + self.linear * length + self.quadratic * length**2
+
+    def quadratic_share(self, length: float) -> float:
+        """Return what part of the time at a length is quadratic."""
+        return self.quadratic * length**2 / self.at(length)
+
+
+@dataclass(frozen=True)
+class Growth:
+    """How a time grows over lengths.
+
+    Attributes:
+        exponent: Slope of log time over log length.
+        low: Lower end of its interval; None below three lengths.
+        high: Upper end.
+        parts: None below four lengths.
+    """
+
+    exponent: float
+    low: float | None
+    high: float | None
+    parts: Parts | None
+
+
+def fit_growth(lengths: Sequence[int], seconds: Sequence[float]) -> Growth:
+    """Fit an exponent and parts to one time (the median of its repeats) per length.
+
+    The interval is Student's, for the slope of a straight line through log times: its residuals
+    hold the noise of the machine and the bend of a curve that is no power, and both widen it. The
+    parts minimise the sum of squared relative errors.
+
+    Raises:
+        ValueError: There are fewer than two lengths, or a time is not positive.
+    """
+    if len(set(lengths)) < MIN_LENGTHS or len(lengths) != len(seconds) or min(seconds) <= 0:
+        raise ValueError("a growth needs positive times of at least two lengths")
+    x, y = np.log(lengths), np.log(seconds)
+    x, y = x - x.mean(), y - y.mean()
+    slope = float(x @ y / (x @ x))
+    if len(lengths) < _MIN_FOR_INTERVAL:
+        return Growth(slope, None, None, None)
+    freedom = len(lengths) - 2
+    error = math.sqrt(np.square(y - slope * x).sum() / freedom / (x @ x))
+    half = float(stats.t.ppf((1 + LEVEL) / 2, freedom)) * error
+    parts = _parts(lengths, seconds) if len(lengths) >= _MIN_FOR_PARTS else None
+    return Growth(slope, slope - half, slope + half, parts)
+
+
+def _parts(lengths: Sequence[int], seconds: Sequence[float]) -> Parts:
+    n: NDArray[np.float64] = np.asarray(lengths, dtype=np.float64)
+    t: NDArray[np.float64] = np.asarray(seconds, dtype=np.float64)
+    longest = n.max()
+    x = n / longest
+    columns = np.stack([np.ones_like(x), x, x**2], axis=1) / t[:, None]
+    weights, _ = optimize.nnls(columns, np.ones_like(t))
+    errors = np.abs(columns @ weights - 1)
+    fixed, linear, quadratic = (float(weight) for weight in weights)
+    return Parts(
+        fixed, linear / float(longest), quadratic / float(longest) ** 2, float(errors.max())
+    )
+
+
+def crossings(
+    lengths: Sequence[int], ours: Sequence[float], theirs: Sequence[float]
+) -> list[float]:
+    """Return the lengths at which two curves cross, on straight lines in a log-log plot."""
+    gaps = [math.log(a / b) for a, b in zip(ours, theirs, strict=True)]
+    found = []
+    for place in range(len(gaps) - 1):
+        left, right = gaps[place], gaps[place + 1]
+        if left * right < 0:
+            begin, end = math.log(lengths[place]), math.log(lengths[place + 1])
+            found.append(math.exp(begin + (end - begin) * left / (left - right)))
+    return found

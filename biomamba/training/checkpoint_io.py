@@ -23,10 +23,15 @@ from lightning.pytorch.plugins.io import CheckpointIO
 from torch import Tensor
 
 from biomamba.config.annotations import build_record
-from biomamba.data.sealed import TEMPORARY_SUFFIX, read_sealed, sha256_of, write_sealed
-from biomamba.model.formats.tensor_files import check_torch_file
-from biomamba.runtime.atomic import sync_folder
+from biomamba.model.formats.tensors import check_torch_file
 from biomamba.runtime.errors import CheckpointError, DataError
+from biomamba.runtime.files import (
+    TEMPORARY_SUFFIX,
+    read_sealed,
+    sha256_of,
+    sync_folder,
+    write_sealed,
+)
 
 # Where a checkpoint carries what its record repeats: plain values only.
 RUN_KEY = "run"

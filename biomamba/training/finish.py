@@ -19,15 +19,15 @@ from tensorboard.compat.proto.event_pb2 import SessionLog
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
-from biomamba.data.training_data import TrainingData
+from biomamba.data.datamodule import TrainingData
 from biomamba.model.language_model import MambaLM
 from biomamba.runtime.errors import TrainingError
+from biomamba.training.callbacks.averaging import Ema
 from biomamba.training.callbacks.checkpoint import find_callbacks, way_back
-from biomamba.training.callbacks.ema import Ema
 from biomamba.training.callbacks.ledger import LedgerWriter
 from biomamba.training.callbacks.selection import Selection
 from biomamba.training.module import LanguageModelingModule
-from biomamba.training.run_record import RunRecord, save_model
+from biomamba.training.run import RunRecord, save_model
 
 Figures = Sequence[Mapping[str, float]]
 

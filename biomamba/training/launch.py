@@ -1,19 +1,22 @@
 """Refuse a launch that would hang, waste GPUs or damage the weights."""
 
+import errno
 import logging
 import os
+import re
 import warnings
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 import torch
+from torch.distributed import DistError
 
-from biomamba.runtime.errors import ConfigError
-from biomamba.runtime.ranks import require_launcher, world_size
+from biomamba.runtime.errors import ConfigError, TrainingError
+from biomamba.runtime.random_state import require_launcher, world_size
 
 # fp32 master weights always: the true half precisions train Mamba2 into divergence
 # (state-spaces/mamba README, "Precision").
 _PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
-
 # Hints that a user of this package can do nothing about, or that it answers in its own words.
 _IRRELEVANT_WARNINGS = (
     "The .srun. command is available on your system",
@@ -22,7 +25,6 @@ _IRRELEVANT_WARNINGS = (
     "The number of training batches .* is smaller than the logging interval",
     "FSDP2-wrapped module .* returned a view tensor",  # a state; nothing is written into it
 )
-
 # Arguments of Lightning's Trainer that this package sets from a key of its own.
 _KEYS_INSTEAD = {
     "max_steps": "max_tokens",
@@ -143,3 +145,49 @@ def check_run_folder(overrides: Sequence[str]) -> None:
         raise ConfigError(
             f"run_id: {world_size()} processes need the same run folder; add run_id=<name>"
         )
+
+
+# -------------------------------------------------------------------------------------------------
+# Say in one sentence what ended a run from outside, and that it can go on.
+# -------------------------------------------------------------------------------------------------
+
+_AGAIN = "the same command goes on behind the newest checkpoint"
+# gloo raises bare RuntimeErrors where NCCL and the store have a class of their own.
+_LOST_RANK = re.compile(r"gloo/transport|Connection (closed|reset) by peer|Timed out waiting")
+_DEAD_WORKER = "DataLoader worker (pid"
+_NO_ROOM = {errno.ENOSPC, errno.EDQUOT}
+
+
+@contextmanager
+def explained_faults() -> Iterator[None]:
+    """Turn the errors of a dead data worker, a lost rank and a full disk into TrainingError.
+
+    Raises:
+        TrainingError: With the error as its cause; other errors are left alone.
+    """
+    try:
+        yield
+    except (RuntimeError, OSError) as error:
+        reason = _reason(error)
+        if reason is None:
+            raise
+        raise TrainingError(f"{reason}; {_AGAIN}") from error
+
+
+def _reason(error: RuntimeError | OSError) -> str | None:
+    words = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    if isinstance(error, OSError):
+        if error.errno not in _NO_ROOM:
+            return None
+        return f"cannot write {error.filename or 'a file of the run'} ({error.strerror}): make room"
+    if _DEAD_WORKER in words:
+        return (
+            f"a process that loads data died ({words}): usually the machine ran out of memory, and "
+            "fewer data.num_workers need less"
+        )
+    if isinstance(error, DistError) or _LOST_RANK.search(str(error)):
+        return (
+            f"lost another rank of the run ({words}): it died or hangs, and the first error stands "
+            "in its own output"
+        )
+    return None

@@ -10,13 +10,11 @@ from typing import Any
 
 from biomamba.config.annotations import build_record
 from biomamba.config.run_settings import plain_parts, run_settings_in, stored_config
-from biomamba.data.manifest import MANIFEST_NAME, Manifest
-from biomamba.data.store_facts import StoreFacts
-from biomamba.runtime.atomic import make_private, write_privately
+from biomamba.data.store.format import MANIFEST_NAME, Manifest, StoreFacts
 from biomamba.runtime.errors import DataError
-from biomamba.runtime.input_files import TEXT, Each, Shape, read_json
-from biomamba.runtime.ranks import is_rank_zero
-from biomamba.runtime.record_shapes import read_run_record
+from biomamba.runtime.files import make_private, write_privately
+from biomamba.runtime.input_files import TEXT, Each, Shape, read_json, read_run_record
+from biomamba.runtime.random_state import is_rank_zero
 
 RUN_RECORD = "run.json"
 EXPORT_RECORD = "export.json"

@@ -7,11 +7,12 @@ and a checkpoint never lies between two micro-batches.
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import lightning
+import numpy as np
 import torch
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.strategies import ParallelStrategy
@@ -20,23 +21,135 @@ from torch.optim import Optimizer
 
 from biomamba.data.batches import Batch
 from biomamba.metrics.perplexity import TokenNll
-from biomamba.model.fused_loss import check_loss_kernel, loss_of
 from biomamba.model.language_model import MambaLM
+from biomamba.model.loss import LOSS_KERNELS, check_loss_kernel, loss_of
 from biomamba.model.segments import Segments, hidden_by_segment
 from biomamba.runtime.errors import ConfigError, TrainingError
+from biomamba.runtime.numbers import check_number, check_whole
 from biomamba.training.callbacks.checkpoint import way_back
-from biomamba.training.gradients import SUM_DTYPES, GradientSums, clip, global_norm
-from biomamba.training.objective import Objective
-from biomamba.training.optimizer import AdamW, rates_to_log
-from biomamba.training.schedule import Schedule
-from biomamba.training.source_counts import SourceCounts
+from biomamba.training.optimizer import AdamW, Schedule, rates_to_log
 from biomamba.training.step_guard import (
+    SUM_DTYPES,
+    GradientSums,
+    SpikeDetection,
     StepFigures,
     StepGuard,
     StepRecord,
     Verdict,
+    clip,
+    global_norm,
 )
 from biomamba.training.strategy import ShardedStrategy
+
+# -------------------------------------------------------------------------------------------------
+# What a step of training minimises, and within which limits.
+# -------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Objective:
+    """Limits of a step.
+
+    max_grad_norm clips the global gradient norm. A step whose loss or gradient is not finite on any
+    rank is skipped on all (a loss scaler then halves its scale, too); after max_skipped_steps of
+    them in a row the run stops. spikes, if given, finds the steps that stand out. With
+    segment_tokens a row is trained in segments of so many positions, by truncated back-propagation
+    through time (segment_state: see Segments): memory does not grow with the row. gradient_sums is
+    the precision in which gradients of micro-batches and ranks are added: in float64 (8 bytes more
+    per parameter) the result does not depend on the number of ranks, also in bf16-mixed.
+    loss_kernel computes the loss: chunked, anywhere, or liger, by a kernel for NVIDIA GPUs.
+    """
+
+    max_grad_norm: float = 1.0
+    max_skipped_steps: int = 20
+    spikes: SpikeDetection | None = None
+    segment_tokens: int | None = None
+    segment_state: str = "reset"
+    gradient_sums: str = "float32"
+    loss_kernel: str = "chunked"
+
+    def __post_init__(self) -> None:
+        check_number("max_grad_norm", self.max_grad_norm, above=0)
+        check_whole("max_skipped_steps", self.max_skipped_steps)
+        if self.gradient_sums not in SUM_DTYPES:
+            names = " or ".join(SUM_DTYPES)
+            raise ValueError(f"gradient_sums must be {names}, got {self.gradient_sums!r}")
+        if self.loss_kernel not in LOSS_KERNELS:
+            names = " or ".join(LOSS_KERNELS)
+            raise ValueError(f"loss_kernel must be {names}, got {self.loss_kernel!r}")
+        Segments.of(self.segment_tokens, self.segment_state)
+
+
+# -------------------------------------------------------------------------------------------------
+# What a run has trained on, source by source.
+# -------------------------------------------------------------------------------------------------
+
+
+class SourceCounts(nn.Module):
+    """Tokens and documents of each source over all ranks; part of the checkpoints of a run.
+
+    Attributes:
+        tokens: (sources,) int64; tokens that were scored.
+        documents: (sources,) int64; documents that were begun, again in every epoch.
+
+    Args:
+        names: The sources in the order of Batch.source.
+        epoch_tokens: Tokens of one epoch of a source, where they are known.
+    """
+
+    tokens: Tensor
+    documents: Tensor
+
+    def __init__(self, names: Sequence[str], epoch_tokens: Mapping[str, int]) -> None:
+        super().__init__()
+        self._names = list(names)
+        self._epoch_tokens = {name: tokens for name, tokens in epoch_tokens.items() if tokens}
+        for kind in ("tokens", "documents"):
+            self.register_buffer(kind, torch.zeros(len(names), dtype=torch.int64))
+
+    def of(self, batch: Sequence[Batch]) -> Tensor:
+        """Count the tokens and the documents of some micro-batches; (2, sources)."""
+        counts = torch.stack([torch.zeros_like(self.tokens), torch.zeros_like(self.tokens)])
+        for part in batch:
+            counts[0].index_add_(0, part.source, (part.targets >= 0).sum(dim=1))
+        pieces = np.concatenate([part.pieces for part in batch])
+        begun = np.bincount(pieces["source"][pieces["start"] == 0], minlength=len(self._names))
+        counts[1] = torch.from_numpy(begun)
+        return counts
+
+    def add(self, counts: Tensor) -> None:
+        """Add the counts of a step, summed over all ranks."""
+        self.tokens += counts[0]
+        self.documents += counts[1]
+
+    def curves(self) -> dict[str, Tensor]:
+        """Return what to log: all tokens, the share of each source and its epochs if known."""
+        total = self.tokens.sum()
+        curves = {"data/tokens": total.double()}
+        for name, tokens in zip(self._names, self.tokens, strict=True):
+            curves[f"data/token_share/{name}"] = tokens / total
+            if name in self._epoch_tokens:
+                curves[f"data/epochs/{name}"] = tokens / self._epoch_tokens[name]
+        return curves
+
+    def realised(self) -> dict[str, dict[str, Any]]:
+        """Return tokens, share, epochs (None if not known) and documents of each source."""
+        total = max(1, int(self.tokens.sum()))
+        found = zip(self._names, self.tokens.tolist(), self.documents.tolist(), strict=True)
+        return {
+            name: {
+                "tokens": tokens,
+                "share": tokens / total,
+                "epochs": tokens / known if (known := self._epoch_tokens.get(name)) else None,
+                "documents": documents,
+            }
+            for name, tokens, documents in found
+        }
+
+
+# -------------------------------------------------------------------------------------------------
+# The LightningModule of every stage: one batch is one optimiser step.
+# -------------------------------------------------------------------------------------------------
 
 _GUARD_KEY = "step_guard"
 

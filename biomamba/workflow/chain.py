@@ -7,20 +7,140 @@ a step builds upon the step of the same value.
 """
 
 import re
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from graphlib import CycleError, TopologicalSorter
 from itertools import product
+from pathlib import Path
 from typing import Any
 
-from biomamba.config.wording import unknown_name
-from biomamba.runtime.errors import ConfigError
-from biomamba.workflow.step import DATA_PROGRAMS, Step, Template
+from biomamba.config.annotations import describe, fits, parameter_hints
+from biomamba.config.messages import unknown_name
+from biomamba.runtime.errors import ConfigError, DataError
+from biomamba.runtime.numbers import check_number
+
+# -------------------------------------------------------------------------------------------------
+# One step of a chain: a program of this package, its overrides and the steps before it.
+# -------------------------------------------------------------------------------------------------
+
+# Where each program is told its folder.
+OUTPUT_KEYS = {
+    "prepare": "paths.run_dir",
+    "verify": "paths.run_dir",
+    "train": "paths.run_dir",
+    "evaluate": "paths.run_dir",
+    "audit": "paths.run_dir",
+    "compare": "output",
+    "export": "output",
+    "report": "output",
+}
+# These take paths.data_dir and paths.raw_dir.
+DATA_PROGRAMS = ("prepare", "verify", "train", "evaluate", "audit")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """A step that can be run.
+
+    Attributes:
+        name: Its own name in the chain, also that of its log.
+        template: The entry of the chain it was made of; several steps may be of one.
+        program: `train` for `python -m biomamba.train`.
+        overrides: What stands behind the program, the folder of the step left out.
+        after: Names of the steps that must be finished before.
+        minutes: How long it is expected to take; None: not known.
+        output: The folder it writes.
+        sbatch: Options of sbatch, where it is printed for SLURM.
+    """
+
+    name: str
+    template: str
+    program: str
+    overrides: tuple[str, ...]
+    after: tuple[str, ...]
+    minutes: float | None
+    output: str
+    sbatch: tuple[str, ...] = ()
+
+    @property
+    def arguments(self) -> tuple[str, ...]:
+        """Return everything that stands behind the program."""
+        return (*self.overrides, f"{OUTPUT_KEYS[self.program]}={self.output}")
+
+    @property
+    def command(self) -> tuple[str, ...]:
+        """Return program and arguments, as they are kept in the record of the step."""
+        return (f"biomamba.{self.program}", *self.arguments)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Template:
+    """An entry of a chain as its YAML file has it; `{word}` stands for a value or a folder.
+
+    Attributes:
+        program: `train` for `python -m biomamba.train`.
+        overrides: Of the program.
+        more: Further overrides, for the command line.
+        after: Entries that come before; None: the one above.
+        each: Values for which a step is made each, as {seed: [1, 2, 3]}.
+        minutes: How long one step is expected to take; None: not known.
+        output: The folder of one step; None: one of its own in the folder of the chain.
+        sbatch: Options of sbatch.
+    """
+
+    program: str
+    overrides: list[str]
+    minutes: float | None = None
+    more: list[str] | None = None
+    after: list[str] | None = None
+    each: dict[str, list[str | int | float]] | None = None
+    output: str | None = None
+    sbatch: list[str] | None = None
+
+    def __post_init__(self) -> None:
+        if self.program not in OUTPUT_KEYS:
+            raise ConfigError(unknown_name("program", self.program, OUTPUT_KEYS))
+        check_number("minutes", self.minutes, above=0, optional=True)
+        key = OUTPUT_KEYS[self.program]
+        if any(text.lstrip("+").startswith(f"{key}=") for text in self.texts):
+            raise ConfigError(f"overrides hold {key}=...; write it as output: <folder>")
+        empty = sorted(name for name, values in (self.each or {}).items() if not values)
+        if empty:
+            raise ConfigError(f"each.{empty[0]} is empty; list its values, as [1, 2, 3]")
+
+    @property
+    def texts(self) -> list[str]:
+        """Return all overrides."""
+        return [*self.overrides, *(self.more or [])]
+
+    @classmethod
+    def parse(cls, content: Mapping[str, Any]) -> "Template":
+        """Read an entry of a chain.
+
+        Raises:
+            ConfigError: A key is unknown or missing, or a value of a wrong type.
+        """
+        hints = parameter_hints(cls)
+        names = [field.name for field in fields(cls)]
+        for key, value in content.items():
+            if key not in names:
+                raise ConfigError(unknown_name("key", key, names))
+            if not fits(value, hints[key]):
+                raise ConfigError(f"{key} must be {describe(hints[key])}, found {value!r}")
+        missing = [name for name in ("program", "overrides") if name not in content]
+        if missing:
+            raise ConfigError(f"{', '.join(missing)} must be given")
+        return cls(**content)
+
+
+# -------------------------------------------------------------------------------------------------
+# A chain as its YAML file tells it, and the steps that it consists of.
+# -------------------------------------------------------------------------------------------------
 
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
 _PLACEHOLDER = re.compile(r"\{([a-z][a-z0-9_]*)\}")
 _OUTPUT = "output"
-
 Values = Mapping[str, str]
 
 
@@ -185,3 +305,90 @@ def _check_outputs(steps: Iterable[Step]) -> None:
             raise ConfigError(
                 f"{earlier} and {step.name} both write {step.output}; give each a folder of its own"
             )
+
+
+# -------------------------------------------------------------------------------------------------
+# Whether the files that a chain starts from are there.
+# -------------------------------------------------------------------------------------------------
+
+
+def check_raw_files(files: Mapping[str, str], folder: str | None) -> None:
+    """Look for all files of a chain.
+
+    Args:
+        files: Patterns below the folder, and where to get each.
+        folder: The raw folder.
+
+    Raises:
+        DataError: Some are missing; all of them are named.
+    """
+    missing = [
+        f"{pattern}: {source}"
+        for pattern, source in files.items()
+        if folder is None or not any(Path(folder).glob(pattern))
+    ]
+    if missing:
+        where = folder or "a folder yet to be named"
+        raise DataError(
+            f"{len(missing)} raw files of {len(files)} are missing below {where}:\n  "
+            + "\n  ".join(missing)
+            + "\n"
+            "Put them there, or set paths.raw_dir=<folder>; chain=embedded needs no files"
+        )
+
+
+# -------------------------------------------------------------------------------------------------
+# The steps of a chain as commands to be typed: one by one, or for SLURM.
+# -------------------------------------------------------------------------------------------------
+
+_SCRIPTS = ("prepare", "train", "evaluate")
+_CHECKPOINT = "checkpoint="
+
+
+def shell_line(step: Step) -> str:
+    """Return the command of a step."""
+    return f"python -m {shlex.join(step.command)}"
+
+
+def plain_script(steps: Sequence[Step]) -> str:
+    """Return the commands in an order in which they can be typed."""
+    return "\n".join(shell_line(step) for step in steps)
+
+
+def slurm_script(steps: Sequence[Step]) -> str:
+    """Return a shell script that submits one job per step, each behind those it builds upon."""
+    lines = [
+        "#!/usr/bin/env bash",
+        "# From the top of the checkout; docs/slurm.md.",
+        "set -euo pipefail",
+    ]
+    for step in steps:
+        lines.append(f"{_variable(step.name)}=$({_submission(step)})")
+    told = " ".join(f"{step.name}=${_variable(step.name)}" for step in steps)
+    return "\n".join([*lines, f'echo "{told}"'])
+
+
+def _submission(step: Step) -> str:
+    words = ["sbatch", "--parsable", f"--job-name=biomamba-{step.name}"]
+    if step.after:
+        jobs = ":".join(f"${_variable(name)}" for name in step.after)
+        # shlex would quote the variables.
+        words += ["--kill-on-invalid-dep=yes", f"--dependency=afterok:{jobs}"]
+    return " ".join([*words, *map(shlex.quote, step.sbatch), _job(step)])
+
+
+def _job(step: Step) -> str:
+    """Return the script of a step and its arguments; what needs no GPU and no script is wrapped."""
+    if step.program not in _SCRIPTS:
+        line = f'"${{BIOMAMBA_PYTHON:-.venv/bin/python}}" -m {shlex.join(step.command)}'
+        return f"--wrap={shlex.quote(line)}"
+    arguments = list(step.arguments)
+    if step.program == "evaluate":
+        models = [text for text in arguments if text.startswith(_CHECKPOINT)]
+        others = [text for text in arguments if text not in models]
+        arguments = [*(text.removeprefix(_CHECKPOINT) for text in models), "--", *others]
+    return f"slurm/{step.program}.sbatch {shlex.join(arguments)}"
+
+
+def _variable(name: str) -> str:
+    return "job_" + "".join(letter if letter.isalnum() else "_" for letter in name)

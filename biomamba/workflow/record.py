@@ -1,14 +1,16 @@
 """What is kept of a step when it ends, and what follows from it for the next start."""
 
+import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from biomamba.runtime.atomic import write_json
+from biomamba.config.messages import unknown_name
 from biomamba.runtime.errors import ConfigError, DataError
+from biomamba.runtime.files import write_json
 from biomamba.runtime.input_files import loads, read_text
-from biomamba.workflow.step import Step
+from biomamba.workflow.chain import Step
 
 STEPS_FOLDER = "steps"
 
@@ -124,3 +126,52 @@ def difference(old: Sequence[str], new: Sequence[str]) -> str:
 def _listed(names: Sequence[str], limit: int = 6) -> str:
     more = f" and {len(names) - limit} more" if len(names) > limit else ""
     return ", ".join(names[:limit]) + more
+
+
+# -------------------------------------------------------------------------------------------------
+# Forget finished steps, so that they run again; what they wrote is put aside, never removed.
+# -------------------------------------------------------------------------------------------------
+
+REPLACED_FOLDER = "replaced"
+
+
+def chosen_steps(steps: Sequence[Step], names: Sequence[str]) -> list[str]:
+    """Return the steps that `names` means and all that build upon them.
+
+    Args:
+        steps: All steps.
+        names: Of steps, or of entries of the chain with all their steps.
+
+    Raises:
+        ConfigError: A name is unknown.
+    """
+    found: list[str] = []
+    for name in names:
+        meant = [step.name for step in steps if name in (step.name, step.template)]
+        if not meant:
+            known = {word for step in steps for word in (step.name, step.template)}
+            raise ConfigError(f"rerun: {unknown_name('step', name, known)}")
+        found += meant
+    return descendants(steps, found)
+
+
+def forget(steps: Sequence[Step], names: Sequence[str], folder: Path) -> list[Path]:
+    """Remove the records of steps, and move their outputs aside; return where to."""
+    chosen = [step for step in steps if step.name in names]
+    # First of all: a record without its output would pass for a finished step.
+    for step in reversed(chosen):
+        record_path(folder, step.name).unlink(missing_ok=True)
+    moved = []
+    for step in chosen:
+        if Path(step.output).exists():
+            moved.append(_free_place(folder / REPLACED_FOLDER, step.name))
+            moved[-1].parent.mkdir(parents=True, exist_ok=True)
+            shutil.move(step.output, moved[-1])
+    return moved
+
+
+def _free_place(folder: Path, name: str) -> Path:
+    number = 1
+    while (folder / f"{name}-{number}").exists():
+        number += 1
+    return folder / f"{name}-{number}"

@@ -18,7 +18,7 @@ from omegaconf import OmegaConf
 
 from biomamba import train
 from biomamba.config.compose import compose_config
-from biomamba.runtime.seeding import seed_everything
+from biomamba.runtime.random_state import seed_everything
 
 NUM_STEPS, STOP = 24, 10
 SETTINGS = (

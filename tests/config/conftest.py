@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from biomamba.config import targets
+from biomamba.config import safety as targets
 from biomamba.runtime.errors import DataError
 
 FILES = {

@@ -6,8 +6,7 @@ from typing import Any, Literal, Optional, Union
 import pytest
 import torch
 
-from biomamba.config.annotations import describe, fits, parameter_hints
-from biomamba.config.tree import UNRESOLVED
+from biomamba.config.annotations import UNRESOLVED, describe, fits, parameter_hints
 from biomamba.runtime.errors import ConfigError
 
 FITTING = [

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from omegaconf import OmegaConf
 
-from biomamba.config.build import build
+from biomamba.config.check import build
 from biomamba.runtime.errors import ConfigError, DataError
 
 CONFIG = {

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from biomamba.config.location import conf_dir
+from biomamba.config.safety import conf_dir
 from biomamba.runtime.errors import ConfigError
 
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from biomamba.config.names import name_problems
+from biomamba.config.safety import name_problems
 
 GOOD = ["first", "2025-01-31_10-11-12", "lr=1e-3,seed=2", "a.b+c@d", "_x", "17", "x" * 200]
 BAD = [

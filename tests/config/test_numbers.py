@@ -10,12 +10,11 @@ import pytest
 from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 
-from biomamba.config.annotations import parameter_hints
+from biomamba.config.annotations import join_key, parameter_hints, plain_tree
 from biomamba.config.check import config_problems
 from biomamba.config.compose import compose_config, preflight
+from biomamba.config.safety import is_value_object
 from biomamba.config.schema import SCHEMAS
-from biomamba.config.targets import is_value_object
-from biomamba.config.tree import join_key, plain_tree
 from biomamba.runtime.errors import ConfigError
 
 # Overrides that choose most of the classes that a config can build.

@@ -4,8 +4,8 @@ import pytest
 from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 
-from biomamba.config.location import conf_dir
-from biomamba.config.other_program import checked_settings
+from biomamba.config.compose import checked_settings
+from biomamba.config.safety import conf_dir
 from biomamba.config.schema import register_schemas
 from biomamba.runtime.errors import ConfigError
 

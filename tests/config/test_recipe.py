@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from biomamba.config.recipe import recipe_but_tokens, recipe_of, settings_of
+from biomamba.config.run_settings import recipe_but_tokens, recipe_of, settings_of
 from biomamba.runtime.errors import DataError
 
 SETTINGS = """\

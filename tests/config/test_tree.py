@@ -2,8 +2,8 @@
 
 from omegaconf import OmegaConf
 
+from biomamba.config.annotations import UNRESOLVED, plain_tree
 from biomamba.config.schema import Paths
-from biomamba.config.tree import UNRESOLVED, plain_tree
 
 
 def test_every_missing_value_is_listed() -> None:

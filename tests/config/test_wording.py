@@ -4,7 +4,7 @@ from functools import partial
 
 import pytest
 
-from biomamba.config.wording import check_all, first_line, report, unknown_name
+from biomamba.config.messages import check_all, first_line, report, unknown_name
 from biomamba.runtime.errors import BioMambaError, ConfigError, DataError
 
 

@@ -13,15 +13,14 @@ from typing import Any
 import pytest
 
 from biomamba.data.cleaning.policy import Cleaning
-from biomamba.data.corpora.columns import ColumnCorpus
+from biomamba.data.corpora.table import ColumnCorpus
 from biomamba.data.document import Document, Reject
-from biomamba.data.folder_lock import folder_lock
-from biomamba.data.manifest import Manifest
-from biomamba.data.preparation import Job, finish_stores, stage_stores
-from biomamba.data.prepare_progress import PrepareProgress
+from biomamba.data.prepare.pipeline import Job, PrepareProgress, finish_stores, stage_stores
 from biomamba.data.rows import LocalRows, RawShard, Row
-from biomamba.data.store import Store, StorePolicy
+from biomamba.data.store.format import Manifest
+from biomamba.data.store.writer import Store, StorePolicy
 from biomamba.data.tokenizer import EOD_TOKEN, Tokenizer
+from biomamba.runtime.files import folder_lock
 
 WORDS = [f"{first}{second}" for first in "bcdfglmnprst" for second in ("an", "ir", "ol", "ute")]
 

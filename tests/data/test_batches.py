@@ -17,8 +17,7 @@ from biomamba.data.batches import (
     empty_batch,
 )
 from biomamba.data.packing import BestFit, Concat, Packing, SingleDocument
-from biomamba.data.store_reader import open_stores
-from biomamba.data.token_split import TokenSplit
+from biomamba.data.store.reader import TokenSplit, open_stores
 from biomamba.data.tokenizer import Tokenizer
 
 TEXTS = ["abc", "de"]

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from biomamba.data.budget import TokenBudget
+from biomamba.data.mixture import TokenBudget
 from biomamba.runtime.errors import ConfigError
 
 BUDGET = TokenBudget(max_tokens=8_192, tokens_per_step=1_024, seq_len=64, micro_batch_size=2)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from biomamba.data.checksums import Checksums
+from biomamba.data.raw_shards import Checksums
 from biomamba.runtime.errors import DataError
 
 

@@ -7,9 +7,15 @@ from xml.etree.ElementTree import fromstring
 
 import pytest
 
-from biomamba.data.citation import Citation, Section, read_citation
-from biomamba.data.document_facts import MeshTerm
-from biomamba.data.pubmed_xml import citation_of, elements, is_record
+from biomamba.data.corpora.pubmed_xml import (
+    Citation,
+    Section,
+    citation_of,
+    elements,
+    is_record,
+    read_citation,
+)
+from biomamba.data.document import MeshTerm
 
 
 def read(inside: str = "", after: str = "") -> Citation:

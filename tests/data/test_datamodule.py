@@ -11,16 +11,13 @@ import pytest
 import torch
 from omegaconf import DictConfig
 
-from biomamba.config.build import build
+from biomamba.config.check import build
 from biomamba.data.batches import Batch
-from biomamba.data.budget import TokenBudget
 from biomamba.data.datamodule import PretrainDataModule
-from biomamba.data.mixture import Mixture, SourceSize, Stage
+from biomamba.data.mixture import Mixture, SourceSize, Stage, TokenBudget
 from biomamba.data.packing import BestFit, Concat, SingleDocument
-from biomamba.data.store import StorePolicy
-from biomamba.data.tokenizer import Tokenizer
-from biomamba.data.tokenizer_folder import obtain_tokenizer
-from biomamba.data.tokenizer_source import ByteLevel
+from biomamba.data.store.writer import StorePolicy
+from biomamba.data.tokenizer import ByteLevel, Tokenizer, obtain_tokenizer
 from biomamba.runtime.errors import ConfigError, DataError
 
 BUDGET = TokenBudget(max_tokens=64 * 512, tokens_per_step=512, seq_len=64, micro_batch_size=2)

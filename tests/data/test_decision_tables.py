@@ -7,14 +7,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from biomamba.data import decision_tables as decision_tables_module
+from biomamba.data.cleaning import decisions as decision_tables_module
+from biomamba.data.cleaning.decisions import StagedSource, shard_tables
 from biomamba.data.cleaning.near_duplicates import NearDuplicates
 from biomamba.data.cleaning.policy import Cleaning
-from biomamba.data.decision_tables import StagedSource, shard_tables
 from biomamba.data.document import Document, document_key
-from biomamba.data.manifest import Manifest
-from biomamba.data.staged_shard import StagedRecord, StagedShard
-from biomamba.data.store import StorePolicy
+from biomamba.data.prepare.staging import StagedRecord, StagedShard
+from biomamba.data.store.format import Manifest
+from biomamba.data.store.writer import StorePolicy
 from biomamba.data.tokenizer import Tokenizer
 from biomamba.runtime.errors import DataError
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from biomamba.data.document_facts import (
+from biomamba.data.document import (
     DocumentFacts,
     MeshTerm,
     facts_bytes,

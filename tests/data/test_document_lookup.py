@@ -6,10 +6,8 @@ from pathlib import Path
 import pytest
 
 from biomamba.data.document import SPLITS, document_key
-from biomamba.data.document_lookup import StoredDocument, find_document
-from biomamba.data.store import StorePolicy
-from biomamba.data.store_reader import open_stores
-from biomamba.data.token_split import TokenSplit
+from biomamba.data.store.reader import StoredDocument, TokenSplit, find_document, open_stores
+from biomamba.data.store.writer import StorePolicy
 from biomamba.runtime.errors import DataError
 
 TEXTS = ["x" * length for length in range(1, 101)]

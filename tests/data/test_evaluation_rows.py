@@ -7,10 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from biomamba.data.batches import Batch
+from biomamba.data.batches import Batch, EvaluationRows, open_evaluation_rows
 from biomamba.data.document import document_key
-from biomamba.data.evaluation_rows import EvaluationRows, open_evaluation_rows
-from biomamba.data.store import StorePolicy
+from biomamba.data.store.writer import StorePolicy
 from biomamba.data.tokenizer import Tokenizer
 from biomamba.runtime.errors import DataError
 

@@ -7,13 +7,10 @@ import numpy as np
 import pytest
 
 from biomamba.data.batches import PlannedSource
-from biomamba.data.budget import TokenBudget
-from biomamba.data.exposure import Exposure, check_repetition, exposures
-from biomamba.data.mixed_rows import MixedRows
-from biomamba.data.mixture import Mixture, SourceSize
+from biomamba.data.datamodule import Exposure, check_repetition, exposures
+from biomamba.data.mixture import MixedRows, Mixture, SourceSize, TokenBudget
 from biomamba.data.packing import SingleDocument
-from biomamba.data.store_reader import open_stores
-from biomamba.data.token_split import TokenSplit
+from biomamba.data.store.reader import TokenSplit, open_stores
 from biomamba.runtime.errors import ConfigError
 
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from biomamba.data import file_keys
-from biomamba.data.file_keys import FileKeys, cached_keys, read_keys
-from biomamba.data.pubmed_xml import MAX_PMID, MAX_VERSION
+from biomamba.data.corpora import medline as file_keys
+from biomamba.data.corpora.medline import FileKeys, cached_keys, read_keys
+from biomamba.data.corpora.pubmed_xml import MAX_PMID, MAX_VERSION
 from biomamba.runtime.errors import DataError
 
 

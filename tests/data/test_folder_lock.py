@@ -7,14 +7,14 @@ from threading import Timer
 
 import pytest
 
-from biomamba.data.folder_lock import folder_lock
 from biomamba.runtime.errors import DataError
+from biomamba.runtime.files import folder_lock
 
 _HOLDER = """
 import sys, time
 from pathlib import Path
 from threading import Timer
-from biomamba.data.folder_lock import folder_lock
+from biomamba.runtime.files import folder_lock
 with folder_lock(Path(sys.argv[1]), "holding"):
     print("held", flush=True)
     time.sleep(60)

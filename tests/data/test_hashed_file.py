@@ -5,8 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from biomamba.data.hashed_file import HashedFile
-from biomamba.data.manifest import record_of
+from biomamba.data.store.format import HashedFile, record_of
 
 
 def test_the_record_is_that_of_the_file(tmp_path: Path) -> None:

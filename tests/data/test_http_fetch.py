@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from biomamba.data.http_fetch import Patience, fetch_bytes, fetch_file
+from biomamba.data.remote import Patience, fetch_bytes, fetch_file
 from biomamba.runtime.errors import ConfigError, DataError
 
 CONTENT = bytes(range(256)) * 4  # 1,024 bytes
@@ -123,7 +123,7 @@ def test_the_pause_doubles_and_heeds_the_server(
     server: Any, partial: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pauses: list[float] = []
-    monkeypatch.setattr("biomamba.data.http_fetch.time.sleep", pauses.append)
+    monkeypatch.setattr("biomamba.data.remote.time.sleep", pauses.append)
     server.faults["f"] = ["503"] * 3
     server.retry_after_seconds = 3
     patience = Patience(attempts=5, first_pause_seconds=1.5)

@@ -9,9 +9,8 @@ import pytest
 from huggingface_hub.errors import OfflineModeIsEnabled
 from pyarrow import ArrowInvalid
 
-from biomamba.data import hub_faults
-from biomamba.data.http_fetch import Patience
-from biomamba.data.hub_faults import Faults
+from biomamba.data import remote as hub_faults
+from biomamba.data.remote import Faults, Patience
 from biomamba.runtime.errors import DataError
 
 QUICK = Patience(attempts=3, first_pause_seconds=0.0, timeout_seconds=0.3)

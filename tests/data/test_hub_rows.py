@@ -15,11 +15,10 @@ import pytest
 from fsspec.implementations import http
 from torch.utils.data import DataLoader, IterableDataset
 
-from biomamba.data import hub_faults
-from biomamba.data.corpora.columns import ColumnCorpus
-from biomamba.data.http_fetch import Patience
-from biomamba.data.hub_rows import HubRows
-from biomamba.data.store import StorePolicy
+from biomamba.data import remote as hub_faults
+from biomamba.data.corpora.table import ColumnCorpus
+from biomamba.data.remote import HubRows, Patience
+from biomamba.data.store.writer import StorePolicy
 from biomamba.data.tokenizer import Tokenizer
 from biomamba.runtime.errors import ConfigError, DataError
 

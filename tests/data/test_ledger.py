@@ -9,13 +9,16 @@ import pytest
 from numpy.typing import NDArray
 
 from biomamba.data.ledger import (
+    ENTRY_DTYPE,
+    Chunk,
     Ledger,
+    Origin,
+    Span,
     chunk_spans,
     copy_ledger,
     cut_ledger,
     num_recorded_steps,
 )
-from biomamba.data.ledger_chunk import ENTRY_DTYPE, Chunk, Origin, Span
 from biomamba.runtime.errors import DataError
 
 ORIGIN = Origin("stream", ["pubmed", "web"], {})

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from biomamba.data.ledger_chunk import ENTRY_DTYPE, Chunk, Origin, Span
+from biomamba.data.ledger import ENTRY_DTYPE, Chunk, Origin, Span
 from biomamba.runtime.errors import DataError
 
 ORIGIN = Origin("stream", ["pubmed", "web"], {"pubmed": ["data/pubmed"]})

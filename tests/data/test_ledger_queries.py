@@ -9,23 +9,25 @@ import pytest
 from numpy.typing import NDArray
 
 from biomamba.data.batches import Batch
-from biomamba.data.budget import TokenBudget
 from biomamba.data.datamodule import PretrainDataModule
-from biomamba.data.ledger import Ledger
-from biomamba.data.ledger_chunk import ENTRY_DTYPE, Chunk, Origin, Span
-from biomamba.data.ledger_queries import (
-    Comparison,
+from biomamba.data.ledger import (
+    ENTRY_DTYPE,
+    Chunk,
+    Ledger,
+    LedgerComparison,
+    Origin,
     Overlap,
     Sighting,
     SourceTotals,
+    Span,
     compare,
     documents,
     sightings,
     totals,
 )
-from biomamba.data.mixture import Mixture, Stage
+from biomamba.data.mixture import Mixture, Stage, TokenBudget
 from biomamba.data.packing import BestFit, Concat, Packing, SingleDocument
-from biomamba.data.store import StorePolicy
+from biomamba.data.store.writer import StorePolicy
 
 Rows = Sequence[tuple[int, int, int, int, int]]
 Make = Callable[..., Ledger]
@@ -110,7 +112,7 @@ def test_documents_are_the_different_keys(make: Make) -> None:
 
 
 def test_equal_runs_are_equal_at_every_step(make: Make) -> None:
-    assert compare(make("a"), make("b")) == Comparison(
+    assert compare(make("a"), make("b")) == LedgerComparison(
         num_compared_steps=6,
         first_difference=None,
         overlaps={"pubmed": Overlap(3, 0, 0), "web": Overlap(1, 0, 0)},

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from biomamba.data.manifest import Manifest, ShardRecord, Totals, verify_store
-from biomamba.data.store import StorePolicy
+from biomamba.data.store.format import Manifest, ShardRecord, Totals, verify_store
+from biomamba.data.store.writer import StorePolicy
 from biomamba.runtime.errors import DataError
 
 KINDS = ["00000.train.bin", "00000.train.idx", "00001.val.bin", "00001.json", "MANIFEST.json"]

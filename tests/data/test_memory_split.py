@@ -6,12 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from biomamba.data.batches import PlannedSource, RowRequest, build_batch
+from biomamba.data.batches import DocumentRows, PlannedSource, RowRequest, build_batch
 from biomamba.data.document import document_key
-from biomamba.data.evaluation_rows import DocumentRows
-from biomamba.data.memory_split import MemorySplit
 from biomamba.data.packing import BestFit, Concat, Packing
-from biomamba.data.supervision import Supervision
+from biomamba.data.store.reader import MemorySplit, Supervision
 
 EOD = 0
 DOCUMENTS = [[5, 6, 7, EOD], [8, EOD], [1, 2, 3, 4, EOD]]

@@ -8,8 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from biomamba.data.mixed_rows import MixedRows
-from biomamba.data.mixture import Mixture, SourceSize, Stage
+from biomamba.data.mixture import MixedRows, Mixture, SourceSize, Stage
 from biomamba.runtime.errors import ConfigError
 
 WEIGHTS = {"pubmed": 0.8, "c4": 0.1, "wikipedia": 0.1}

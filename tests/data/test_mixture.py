@@ -4,8 +4,7 @@ from typing import Any
 
 import pytest
 
-from biomamba.data.budget import TokenBudget
-from biomamba.data.mixture import Mixture, SourceSize, Stage
+from biomamba.data.mixture import Mixture, SourceSize, Stage, TokenBudget
 from biomamba.runtime.errors import ConfigError, DataError
 
 WEIGHTS = {"pubmed": 0.8, "c4": 0.1, "wikipedia": 0.1}

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from biomamba.data.http_fetch import Patience
 from biomamba.data.nlm_download import NlmMirror, check_file, md5_of, parse_md5
+from biomamba.data.remote import Patience
 from biomamba.runtime.errors import ConfigError, DataError
 
 QUICK = Patience(attempts=3, first_pause_seconds=0.0, timeout_seconds=0.3)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from biomamba.data.parts import Part
+from biomamba.data.raw_shards import Part
 from biomamba.runtime.errors import ConfigError
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from biomamba.data.permutation import FeistelPermutation
+from biomamba.data.mixture import FeistelPermutation
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 4, 5, 7, 8, 9, 100, 127, 128, 129, 1000, 65_537])

@@ -7,14 +7,11 @@ import numpy as np
 import pytest
 import torch
 
-from biomamba.data.batches import Batch
-from biomamba.data.budget import TokenBudget
-from biomamba.data.evaluation_rows import DocumentRows
-from biomamba.data.memory_split import MemorySplit
-from biomamba.data.mixture import Mixture
+from biomamba.data.batches import Batch, DocumentRows
+from biomamba.data.datamodule import PlannedData
+from biomamba.data.mixture import Mixture, TokenBudget
 from biomamba.data.packing import BestFit
-from biomamba.data.planned_data import PlannedData
-from biomamba.data.supervision import Supervision
+from biomamba.data.store.reader import MemorySplit, Supervision
 from biomamba.runtime.errors import ConfigError
 
 LENGTHS = {"short": [3, 2, 4, 3, 2, 4, 3, 2], "long": [8, 7, 6]}

@@ -14,20 +14,18 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from biomamba.data import store as store_module
 from biomamba.data.cleaning.near_duplicates import NearDuplicates
 from biomamba.data.cleaning.policy import Cleaning
-from biomamba.data.corpora.columns import ColumnCorpus
 from biomamba.data.corpora.embedded import EmbeddedCorpus
+from biomamba.data.corpora.table import ColumnCorpus
 from biomamba.data.document import SPLITS, Document, Reject, SplitRule, document_key
-from biomamba.data.manifest import Manifest, read_index, verify_store
-from biomamba.data.parts import Part
-from biomamba.data.preparation import Job, prepare, summary, training_texts
+from biomamba.data.prepare.pipeline import Job, prepare, summary, training_texts
+from biomamba.data.raw_shards import Part
 from biomamba.data.rows import LocalRows
-from biomamba.data.store import StorePolicy
-from biomamba.data.tokenizer import Tokenizer
-from biomamba.data.tokenizer_folder import load_tokenizer
-from biomamba.data.tokenizer_source import ByteLevel, TrainedBpe
+from biomamba.data.store import writer as store_module
+from biomamba.data.store.format import Manifest, read_index, verify_store
+from biomamba.data.store.writer import StorePolicy
+from biomamba.data.tokenizer import ByteLevel, Tokenizer, TrainedBpe, load_tokenizer
 from biomamba.runtime.errors import ConfigError, DataError
 
 POLICY = StorePolicy(val_permille=300, test_permille=300)
@@ -252,8 +250,8 @@ def test_a_trained_tokenizer_is_made_by_the_first_part(
 _HOLDER = """
 import sys
 from pathlib import Path
-from biomamba.data.parts import Part
-from biomamba.data.preparation import set_locks
+from biomamba.data.raw_shards import Part
+from biomamba.data.prepare.pipeline import set_locks
 part = None if sys.argv[2] == "none" else Part.parse(sys.argv[2])
 with set_locks(Path(sys.argv[1]), part):
     print("held", flush=True)

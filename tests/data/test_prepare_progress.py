@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from biomamba.data import prepare_progress as prepare_progress_module
-from biomamba.data.prepare_progress import PrepareProgress, shard_sizes
+from biomamba.data.prepare import pipeline as prepare_progress_module
+from biomamba.data.prepare.pipeline import PrepareProgress, shard_sizes
 from biomamba.data.rows import LocalShard, RawShard
 
 

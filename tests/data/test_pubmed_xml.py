@@ -10,8 +10,14 @@ from xml.etree.ElementTree import Element, fromstring
 
 import pytest
 
-from biomamba.data.citation import read_citation
-from biomamba.data.pubmed_xml import citation_of, elements, is_record, read_deletions, read_key
+from biomamba.data.corpora.pubmed_xml import (
+    citation_of,
+    elements,
+    is_record,
+    read_citation,
+    read_deletions,
+    read_key,
+)
 from biomamba.runtime.errors import DataError
 
 DOCTYPE = '<!DOCTYPE PubmedArticleSet PUBLIC "-//NLM//DTD//EN" "https://dtd.invalid/pubmed.dtd">'
@@ -183,7 +189,7 @@ OVERSIZED = {
 def test_a_record_beyond_the_limit_stops(
     kind: str, write_xml: WriteXml, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("biomamba.data.pubmed_xml.MAX_RECORD_BYTES", HUGE // 4)
+    monkeypatch.setattr("biomamba.data.corpora.pubmed_xml.MAX_RECORD_BYTES", HUGE // 4)
     path = write_xml(record(1) + record(2) + OVERSIZED[kind])
     with pytest.raises(DataError, match=r"record [234] of .*a\.xml\.gz has more than 65536 bytes"):
         list(elements(path))
@@ -192,7 +198,7 @@ def test_a_record_beyond_the_limit_stops(
 def test_the_limit_is_one_of_a_record_and_not_of_a_file(
     write_xml: WriteXml, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("biomamba.data.pubmed_xml.MAX_RECORD_BYTES", 1 << 15)
+    monkeypatch.setattr("biomamba.data.corpora.pubmed_xml.MAX_RECORD_BYTES", 1 << 15)
     path = write_xml("".join(record(pmid) for pmid in range(1, 10_000)))
     assert len(keys(path)) == 9_999
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from biomamba.data.raw_files import expand_files, natural_order
+from biomamba.data.raw_shards import expand_files, natural_order
 from biomamba.runtime.errors import DataError
 
 

@@ -8,8 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from biomamba.data.file_keys import FileKeys
-from biomamba.data.revisions import Fate, decide, read_all_keys
+from biomamba.data.corpora.medline import Fate, FileKeys, decide, read_all_keys
 from biomamba.runtime.errors import DataError
 
 Key = tuple[int, int]

@@ -17,8 +17,7 @@ import pytest
 
 from biomamba.data import rows as rows_module
 from biomamba.data.document import Reject
-from biomamba.data.rows import LocalRows, Row, with_columns
-from biomamba.data.text_files import read_json_file
+from biomamba.data.rows import LocalRows, Row, read_json_file, with_columns
 from biomamba.runtime.errors import ConfigError, DataError
 
 ROWS: list[Row] = [{"id": "1", "text": "caf\u00e9\nline"}, {"id": "2", "text": "b, c"}]

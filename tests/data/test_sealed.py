@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from biomamba.data import sealed
-from biomamba.data.sealed import read_sealed, sha256_of, write_file, write_sealed
+from biomamba.runtime import files as sealed
 from biomamba.runtime.errors import DataError
+from biomamba.runtime.files import read_sealed, sha256_of, write_file, write_sealed
 
 CONTENT = {"name": "caf\u00e9", "values": [1, 2, {"a": None}]}
 

@@ -1,6 +1,6 @@
 """Differences between records."""
 
-from biomamba.data.settings_difference import settings_difference
+from biomamba.data.store.format import settings_difference
 
 
 def test_equal_settings_differ_in_nothing() -> None:

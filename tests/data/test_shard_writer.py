@@ -5,22 +5,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from biomamba.data import shard_writer as shard_writer_module
 from biomamba.data.cleaning.decisions import Decision, Verdict
 from biomamba.data.cleaning.policy import Cleaning
-from biomamba.data.document import Document, document_key
-from biomamba.data.document_facts import DocumentFacts, MeshTerm, read_facts
-from biomamba.data.manifest import INDEX_DTYPE, FileRecord, Totals, read_index
-from biomamba.data.sealed import sha256_of
-from biomamba.data.shard_writer import (
+from biomamba.data.document import Document, DocumentFacts, MeshTerm, document_key, read_facts
+from biomamba.data.prepare.staging import StagedShard, StageWriter
+from biomamba.data.store import writer as shard_writer_module
+from biomamba.data.store.format import INDEX_DTYPE, FileRecord, Totals, read_index
+from biomamba.data.store.writer import (
     count_verdicts,
     decision_hash,
     document_lengths,
     write_token_shard,
 )
-from biomamba.data.stage_writer import StageWriter
-from biomamba.data.staged_shard import StagedShard
 from biomamba.data.tokenizer import Tokenizer
+from biomamba.runtime.files import sha256_of
 
 TOKENS = np.dtype("<u2")
 

@@ -7,10 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from biomamba.data.document import Document, document_key
-from biomamba.data.document_facts import DocumentFacts, facts_bytes
-from biomamba.data.split_facts import find_facts
-from biomamba.data.store import StorePolicy
+from biomamba.data.document import Document, DocumentFacts, document_key, facts_bytes
+from biomamba.data.store.reader import find_facts
+from biomamba.data.store.writer import StorePolicy
 from biomamba.data.tokenizer import Tokenizer
 from biomamba.runtime.errors import DataError
 

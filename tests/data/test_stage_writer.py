@@ -7,14 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from biomamba.data import stage_writer as stage_writer_module
 from biomamba.data.cleaning.near_duplicates import NearDuplicates
 from biomamba.data.cleaning.policy import Cleaning, Marks
-from biomamba.data.document import Document, Reject, document_key
-from biomamba.data.document_facts import FACTS_KIND, DocumentFacts
-from biomamba.data.manifest import FileRecord, record_of
-from biomamba.data.stage_writer import RowCounts, StageWriter
-from biomamba.data.staged_shard import KINDS, StagedShard
+from biomamba.data.document import FACTS_KIND, Document, DocumentFacts, Reject, document_key
+from biomamba.data.prepare import staging as stage_writer_module
+from biomamba.data.prepare.staging import KINDS, RowCounts, StagedShard, StageWriter
+from biomamba.data.store.format import FileRecord, record_of
 from biomamba.data.tokenizer import EOD_TOKEN, Tokenizer
 
 Rows = list[Document | Reject]

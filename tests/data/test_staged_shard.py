@@ -7,13 +7,17 @@ import pytest
 
 from biomamba.data.cleaning.near_duplicates import NearDuplicates
 from biomamba.data.cleaning.policy import Cleaning
-from biomamba.data.document import Document
-from biomamba.data.document_facts import FACTS_KIND, DocumentFacts
-from biomamba.data.sealed import write_sealed
-from biomamba.data.stage_writer import StageWriter
-from biomamba.data.staged_shard import KINDS, STAGED_DTYPE, StagedRecord, StagedShard
+from biomamba.data.document import FACTS_KIND, Document, DocumentFacts
+from biomamba.data.prepare.staging import (
+    KINDS,
+    STAGED_DTYPE,
+    StagedRecord,
+    StagedShard,
+    StageWriter,
+)
 from biomamba.data.tokenizer import Tokenizer
 from biomamba.runtime.errors import DataError
+from biomamba.runtime.files import write_sealed
 
 KNOWN = DocumentFacts(2003)
 

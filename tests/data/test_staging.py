@@ -8,11 +8,18 @@ from typing import Any
 import pytest
 
 from biomamba.data.cleaning.policy import Cleaning
-from biomamba.data.corpora.columns import ColumnCorpus
+from biomamba.data.corpora.table import ColumnCorpus
 from biomamba.data.document import Reject
+from biomamba.data.prepare.staging import (
+    KINDS,
+    StagedRecord,
+    StagedShard,
+    Stager,
+    StageRules,
+    StageTask,
+    refuse_other_staging,
+)
 from biomamba.data.rows import LocalRows, LocalShard
-from biomamba.data.staged_shard import KINDS, StagedRecord, StagedShard
-from biomamba.data.staging import Stager, StageRules, StageTask, refuse_other_staging
 from biomamba.data.tokenizer import Tokenizer
 from biomamba.runtime.errors import ConfigError, DataError
 

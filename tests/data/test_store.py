@@ -11,15 +11,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from biomamba.data import store as store_module
 from biomamba.data.cleaning.policy import Cleaning
-from biomamba.data.document import Document, Reject
-from biomamba.data.document_facts import DocumentFacts, MeshTerm
-from biomamba.data.manifest import Manifest, ShardRecord, read_index, verify_store
-from biomamba.data.sealed import read_sealed, write_sealed
-from biomamba.data.store import Store, StorePolicy
+from biomamba.data.document import Document, DocumentFacts, MeshTerm, Reject
+from biomamba.data.store import writer as store_module
+from biomamba.data.store.format import Manifest, ShardRecord, read_index, verify_store
+from biomamba.data.store.writer import Store, StorePolicy
 from biomamba.data.tokenizer import Tokenizer
 from biomamba.runtime.errors import ConfigError, DataError
+from biomamba.runtime.files import read_sealed, write_sealed
 
 POLICY = StorePolicy(val_permille=200, test_permille=200)
 ANIMALS = MeshTerm("D000818", "Animals")

@@ -7,14 +7,12 @@ from typing import Any
 
 import pytest
 
-from biomamba.data.document import Document, document_key
-from biomamba.data.document_facts import DocumentFacts
-from biomamba.data.manifest import Manifest
-from biomamba.data.sealed import write_sealed
-from biomamba.data.store import StorePolicy
-from biomamba.data.store_facts import CONTAMINATION_NAME, StoreFacts
+from biomamba.data.document import Document, DocumentFacts, document_key
+from biomamba.data.store.format import CONTAMINATION_NAME, Manifest, StoreFacts
+from biomamba.data.store.writer import StorePolicy
 from biomamba.data.tokenizer import Tokenizer
 from biomamba.runtime.errors import DataError
+from biomamba.runtime.files import write_sealed
 
 FIREWALL = {"benchmarks": {"qa": {"layout": "PubMedQA"}, "other": {}}, "min_ngrams": 3}
 

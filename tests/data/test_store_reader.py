@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from biomamba.data.manifest import FileRecord, Manifest
-from biomamba.data.store import StorePolicy
-from biomamba.data.store_reader import content_fingerprint, open_stores, verify_stores
+from biomamba.data.store.format import FileRecord, Manifest
+from biomamba.data.store.reader import content_fingerprint, open_stores, verify_stores
+from biomamba.data.store.writer import StorePolicy
 from biomamba.data.tokenizer import Tokenizer
 from biomamba.runtime.errors import ConfigError, DataError
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from biomamba.data.supervision import Supervision
+from biomamba.data.store.reader import Supervision
 
 CONTEXT, WEIGHTS = np.array([2, 0, 3]), np.array([1.0, 0.5, 2.0], dtype=np.float32)
 LENGTHS = np.array([4, 2, 4])

@@ -9,9 +9,8 @@ import numpy as np
 import pytest
 
 from biomamba.data.document import document_key
-from biomamba.data.store import StorePolicy
-from biomamba.data.store_reader import open_stores
-from biomamba.data.token_split import TokenSplit
+from biomamba.data.store.reader import TokenSplit, open_stores
+from biomamba.data.store.writer import StorePolicy
 from biomamba.data.tokenizer import Tokenizer
 
 TEXTS = [f"text number {i} " + "x" * i for i in range(11)]

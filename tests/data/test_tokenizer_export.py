@@ -5,8 +5,13 @@ from pathlib import Path
 import pytest
 from omegaconf import DictConfig
 
-from biomamba.data.tokenizer import EOD_TOKEN, Tokenizer
-from biomamba.data.tokenizer_export import SpecialIds, write_generation_config, write_tokenizer
+from biomamba.data.tokenizer import (
+    EOD_TOKEN,
+    SpecialIds,
+    Tokenizer,
+    write_generation_config,
+    write_tokenizer,
+)
 
 TEXTS = ["A fever of 38.5 C.", "  two  spaces\nand a line", "na\u00efve \u03b2-blocker", ""]
 

@@ -5,9 +5,15 @@ from pathlib import Path
 
 import pytest
 
-from biomamba.data.tokenizer import Tokenizer
-from biomamba.data.tokenizer_folder import load_tokenizer, obtain_tokenizer
-from biomamba.data.tokenizer_source import ByteLevel, Pretrained, TokenizerSource, TrainedBpe
+from biomamba.data.tokenizer import (
+    ByteLevel,
+    Pretrained,
+    Tokenizer,
+    TokenizerSource,
+    TrainedBpe,
+    load_tokenizer,
+    obtain_tokenizer,
+)
 from biomamba.runtime.errors import DataError
 
 FILES = ["tokenizer.json", "tokenizer.record.json"]

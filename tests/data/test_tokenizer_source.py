@@ -5,8 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from biomamba.data.tokenizer import Tokenizer
-from biomamba.data.tokenizer_source import ByteLevel, Pretrained, TrainedBpe
+from biomamba.data.tokenizer import ByteLevel, Pretrained, Tokenizer, TrainedBpe
 from biomamba.runtime.errors import ConfigError
 
 

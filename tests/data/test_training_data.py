@@ -7,10 +7,8 @@ from typing import Any
 
 import pytest
 
-from biomamba.data.budget import TokenBudget
-from biomamba.data.exposure import Exposure
-from biomamba.data.mixture import Mixture
-from biomamba.data.training_data import TrainingData
+from biomamba.data.datamodule import Exposure, TrainingData
+from biomamba.data.mixture import Mixture, TokenBudget
 from biomamba.runtime.errors import ConfigError, DataError
 
 

@@ -7,15 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from biomamba.data.batches import Batch, PlannedSource
-from biomamba.data.budget import TokenBudget
-from biomamba.data.mixed_rows import MixedRows
-from biomamba.data.mixture import Mixture, SourceSize
+from biomamba.data.batches import Batch, PlannedSource, StepSampler, TrainingSteps, training_loader
+from biomamba.data.mixture import MixedRows, Mixture, SourceSize, TokenBudget
 from biomamba.data.packing import BestFit
-from biomamba.data.store_reader import open_stores
-from biomamba.data.token_split import TokenSplit
+from biomamba.data.store.reader import TokenSplit, open_stores
 from biomamba.data.tokenizer import Tokenizer
-from biomamba.data.training_rows import StepSampler, TrainingSteps, training_loader
 
 BUDGET = TokenBudget(max_tokens=3_072, tokens_per_step=256, seq_len=32, micro_batch_size=2)
 TEXTS = {

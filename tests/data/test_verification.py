@@ -10,12 +10,12 @@ import pytest
 
 from biomamba.data.cleaning.near_duplicates import NearDuplicates
 from biomamba.data.cleaning.policy import Cleaning
-from biomamba.data.corpora.columns import ColumnCorpus
-from biomamba.data.preparation import prepare
+from biomamba.data.corpora.table import ColumnCorpus
+from biomamba.data.prepare.pipeline import prepare
 from biomamba.data.rows import LocalRows
-from biomamba.data.store import StorePolicy
-from biomamba.data.tokenizer_source import ByteLevel
-from biomamba.data.verification import check_set_files, check_store, set_folders, store_files
+from biomamba.data.store.verify import check_set_files, check_store, set_folders, store_files
+from biomamba.data.store.writer import StorePolicy
+from biomamba.data.tokenizer import ByteLevel
 from biomamba.runtime.errors import DataError
 
 LOCKS = {".lock", ".tokenizer.lock"}

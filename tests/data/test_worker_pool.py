@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from biomamba.data import worker_pool
+from biomamba.data.prepare import workers as worker_pool
+from biomamba.data.prepare.workers import map_on, work_on
 from biomamba.data.tokenizer import Tokenizer
-from biomamba.data.worker_pool import map_on, work_on
 from biomamba.runtime.errors import DataError
 
 # The works are functions of the library: a worker process imports them by name.
@@ -24,7 +24,7 @@ _PARENT = """
 import time
 from multiprocessing import active_children
 from threading import Thread
-from biomamba.data.worker_pool import work_on
+from biomamba.data.prepare.workers import work_on
 
 if __name__ == "__main__":
     Thread(target=lambda: list(work_on(time.sleep, [600, 601], 2)), daemon=True).start()

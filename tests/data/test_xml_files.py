@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from biomamba.data.xml_files import LocalFiles
+from biomamba.data.nlm_download import LocalFiles
 from biomamba.runtime.errors import ConfigError, DataError
 
 

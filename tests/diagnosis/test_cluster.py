@@ -2,8 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from biomamba.diagnosis.cluster import check_slurm
-from biomamba.diagnosis.finding import Finding, State
+from biomamba.diagnosis.machine import Finding, State, check_slurm
 
 PROGRAMS = ("sbatch", "srun", "scontrol", "squeue")
 

@@ -2,7 +2,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from biomamba.diagnosis.finding import Finding, State, ok, problem, run_checks, warning, worst
+from biomamba.diagnosis.machine import Finding, State, ok, problem, run_checks, warning, worst
 
 
 def test_a_remedy_belongs_to_what_is_not_ok_and_only_to_it() -> None:

@@ -7,8 +7,7 @@ import pytest
 import torch
 
 from biomamba.diagnosis import machine
-from biomamba.diagnosis.finding import State
-from biomamba.diagnosis.machine import check_gpus, check_memory, check_processor, cpu_flags
+from biomamba.diagnosis.machine import State, check_gpus, check_memory, check_processor, cpu_flags
 
 Usage = namedtuple("Usage", "total used free")
 

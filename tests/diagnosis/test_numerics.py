@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from biomamba.diagnosis import numerics
-from biomamba.diagnosis.finding import State, worst
+from biomamba.diagnosis.machine import State, worst
 from biomamba.diagnosis.numerics import (
     check_batches,
     check_fp16_range,

@@ -5,9 +5,9 @@ from typing import Any
 import pytest
 import torch
 
-from biomamba.diagnosis import software
-from biomamba.diagnosis.finding import State
-from biomamba.diagnosis.software import (
+from biomamba.diagnosis import machine as software
+from biomamba.diagnosis.machine import (
+    State,
     check_choice,
     check_kernels,
     check_versions,

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from biomamba.diagnosis import storage
-from biomamba.diagnosis.finding import State, worst
+from biomamba.diagnosis.machine import State, worst
 from biomamba.diagnosis.storage import check_run_folder, existing_parent
 
 SMALL = 10**6

@@ -6,13 +6,13 @@ import pytest
 
 from biomamba.data.cleaning.near_duplicates import NearDuplicates
 from biomamba.data.cleaning.policy import Cleaning
-from biomamba.data.corpora.columns import ColumnCorpus
-from biomamba.data.preparation import prepare
+from biomamba.data.corpora.table import ColumnCorpus
+from biomamba.data.prepare.pipeline import prepare
 from biomamba.data.rows import LocalRows
-from biomamba.data.store import StorePolicy
-from biomamba.data.tokenizer_source import ByteLevel
-from biomamba.diagnosis.finding import State
-from biomamba.diagnosis.stores import check_stores
+from biomamba.data.store.writer import StorePolicy
+from biomamba.data.tokenizer import ByteLevel
+from biomamba.diagnosis.machine import State
+from biomamba.diagnosis.storage import check_stores
 
 
 @pytest.fixture(scope="module")

@@ -11,10 +11,8 @@ from numpy.typing import NDArray
 from biomamba.data.tokenizer import Tokenizer
 from biomamba.evaluation.answer_model import ScoreRequest, Written
 from biomamba.metrics.measure import Measure, mean, proportion, ratio
-from biomamba.tasks.item import Item, Items
-from biomamba.tasks.prediction import Prediction
-from biomamba.tasks.prompt import Prompt
-from biomamba.tasks.task import Answer, ChooseLabel, ChooseOption, Task, WriteText
+from biomamba.tasks.prompt import Item, Items, Prompt
+from biomamba.tasks.task import Answer, ChooseLabel, ChooseOption, Prediction, Task, WriteText
 
 LABELS = ("yes", "no", "maybe")
 PROMPT = Prompt(

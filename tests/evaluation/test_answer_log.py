@@ -7,8 +7,7 @@ from typing import Any
 
 import pytest
 
-from biomamba.evaluation.answer_log import AnswerLog, read_published
-from biomamba.evaluation.raw_answer import RawAnswer
+from biomamba.evaluation.answer_model import AnswerLog, RawAnswer, read_published
 from biomamba.runtime.errors import ConfigError, DataError
 
 HEADER = {"task": "toy", "checkpoint_sha256": "c" * 64, "options": {"labels": ["yes", "no"]}}

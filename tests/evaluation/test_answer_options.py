@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from biomamba.evaluation.answer_options import AnswerOptions
+from biomamba.evaluation.answers import AnswerOptions
 from biomamba.evaluation.label_head import HeadOptions
 from biomamba.runtime.errors import ConfigError
 

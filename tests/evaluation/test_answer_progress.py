@@ -5,7 +5,7 @@ import io
 import pytest
 from rich.console import Console
 
-from biomamba.evaluation.answer_progress import AnswerProgress
+from biomamba.evaluation.answers import AnswerProgress
 
 
 def shown(num_items: int, num_done: int, *steps: int) -> str:

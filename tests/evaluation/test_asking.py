@@ -7,12 +7,9 @@ from typing import Any
 
 import pytest
 
-from biomamba.evaluation.answer_model import Passage, ScoreRequest, Written
-from biomamba.evaluation.answer_options import AnswerOptions
-from biomamba.evaluation.asking import Questions
-from biomamba.evaluation.head_fitting import fit_head
+from biomamba.evaluation.answer_model import Hidden, Passage, ScoreRequest, Written
+from biomamba.evaluation.answers import AnswerOptions, Questions, fit_head
 from biomamba.evaluation.label_head import HeadOptions
-from biomamba.evaluation.raw_answer import Hidden
 from biomamba.runtime.errors import ConfigError, DataError
 from biomamba.tasks.task import ChooseOption, Task, WriteText
 

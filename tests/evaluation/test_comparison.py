@@ -7,16 +7,26 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from biomamba.evaluation.comparison import ComparisonSettings, Models, Trained, compare
-from biomamba.evaluation.comparison_records import Comparison, ComparisonRecord
-from biomamba.evaluation.scored import Scored
-from biomamba.metrics.grouped import wilson_interval
-from biomamba.metrics.interval import Bootstrap
-from biomamba.metrics.measure import Measure, mean, proportion
-from biomamba.metrics.multiplicity import holm
-from biomamba.metrics.paired import MCNEMAR, RANDOM_SWAPS, mcnemar, paired_difference
-from biomamba.metrics.power import detectable_by, minimum_detectable_paired_difference
-from biomamba.metrics.seeds import SEEDS
+from biomamba.evaluation.comparison import (
+    Comparison,
+    ComparisonRecord,
+    ComparisonSettings,
+    Models,
+    Trained,
+    compare,
+)
+from biomamba.evaluation.stored_run import Scored
+from biomamba.metrics.measure import Bootstrap, Measure, mean, proportion, wilson_interval
+from biomamba.metrics.significance import (
+    MCNEMAR,
+    RANDOM_SWAPS,
+    SEEDS,
+    detectable_by,
+    holm,
+    mcnemar,
+    minimum_detectable_paired_difference,
+    paired_difference,
+)
 from biomamba.runtime.errors import ConfigError, DataError
 
 SETTINGS = ComparisonSettings(metrics=["all"], bootstrap=Bootstrap(num_resamples=200))

@@ -5,7 +5,7 @@ import io
 import json
 import math
 
-from biomamba.evaluation.comparison_records import (
+from biomamba.evaluation.comparison import (
     ComparisonRecord,
     comparison_csv,
     format_comparison,

@@ -8,12 +8,17 @@ from typing import Any
 
 import pytest
 
-from biomamba.evaluation.answer_options import AnswerOptions
-from biomamba.evaluation.asking import Questions
-from biomamba.evaluation.decisions import Decision, fit_decision, fit_offsets, predict
-from biomamba.evaluation.raw_answer import RawAnswer
+from biomamba.evaluation.answer_model import RawAnswer
+from biomamba.evaluation.answers import (
+    AnswerOptions,
+    Decision,
+    Questions,
+    fit_decision,
+    fit_offsets,
+    predict,
+)
 from biomamba.runtime.errors import ConfigError
-from biomamba.tasks.item import Item
+from biomamba.tasks.prompt import Item
 from biomamba.tasks.task import ChooseLabel, ChooseOption, WriteText
 
 Build = Callable[..., Any]

@@ -3,9 +3,8 @@
 import numpy as np
 import pytest
 
-from biomamba.evaluation.comparison import Trained
-from biomamba.evaluation.document_changes import document_changes
-from biomamba.evaluation.scored import Scored
+from biomamba.evaluation.comparison import Trained, document_changes
+from biomamba.evaluation.stored_run import Scored
 from biomamba.metrics.measure import Measure, ratio_of_sums
 
 

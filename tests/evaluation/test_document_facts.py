@@ -6,18 +6,21 @@ import numpy as np
 import pytest
 
 from biomamba.data.cleaning.policy import Cleaning
-from biomamba.data.corpora.columns import ColumnCorpus
-from biomamba.data.document import document_key
-from biomamba.data.document_facts import DocumentFacts, MeshTerm
-from biomamba.data.preparation import prepare
+from biomamba.data.corpora.table import ColumnCorpus
+from biomamba.data.document import DocumentFacts, MeshTerm, document_key
+from biomamba.data.prepare.pipeline import prepare
 from biomamba.data.rows import LocalRows
-from biomamba.data.sealed import write_sealed
-from biomamba.data.store import StorePolicy
-from biomamba.data.tokenizer_source import ByteLevel
-from biomamba.evaluation.document_facts import read_document_facts, write_document_facts
-from biomamba.evaluation.document_scores import ScoreOrigin, StoredScores
+from biomamba.data.store.writer import StorePolicy
+from biomamba.data.tokenizer import ByteLevel
+from biomamba.evaluation.document_scores import (
+    ScoreOrigin,
+    StoredScores,
+    read_document_facts,
+    write_document_facts,
+)
 from biomamba.evaluation.perplexity import DocumentScores
 from biomamba.runtime.errors import DataError
+from biomamba.runtime.files import write_sealed
 
 
 def write_store(folder: Path, year_column: str | None) -> str:

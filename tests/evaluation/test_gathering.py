@@ -6,10 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from biomamba.evaluation.comparison import Models
-from biomamba.evaluation.gathering import gather, gather_named
-from biomamba.evaluation.scored import Scored
-from biomamba.evaluation.stored_run import StoredModel
+from biomamba.evaluation.comparison import Models, gather, gather_named
+from biomamba.evaluation.stored_run import Scored, StoredModel
 from biomamba.metrics.measure import mean
 from biomamba.runtime.errors import DataError
 

@@ -11,8 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from biomamba.data.tokenizer import Tokenizer
-from biomamba.data.tokenizer_export import write_tokenizer
+from biomamba.data.tokenizer import Tokenizer, write_tokenizer
 from biomamba.evaluation import harness
 from biomamba.evaluation.harness import HarnessAnswers
 from biomamba.model.backends.chunked import ChunkedScan
@@ -20,8 +19,7 @@ from biomamba.model.checkpoint import load_pretrained, save_pretrained
 from biomamba.model.config import Mamba2Config
 from biomamba.model.language_model import MambaLM
 from biomamba.runtime.errors import ConfigError, DataError, MissingDependencyError
-from biomamba.training.export_folder import ExportFormat, export
-from biomamba.training.export_source import find_source
+from biomamba.training.export import ExportFormat, export, find_source
 
 TEXTS = [
     "Metformin lowers the glucose of patients. Is it safe? Answer: yes",

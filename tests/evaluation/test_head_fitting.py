@@ -7,10 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from biomamba.evaluation.answer_options import AnswerOptions
-from biomamba.evaluation.answer_progress import AnswerProgress
-from biomamba.evaluation.asking import Questions
-from biomamba.evaluation.head_fitting import Heads, fit_head
+from biomamba.evaluation.answers import AnswerOptions, AnswerProgress, Heads, Questions, fit_head
 from biomamba.evaluation.label_head import (
     HeadOptions,
     LabelHead,
@@ -18,7 +15,7 @@ from biomamba.evaluation.label_head import (
     fit_label_head,
 )
 from biomamba.runtime.errors import ConfigError, DataError
-from biomamba.tasks.item import Items
+from biomamba.tasks.prompt import Items
 from biomamba.tasks.task import ChooseOption, Task, WriteText
 
 Build = Callable[..., Any]

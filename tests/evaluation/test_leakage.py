@@ -13,9 +13,8 @@ from biomamba.evaluation.leakage import (
     split_leakage,
 )
 from biomamba.runtime.errors import ConfigError
-from biomamba.tasks.item import Item, Items
-from biomamba.tasks.prompt import Prompt
-from biomamba.tasks.writing import AuditedItem, WritingTask
+from biomamba.tasks.clinical_notes import AuditedItem, WritingTask
+from biomamba.tasks.prompt import Item, Items, Prompt
 
 PROMPT = Prompt(name="p", template="{context}\nAnswer:", shrink={"context": "middle"})
 SETTINGS = LeakageSettings(run_words=6, min_words=3)

@@ -8,7 +8,7 @@ import torch
 
 from biomamba.data.tokenizer import Tokenizer
 from biomamba.evaluation.answer_model import ScoreRequest
-from biomamba.evaluation.mamba_answers import MambaAnswers
+from biomamba.evaluation.models.ours import MambaAnswers
 from biomamba.model.backends.chunked import ChunkedScan
 from biomamba.model.config import Mamba1Config, Mamba2Config, MambaConfig
 from biomamba.model.language_model import MambaLM

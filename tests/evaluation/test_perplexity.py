@@ -17,8 +17,7 @@ from biomamba.evaluation.perplexity import (
     score_documents,
 )
 from biomamba.evaluation.records import format_records
-from biomamba.metrics.grouped import NO_SCATTER, ONE_GROUP
-from biomamba.metrics.interval import Bootstrap
+from biomamba.metrics.measure import NO_SCATTER, ONE_GROUP, Bootstrap
 from biomamba.model.backends.chunked import ChunkedScan
 from biomamba.model.config import Mamba2Config
 from biomamba.model.language_model import MambaLM

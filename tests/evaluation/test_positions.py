@@ -7,10 +7,9 @@ import pytest
 import torch
 
 from biomamba.data.batches import PIECE_DTYPE, Batch
-from biomamba.evaluation.positions import PositionTotals, positions_of
+from biomamba.evaluation.perplexity import PositionTotals, positions_of
 from biomamba.evaluation.records import RecordContext
-from biomamba.metrics.grouped import BOOTSTRAP, TOO_FEW
-from biomamba.metrics.interval import Bootstrap
+from biomamba.metrics.measure import BOOTSTRAP, TOO_FEW, Bootstrap
 
 CONTEXT = RecordContext("base", "pubmed", "test", Bootstrap(num_resamples=20), {"seed": 1})
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from biomamba.evaluation.prompt_features import pooled_hidden
+from biomamba.evaluation.models.ours import pooled_hidden
 from biomamba.model.backends.chunked import ChunkedScan
 from biomamba.model.config import Mamba1Config, Mamba2Config, MambaConfig
 from biomamba.model.language_model import MambaLM

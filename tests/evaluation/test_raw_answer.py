@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from biomamba.evaluation.raw_answer import Hidden, RawAnswer, key_of
+from biomamba.evaluation.answer_model import Hidden, RawAnswer, key_of
 
 ANSWERS = [
     RawAnswer(key="1", log_probabilities=[-1.5, -2.25], num_tokens=[1, 2], num_cut_tokens=3),

@@ -6,18 +6,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from biomamba.data.batches import open_evaluation_rows
 from biomamba.data.corpora.embedded import EmbeddedCorpus
-from biomamba.data.evaluation_rows import open_evaluation_rows
-from biomamba.data.preparation import prepare
-from biomamba.data.store import StorePolicy
-from biomamba.data.store_reader import open_stores
-from biomamba.data.token_split import TokenSplit
-from biomamba.data.tokenizer_source import ByteLevel
+from biomamba.data.prepare.pipeline import prepare
+from biomamba.data.store.reader import TokenSplit, open_stores
+from biomamba.data.store.writer import StorePolicy
+from biomamba.data.tokenizer import ByteLevel
 from biomamba.evaluation.document_scores import StoredScores
 from biomamba.evaluation.perplexity import document_measures
 from biomamba.evaluation.runner import EvaluationSettings, evaluate_perplexity
-from biomamba.metrics.grouped import NO_SCATTER
-from biomamba.metrics.interval import Bootstrap
+from biomamba.metrics.measure import NO_SCATTER, Bootstrap
 from biomamba.model.backends.chunked import ChunkedScan
 from biomamba.model.config import Mamba2Config
 from biomamba.model.language_model import MambaLM

@@ -5,8 +5,7 @@ import pytest
 from numpy.typing import NDArray
 
 from biomamba.evaluation.scaling import fit_curve, fit_scaling
-from biomamba.metrics.interval import Bootstrap
-from biomamba.metrics.measure import mean
+from biomamba.metrics.measure import Bootstrap, mean
 
 TOKENS = np.array([1e6, 3e6, 1e7, 3e7, 1e8])
 

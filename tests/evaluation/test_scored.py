@@ -7,7 +7,7 @@ import pytest
 
 from biomamba.evaluation.document_scores import ScoreOrigin, StoredScores
 from biomamba.evaluation.perplexity import DocumentScores
-from biomamba.evaluation.scored import bits_per_byte, scored_documents
+from biomamba.evaluation.stored_run import bits_per_byte, scored_documents
 from biomamba.runtime.errors import DataError
 
 

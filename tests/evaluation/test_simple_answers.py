@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from biomamba.evaluation.simple_answers import majority_measures, random_values
+from biomamba.evaluation.task_runner import majority_measures, random_values
 from biomamba.tasks.task import ChooseOption, WriteText
 
 Build = Callable[..., Any]

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from biomamba.evaluation.answer_options import AnswerOptions
+from biomamba.evaluation.answers import AnswerOptions
 from biomamba.evaluation.document_scores import (
     DOCUMENT_SCORES,
     ScoreOrigin,
@@ -17,14 +17,17 @@ from biomamba.evaluation.document_scores import (
     write_document_scores,
 )
 from biomamba.evaluation.perplexity import DocumentScores, perplexity_records
-from biomamba.evaluation.records import RecordContext, format_records
+from biomamba.evaluation.records import (
+    RecordContext,
+    TaskRecord,
+    format_records,
+    format_task_records,
+    read_task_records,
+)
 from biomamba.evaluation.stored_run import PREDICTIONS, StoredModel, read_evaluation
-from biomamba.evaluation.task_records import TaskRecord, format_task_records, read_task_records
 from biomamba.evaluation.task_runner import TaskEvaluation
 from biomamba.metrics.classification import label_measures
-from biomamba.metrics.grouped import interval_of
-from biomamba.metrics.interval import Bootstrap
-from biomamba.metrics.measure import Measure
+from biomamba.metrics.measure import Bootstrap, Measure, interval_of
 from biomamba.runtime.errors import DataError
 from biomamba.tasks.task import Answer, ChooseLabel, WriteText
 

@@ -7,16 +7,14 @@ from typing import Any
 
 import pytest
 
-from biomamba.evaluation.task_figures import Performance, TaskFigures
-from biomamba.evaluation.task_records import TaskRecord
+from biomamba.evaluation.records import TaskRecord
+from biomamba.evaluation.task_runner import Performance, TaskFigures
 from biomamba.evaluation.task_split import TaskSplit
-from biomamba.metrics.grouped import WILSON, wilson_interval
-from biomamba.metrics.interval import Bootstrap
-from biomamba.metrics.power import minimum_detectable_difference
-from biomamba.tasks.aci_bench import AciBench
-from biomamba.tasks.prediction import Prediction
+from biomamba.metrics.measure import WILSON, Bootstrap, wilson_interval
+from biomamba.metrics.significance import minimum_detectable_difference
+from biomamba.tasks.dialogues import AciBench
 from biomamba.tasks.prompt import Prompt
-from biomamba.tasks.task import Task, WriteText
+from biomamba.tasks.task import Prediction, Task, WriteText
 
 Build = Callable[..., Any]
 BOOTSTRAP = Bootstrap(num_resamples=100, seed=7)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from biomamba.evaluation.task_records import TaskRecord, format_task_records, read_task_records
+from biomamba.evaluation.records import TaskRecord, format_task_records, read_task_records
 from biomamba.runtime.errors import DataError
 
 

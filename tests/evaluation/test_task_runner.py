@@ -12,22 +12,20 @@ import pytest
 import torch
 
 from biomamba.data.tokenizer import Tokenizer
-from biomamba.evaluation.answer_log import read_published
-from biomamba.evaluation.answer_model import AnswerModel
-from biomamba.evaluation.answer_options import AnswerOptions
+from biomamba.evaluation.answer_model import AnswerModel, read_published
+from biomamba.evaluation.answers import AnswerOptions
 from biomamba.evaluation.label_head import HeadOptions
-from biomamba.evaluation.mamba_answers import MambaAnswers
-from biomamba.evaluation.task_records import TaskRecord
+from biomamba.evaluation.models.ours import MambaAnswers
+from biomamba.evaluation.records import TaskRecord
 from biomamba.evaluation.task_runner import TaskEvaluation, header_of, items_digest
 from biomamba.evaluation.task_split import TaskSplit
-from biomamba.metrics.interval import Bootstrap
+from biomamba.metrics.measure import Bootstrap
 from biomamba.model.backends.chunked import ChunkedScan
 from biomamba.model.config import Mamba2Config
 from biomamba.model.language_model import MambaLM
 from biomamba.runtime.errors import ConfigError, DataError
-from biomamba.tasks.bioasq_yesno import BioASQYesNo
-from biomamba.tasks.item import Item, Items
-from biomamba.tasks.prompt import Prompt
+from biomamba.tasks.bioasq import BioASQYesNo
+from biomamba.tasks.prompt import Item, Items, Prompt
 from biomamba.tasks.task import ChooseOption, Task, WriteText
 
 Build = Callable[..., Any]

@@ -13,22 +13,18 @@ import torch
 import transformers
 from tokenizers import decoders, normalizers, pre_tokenizers, trainers
 
+from biomamba.data.batches import EvaluationRows, open_evaluation_rows
 from biomamba.data.corpora.embedded import EmbeddedCorpus
-from biomamba.data.evaluation_rows import EvaluationRows, open_evaluation_rows
-from biomamba.data.preparation import prepare
-from biomamba.data.store import StorePolicy
-from biomamba.data.tokenizer_export import write_tokenizer
-from biomamba.data.tokenizer_folder import load_tokenizer
-from biomamba.data.tokenizer_source import ByteLevel
+from biomamba.data.prepare.pipeline import prepare
+from biomamba.data.store.writer import StorePolicy
+from biomamba.data.tokenizer import ByteLevel, load_tokenizer, write_tokenizer
 from biomamba.evaluation.document_scores import StoredScores
 from biomamba.evaluation.models.causal import TransformersCausal
-from biomamba.evaluation.models.pretrained import Pretrained
-from biomamba.evaluation.models.rows import Row
-from biomamba.evaluation.perplexity import perplexity_records
+from biomamba.evaluation.models.loading import Pretrained, Row
+from biomamba.evaluation.perplexity import StoredTexts, perplexity_records, score_texts
 from biomamba.evaluation.records import RecordContext, ResultRecord
 from biomamba.evaluation.runner import EvaluationSettings, Scorable, evaluate_perplexity
-from biomamba.evaluation.text_scores import StoredTexts, score_texts
-from biomamba.metrics.interval import Bootstrap
+from biomamba.metrics.measure import Bootstrap
 from biomamba.model.backends.chunked import ChunkedScan
 from biomamba.model.checkpoint import load_pretrained
 from biomamba.reporting.tables import perplexity_table

@@ -14,7 +14,7 @@ from biomamba.evaluation.verbatim import (
     VerbatimSettings,
     read_texts,
 )
-from biomamba.metrics.word_runs import longest_shared_run, words_of
+from biomamba.metrics.overlap import longest_shared_run, words_of
 from biomamba.runtime.errors import ConfigError, DataError
 
 SECRET = "Mr Smith of Elm Street"

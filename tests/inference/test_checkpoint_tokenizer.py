@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from biomamba.data.tokenizer import Tokenizer
-from biomamba.inference.checkpoint_tokenizer import find_tokenizer
+from biomamba.inference.text_generation import find_tokenizer
 from biomamba.runtime.errors import CheckpointError, DataError
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from biomamba.inference.prompts import Prompt, read_prompts, read_stream
+from biomamba.inference.text_generation import Prompt, read_prompts, read_stream
 from biomamba.runtime.errors import ConfigError, DataError
 
 SECRET = "Mrs. Doe"

@@ -2,12 +2,11 @@ import pytest
 import torch
 
 from biomamba.data.tokenizer import Tokenizer
-from biomamba.inference.text_generator import TextGenerator, TextOptions, TextRun
+from biomamba.inference.text_generation import TextGenerator, TextOptions, TextRun
 from biomamba.model.backends.chunked import ChunkedScan
 from biomamba.model.config import Mamba2Config
-from biomamba.model.generation import GenerationOptions, Vocabulary, generate
+from biomamba.model.generation import GenerationOptions, Sampling, Vocabulary, generate
 from biomamba.model.language_model import MambaLM
-from biomamba.model.sampling import Sampling
 from biomamba.runtime.errors import CheckpointError
 
 TOKENIZER = Tokenizer.byte_tokenizer()

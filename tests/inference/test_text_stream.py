@@ -5,7 +5,7 @@ from tokenizers import Tokenizer as Backend
 from tokenizers import decoders, models, pre_tokenizers
 
 from biomamba.data.tokenizer import Tokenizer
-from biomamba.inference.text_stream import TextStream
+from biomamba.inference.text_generation import TextStream
 
 BYTES = Tokenizer.byte_tokenizer()
 TEXT = "na\u00efve \u20ac5 \U0001f9ec end"  # characters of one, two, three and four bytes

@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from biomamba.metrics.answer_lists import list_measures, list_score
+from biomamba.metrics.ranking import list_measures, list_score
 
 GROUPS = [["KRAS", "K-ras"], ["NRAS"], ["BRAF"], ["PTEN"]]
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from biomamba.metrics.calibration import brier_score, calibration_error, calibration_measures
+from biomamba.metrics.classification import brier_score, calibration_error, calibration_measures
 
 
 def scored(confidence: float) -> dict[str, float]:

@@ -13,8 +13,7 @@ from biomamba.metrics.classification import (
     per_label,
     unparsable_ratio,
 )
-from biomamba.metrics.interval import Bootstrap, bootstrap_interval
-from biomamba.metrics.measure import Measure
+from biomamba.metrics.measure import Bootstrap, Measure, bootstrap_interval
 
 LABELS = ("yes", "no", "maybe")
 

@@ -3,10 +3,7 @@
 import numpy as np
 import pytest
 
-from biomamba.metrics.combined import mean_over
-from biomamba.metrics.grouped import interval_of
-from biomamba.metrics.interval import Bootstrap
-from biomamba.metrics.measure import mean, ratio
+from biomamba.metrics.measure import Bootstrap, interval_of, mean, mean_over, ratio
 
 
 def test_each_set_counts_the_same() -> None:

@@ -7,19 +7,22 @@ import pytest
 from scipy.stats import binom, binomtest
 
 from biomamba.metrics.classification import macro_f1
-from biomamba.metrics.grouped import (
+from biomamba.metrics.measure import (
     BOOTSTRAP,
     NO_SCATTER,
     NOT_FINITE,
     ONE_GROUP,
     TOO_FEW,
     WILSON,
+    Bootstrap,
+    Measure,
     group_columns,
     interval_of,
+    mean,
+    proportion,
+    ratio,
     wilson_interval,
 )
-from biomamba.metrics.interval import Bootstrap
-from biomamba.metrics.measure import Measure, mean, proportion, ratio
 
 SMALL = Bootstrap(num_resamples=200)
 

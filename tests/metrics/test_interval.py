@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.stats import norm, t, ttest_1samp
 
-from biomamba.metrics.interval import (
+from biomamba.metrics.measure import (
     Bootstrap,
     bootstrap_interval,
     draw_counts,

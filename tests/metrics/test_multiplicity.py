@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 
-from biomamba.metrics.multiplicity import holm
+from biomamba.metrics.significance import holm
 
 
 def test_the_smallest_is_multiplied_by_all_and_the_largest_by_one() -> None:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from biomamba.metrics.negation import statuses_of
+from biomamba.metrics.clinical_text import statuses_of
 
 
 @pytest.mark.parametrize(

@@ -8,13 +8,19 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest, permutation_test
 
-from biomamba.metrics import grouped
-from biomamba.metrics.calibration import calibration_error
-from biomamba.metrics.classification import macro_f1
-from biomamba.metrics.grouped import NOT_SMOOTH, interval_of
-from biomamba.metrics.interval import Bootstrap, bootstrap_interval
-from biomamba.metrics.measure import Measure, mean, proportion, ratio
-from biomamba.metrics.paired import (
+from biomamba.metrics import measure as grouped
+from biomamba.metrics.classification import calibration_error, macro_f1
+from biomamba.metrics.measure import (
+    NOT_SMOOTH,
+    Bootstrap,
+    Measure,
+    bootstrap_interval,
+    interval_of,
+    mean,
+    proportion,
+    ratio,
+)
+from biomamba.metrics.significance import (
     EXACT_SWAPS,
     MCNEMAR,
     NO_TEST,

@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 from scipy.stats import binom, binomtest, multinomial, nct, norm, t
 
-from biomamba.metrics.interval import Bootstrap
-from biomamba.metrics.measure import mean
-from biomamba.metrics.paired import mcnemar, paired_difference
-from biomamba.metrics.power import (
+from biomamba.metrics.measure import Bootstrap, mean
+from biomamba.metrics.significance import (
     detectable_by,
+    mcnemar,
     mcnemar_power,
     minimum_detectable_difference,
     minimum_detectable_paired_difference,
+    paired_difference,
 )
 
 

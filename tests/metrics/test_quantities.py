@@ -2,7 +2,7 @@
 
 import pytest
 
-from biomamba.metrics.quantities import doses_of, in_figures, numbers_of
+from biomamba.metrics.clinical_text import doses_of, in_figures, numbers_of
 
 
 @pytest.mark.parametrize(

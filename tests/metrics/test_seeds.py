@@ -6,15 +6,13 @@ import numpy as np
 import pytest
 from scipy.stats import t, ttest_1samp, ttest_ind
 
-from biomamba.metrics.calibration import calibration_error
-from biomamba.metrics.grouped import NO_SCATTER, NOT_SMOOTH, ONE_GROUP
-from biomamba.metrics.interval import Bootstrap
-from biomamba.metrics.measure import Measure, mean
-from biomamba.metrics.paired import paired_difference
-from biomamba.metrics.seeds import (
+from biomamba.metrics.classification import calibration_error
+from biomamba.metrics.measure import NO_SCATTER, NOT_SMOOTH, ONE_GROUP, Bootstrap, Measure, mean
+from biomamba.metrics.significance import (
     difference_over_seeds,
     interval_over_seeds,
     over_seeds,
+    paired_difference,
 )
 
 SMALL = Bootstrap(num_resamples=2_000)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from biomamba.metrics.word_runs import SharedRuns, covered, grams_of, longest_shared_run, words_of
+from biomamba.metrics.overlap import SharedRuns, covered, grams_of, longest_shared_run, words_of
 
 
 def test_words_are_lower_case_and_numbers_keep_their_point() -> None:

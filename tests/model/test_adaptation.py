@@ -1,9 +1,8 @@
 import pytest
 import torch
 
-from biomamba.model.adaptation import Adaptation, ParameterCount
 from biomamba.model.language_model import MambaLM
-from biomamba.model.lora import Lora
+from biomamba.model.lora import Adaptation, Lora, ParameterCount
 from biomamba.runtime.errors import CheckpointError, ConfigError
 
 LORA = Lora(rank=2, alpha=4.0, targets=["out_proj"])

@@ -8,13 +8,19 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from biomamba.model.adaptation import Adaptation
-from biomamba.model.adapter import ADAPTER, ADAPTER_CONFIG, load_adapter, save_adapter
 from biomamba.model.backends.chunked import ChunkedScan
 from biomamba.model.checkpoint import build_model, load_pretrained, save_pretrained
 from biomamba.model.config import Mamba2Config
 from biomamba.model.language_model import MambaLM
-from biomamba.model.lora import Lora, adapted_modules
+from biomamba.model.lora import (
+    ADAPTER,
+    ADAPTER_CONFIG,
+    Adaptation,
+    Lora,
+    adapted_modules,
+    load_adapter,
+    save_adapter,
+)
 from biomamba.runtime.errors import CheckpointError
 
 BACKEND = ChunkedScan(chunk_size=8)

@@ -8,10 +8,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from biomamba.model.backends.chunked import ChunkedScan
-from biomamba.model.capabilities import ConvolvingBackend, MixerParts, MixingBackend
 from biomamba.model.config import Mamba2Config
-from biomamba.model.mamba2 import Mamba2Mixer
-from biomamba.model.mixer import LayerState
+from biomamba.model.mamba2 import LayerState, Mamba2Mixer
+from biomamba.model.ssd import ConvolvingBackend, MixerParts, MixingBackend
 
 CONFIG = Mamba2Config(d_model=16, n_layer=1, vocab_size=8, d_state=8, headdim=8, ngroups=2)
 

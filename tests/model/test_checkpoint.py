@@ -21,7 +21,7 @@ from biomamba.model.checkpoint import (
     weights_digest,
 )
 from biomamba.model.config import Mamba1Config, Mamba2Config, MambaConfig
-from biomamba.model.formats.detection import layout_for
+from biomamba.model.formats.detect import layout_for
 from biomamba.model.language_model import MambaBlock, MambaLM
 from biomamba.runtime.errors import CheckpointError
 

@@ -2,8 +2,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from biomamba.model import chunk_scan
-from biomamba.model.chunk_scan import Decays, scan_chunks
+from biomamba.model.backends import chunked as chunk_scan
+from biomamba.model.backends.chunked import Decays, scan_chunks
 
 BATCH, CHUNKS, Q, HEADS, HEADDIM, GROUPS, STATE = 2, 3, 4, 4, 3, 2, 5
 

@@ -6,13 +6,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from biomamba.model import compiled_norms
+from biomamba.model import norm as compiled_norms
 from biomamba.model.backends.chunked import ChunkedScan
 from biomamba.model.checkpoint import build_model
-from biomamba.model.compiled_norms import check_compiler, gated_rms_norm, rms_norm
 from biomamba.model.config import Mamba1Config, Mamba2Config
 from biomamba.model.language_model import MambaLM
-from biomamba.model.norm import GatedRMSNorm, RMSNorm
+from biomamba.model.norm import GatedRMSNorm, RMSNorm, check_compiler, gated_rms_norm, rms_norm
 from biomamba.runtime.errors import ConfigError
 
 SIZE, EPS = 24, 1e-5

@@ -9,8 +9,8 @@ from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakIdKeyDictionary
 
-from biomamba.model import cross_entropy
-from biomamba.model.cross_entropy import check_ids, linear_cross_entropy, token_nll
+from biomamba.model import loss as cross_entropy
+from biomamba.model.loss import check_ids, linear_cross_entropy, token_nll
 from biomamba.runtime.errors import DataError
 
 VOCAB, WIDTH = 11, 6

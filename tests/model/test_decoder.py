@@ -6,9 +6,8 @@ from torch import Tensor
 
 from biomamba.model.backends.chunked import ChunkedScan
 from biomamba.model.config import Mamba1Config, Mamba2Config, MambaConfig
-from biomamba.model.decoder import Decoder, PlainStep
+from biomamba.model.decoder import Decoder, Mamba2Step, PlainStep
 from biomamba.model.language_model import MambaLM
-from biomamba.model.mamba2_step import Mamba2Step
 from biomamba.runtime.errors import ConfigError
 
 Draw = Callable[..., Tensor]

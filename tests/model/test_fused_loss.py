@@ -12,11 +12,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from biomamba.model.cross_entropy import linear_cross_entropy
-from biomamba.model.fused_loss import (
+from biomamba.model.loss import (
     _load_kernel,
     check_loss_kernel,
     fused_linear_cross_entropy,
+    linear_cross_entropy,
     loss_of,
 )
 from biomamba.runtime.errors import ConfigError, DataError, MissingDependencyError
@@ -100,7 +100,7 @@ def test_blocks_of_logits_are_as_large_as_ours(
 ) -> None:
     """In multiples of the hidden vectors: 96 MiB / (6 x 4 x 4 bytes), and at least one."""
     fused_linear_cross_entropy(*inputs())
-    monkeypatch.setattr("biomamba.model.fused_loss.BLOCK_BYTES", 95)
+    monkeypatch.setattr("biomamba.model.loss.BLOCK_BYTES", 95)
     fused_linear_cross_entropy(*inputs())
     assert [call["chunk_mem_const"] for call in kernel.calls] == [1 << 20, 1]
 

@@ -9,12 +9,12 @@ from biomamba.model.decoder import Decoder
 from biomamba.model.generation import (
     Generation,
     GenerationOptions,
+    Sampling,
     Vocabulary,
     generate,
     prefill,
 )
 from biomamba.model.language_model import MambaLM
-from biomamba.model.sampling import Sampling
 
 Draw = Callable[..., Tensor]
 GREEDY = GenerationOptions(max_new_tokens=8)

@@ -11,11 +11,10 @@ from torch import Tensor
 from biomamba.model.backends.auto import AutoScan
 from biomamba.model.backends.chunked import ChunkedScan
 from biomamba.model.config import Mamba1Config, Mamba2Config
+from biomamba.model.cuda_graphs import CudaCapture, GraphedDecoder, make_decoder
 from biomamba.model.decoder import Decoder
-from biomamba.model.generation import Generation, GenerationOptions, Vocabulary
-from biomamba.model.graphed_decoder import CudaCapture, GraphedDecoder, make_decoder
+from biomamba.model.generation import Generation, GenerationOptions, Sampling, Vocabulary
 from biomamba.model.language_model import MambaLM
-from biomamba.model.sampling import Sampling
 from biomamba.runtime.errors import ConfigError
 
 Draw = Callable[..., Tensor]

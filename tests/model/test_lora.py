@@ -9,9 +9,9 @@ from torch.nn import functional as F
 
 from biomamba.model.backends.chunked import ChunkedScan
 from biomamba.model.config import Mamba1Config
-from biomamba.model.cross_entropy import linear_cross_entropy
 from biomamba.model.language_model import MambaLM
 from biomamba.model.lora import Lora, LoraWeight, adapted_modules, merge_state
+from biomamba.model.loss import linear_cross_entropy
 from biomamba.model.mamba1 import StepProjection
 from biomamba.runtime.errors import ConfigError
 

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from biomamba.model.backends.chunked import ChunkedScan
 from biomamba.model.config import Mamba2Config
 from biomamba.model.language_model import MambaLM, make_mixer, no_decay_parameter_names
-from biomamba.model.mixer import LayerState
+from biomamba.model.mamba2 import LayerState
 
 Draw = Callable[..., Tensor]
 

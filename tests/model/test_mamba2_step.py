@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from biomamba.model import mamba2_step
+from biomamba.model import decoder as mamba2_step
+from biomamba.model.decoder import Mamba2Step
 from biomamba.model.language_model import MambaBlock, MambaLM
-from biomamba.model.mamba2_step import Mamba2Step
 
 Draw = Callable[..., Tensor]
 LENGTH = 11

@@ -10,7 +10,7 @@ from torch import Tensor
 from biomamba.model.backends.chunked import ChunkedScan
 from biomamba.model.config import Mamba1Config, Mamba2Config, MambaConfig
 from biomamba.model.language_model import make_mixer
-from biomamba.model.mixer import Mixer
+from biomamba.model.mamba2 import Mixer
 
 LENGTH, WIDTH = 13, 16
 SIZES: dict[str, Any] = {"d_model": WIDTH, "n_layer": 1, "vocab_size": 8, "d_state": 8}

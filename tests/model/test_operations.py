@@ -3,7 +3,7 @@
 import pytest
 
 from biomamba.model.config import Mamba1Config, Mamba2Config
-from biomamba.model.operations import scan_operations
+from biomamba.model.ssd import scan_operations
 
 MAMBA2 = Mamba2Config(d_model=64, n_layer=1, vocab_size=16, d_state=16, headdim=16)
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from biomamba.model.sampling import Sampler, Sampling
+from biomamba.model.generation import Sampler, Sampling
 
 CPU = torch.device("cpu")
 SHARES = [0.4, 0.3, 0.2, 0.1]

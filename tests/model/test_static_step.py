@@ -9,10 +9,10 @@ from torch import Tensor
 
 from biomamba.model.backends.chunked import ChunkedScan
 from biomamba.model.config import Mamba1Config, Mamba2Config, MambaConfig
+from biomamba.model.cuda_graphs import StaticMamba2Step, StaticPlainStep, StaticStep
 from biomamba.model.decoder import Decoder
 from biomamba.model.language_model import MambaLM
 from biomamba.model.lora import Lora
-from biomamba.model.static_step import StaticMamba2Step, StaticPlainStep, StaticStep
 
 Draw = Callable[..., Tensor]
 SMALL = {"d_model": 16, "n_layer": 2, "vocab_size": 37, "d_state": 8}

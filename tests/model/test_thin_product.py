@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from biomamba.model.thin_product import ThinProduct
+from biomamba.model.decoder import ThinProduct
 
 
 @pytest.fixture

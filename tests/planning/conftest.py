@@ -10,15 +10,15 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
-from biomamba.data.budget import TokenBudget
-from biomamba.model import chunk_scan, conv, cross_entropy, norm, selective_scan
+from biomamba.data.mixture import TokenBudget
+from biomamba.model import conv, norm, selective_scan
+from biomamba.model import loss as cross_entropy
+from biomamba.model.backends import chunked as chunk_scan
 from biomamba.model.backends.chunked import ChunkedScan
 from biomamba.model.config import Mamba2Config, MambaConfig
-from biomamba.model.cross_entropy import linear_cross_entropy
 from biomamba.model.language_model import MambaLM
-from biomamba.planning.activations import MicroBatch
-from biomamba.planning.parameters import Parameters
-from biomamba.planning.settings import Layout, RunSettings
+from biomamba.model.loss import linear_cross_entropy
+from biomamba.planning.memory import Layout, MicroBatch, Parameters, RunSettings
 
 TINY = Mamba2Config(d_model=64, n_layer=2, vocab_size=128, headdim=16, d_state=16)
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from biomamba.model.config import Mamba1Config, Mamba2Config, MambaConfig
-from biomamba.planning.activations import (
+from biomamba.planning.memory import (
     MicroBatch,
     block_workspace,
     kept_by_block,

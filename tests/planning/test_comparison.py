@@ -6,11 +6,10 @@ from pathlib import Path
 import pytest
 from torch.utils.tensorboard import SummaryWriter
 
-from biomamba.planning.comparison import Actual, Comparison, compare, read_actual
 from biomamba.planning.duration import Allowance
 from biomamba.planning.hardware import GIB, Hardware
-from biomamba.planning.run_plan import make_plan
-from biomamba.planning.settings import RunSettings
+from biomamba.planning.memory import RunSettings
+from biomamba.planning.plan import Actual, PlanComparison, compare, make_plan, read_actual
 from biomamba.runtime.errors import DataError
 
 
@@ -60,10 +59,10 @@ def test_a_folder_without_a_record_is_no_run(tmp_path: Path, content: str | None
 
 
 def test_ratios_are_actual_over_planned() -> None:
-    assert Comparison("x", 2.0, 3.0).ratio == 1.5
-    assert Comparison("x", None, 3.0).ratio is None
-    assert Comparison("x", 2.0, None).ratio is None
-    assert Comparison("x", 0.0, 3.0).ratio is None
+    assert PlanComparison("x", 2.0, 3.0).ratio == 1.5
+    assert PlanComparison("x", None, 3.0).ratio is None
+    assert PlanComparison("x", 2.0, None).ratio is None
+    assert PlanComparison("x", 0.0, 3.0).ratio is None
 
 
 def test_resident_memory_is_compared_with_that_of_the_libraries(

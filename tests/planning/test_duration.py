@@ -6,14 +6,14 @@ import pytest
 from biomamba.planning.duration import (
     Allowance,
     Duration,
+    Rate,
     main_memory_bytes_of_node,
     plan_disk,
     plan_duration,
     plan_slurm,
 )
 from biomamba.planning.hardware import GIB, Hardware
-from biomamba.planning.settings import RunSettings
-from biomamba.planning.speed import Rate
+from biomamba.planning.memory import RunSettings
 
 Settings = Callable[..., RunSettings]
 V100: dict[str, Any] = {"device": "gpu", "devices_per_node": 8, "memory_gib": 32, "gres": "v100"}

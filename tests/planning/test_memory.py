@@ -7,13 +7,18 @@ from typing import Any
 
 import pytest
 
-from biomamba.data.budget import TokenBudget
-from biomamba.model.adaptation import Adaptation
+from biomamba.data.mixture import TokenBudget
 from biomamba.model.config import Mamba2Config
+from biomamba.model.lora import Adaptation
 from biomamba.planning.hardware import GIB, Hardware
-from biomamba.planning.memory import fitting_rows, options, plan_memory
-from biomamba.planning.parameters import Parameters
-from biomamba.planning.settings import Layout, RunSettings
+from biomamba.planning.memory import (
+    Layout,
+    Parameters,
+    RunSettings,
+    fitting_rows,
+    options,
+    plan_memory,
+)
 
 V100 = Hardware(device="gpu", devices_per_node=8, memory_gib=32, capability=7.0, reserved_gib=1.5)
 CPU = Hardware(device="cpu", devices_per_node=1, memory_gib=4)

@@ -5,12 +5,11 @@ from typing import Any
 import pytest
 import torch
 
-from biomamba.model.adaptation import Adaptation, ParameterCount
 from biomamba.model.backends.chunked import ChunkedScan
 from biomamba.model.config import Mamba1Config, Mamba2Config, MambaConfig
 from biomamba.model.language_model import MambaLM
-from biomamba.model.lora import Lora
-from biomamba.planning.parameters import Parameter, Parameters, adamw_bytes, float32_bytes
+from biomamba.model.lora import Adaptation, Lora, ParameterCount
+from biomamba.planning.memory import Parameter, Parameters, adamw_bytes, float32_bytes
 from biomamba.training.optimizer import AdamW
 
 SIZES: dict[str, Any] = {"d_model": 32, "n_layer": 3, "vocab_size": 50}

@@ -3,7 +3,7 @@ from typing import Any
 import pytest
 import torch
 
-from biomamba.data.budget import TokenBudget
+from biomamba.data.mixture import TokenBudget
 from biomamba.planning.probe import Probe, RandomSteps, StepTimer
 
 BUDGET = TokenBudget(max_tokens=8_192, tokens_per_step=2_048, seq_len=128, micro_batch_size=2)

@@ -4,11 +4,10 @@ from typing import Any
 
 import pytest
 
-from biomamba.planning.duration import Allowance
+from biomamba.planning.duration import Allowance, measured_rate
 from biomamba.planning.hardware import Hardware
-from biomamba.planning.run_plan import Plan, make_plan
-from biomamba.planning.settings import Layout, RunSettings
-from biomamba.planning.speed import measured_rate
+from biomamba.planning.memory import Layout, RunSettings
+from biomamba.planning.plan import Plan, make_plan
 from biomamba.runtime.errors import ConfigError
 
 Settings = Callable[..., RunSettings]

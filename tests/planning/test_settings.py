@@ -3,7 +3,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from biomamba.planning.settings import Layout, RunSettings
+from biomamba.planning.memory import Layout, RunSettings
 
 
 def test_an_unknown_strategy_is_refused() -> None:

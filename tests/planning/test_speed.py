@@ -3,9 +3,9 @@ from collections.abc import Callable
 import pytest
 
 from biomamba.model.config import Mamba1Config
+from biomamba.planning.duration import assumed_rate, measured_rate, operations_per_token
 from biomamba.planning.hardware import Hardware
-from biomamba.planning.settings import Layout, RunSettings
-from biomamba.planning.speed import assumed_rate, measured_rate, operations_per_token
+from biomamba.planning.memory import Layout, RunSettings
 
 Settings = Callable[..., RunSettings]
 GPU = Hardware(

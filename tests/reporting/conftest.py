@@ -16,9 +16,13 @@ from biomamba.evaluation.document_scores import (
     write_document_scores,
 )
 from biomamba.evaluation.perplexity import DocumentScores, perplexity_records
-from biomamba.evaluation.records import RecordContext, format_records
-from biomamba.evaluation.task_records import TaskRecord, format_task_records
-from biomamba.metrics.interval import Bootstrap
+from biomamba.evaluation.records import (
+    RecordContext,
+    TaskRecord,
+    format_records,
+    format_task_records,
+)
+from biomamba.metrics.measure import Bootstrap
 
 BOOTSTRAP = Bootstrap(num_resamples=50, seed=1)
 NUM_DOCUMENTS = 6

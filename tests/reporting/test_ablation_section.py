@@ -6,12 +6,11 @@ from pathlib import Path
 import pytest
 
 from biomamba.evaluation.comparison import ComparisonSettings
-from biomamba.metrics.interval import Bootstrap
-from biomamba.reporting.ablation_section import ablation_section
-from biomamba.reporting.families import families_of
-from biomamba.reporting.report_inputs import read_inputs
-from biomamba.reporting.report_scores import report_scores
-from biomamba.reporting.run_groups import run_groups
+from biomamba.metrics.measure import Bootstrap
+from biomamba.reporting.ablations import ablation_section
+from biomamba.reporting.groups import families_of, run_groups
+from biomamba.reporting.inputs import read_inputs
+from biomamba.reporting.scores import report_scores
 from biomamba.reporting.section import Picture, Section, Table
 
 WriteEvaluation = Callable[..., Path]

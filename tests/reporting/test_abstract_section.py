@@ -4,10 +4,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from biomamba.evaluation.comparison import ComparisonSettings
-from biomamba.metrics.interval import Bootstrap
-from biomamba.reporting.abstract_section import abstract_section
-from biomamba.reporting.report_inputs import read_inputs
-from biomamba.reporting.report_scores import report_scores
+from biomamba.metrics.measure import Bootstrap
+from biomamba.reporting.inputs import read_inputs
+from biomamba.reporting.paper import abstract_section
+from biomamba.reporting.scores import report_scores
 from biomamba.reporting.section import Section
 
 SETTINGS = ComparisonSettings(bootstrap=Bootstrap(num_resamples=200, seed=1))

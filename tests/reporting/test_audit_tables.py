@@ -2,7 +2,7 @@
 
 from biomamba.evaluation.leakage import SplitLeakage, TextLeaks
 from biomamba.evaluation.verbatim import Repeated
-from biomamba.reporting.audit_tables import leakage_table, verbatim_table
+from biomamba.reporting.tables import leakage_table, verbatim_table
 
 
 def cells(line: str) -> list[str]:

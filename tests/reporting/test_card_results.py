@@ -5,9 +5,13 @@ from typing import Any
 
 import pytest
 
-from biomamba.evaluation.records import ResultRecord, format_records
-from biomamba.evaluation.task_records import TaskRecord, format_task_records
-from biomamba.reporting.card_results import CardResults, read_results, results_section
+from biomamba.evaluation.records import (
+    ResultRecord,
+    TaskRecord,
+    format_records,
+    format_task_records,
+)
+from biomamba.reporting.model_card import CardResults, read_results, results_section
 from biomamba.runtime.errors import DataError
 
 OURS, OTHER = "a" * 64, "b" * 64

@@ -1,7 +1,6 @@
 """Reproduction cards in a report."""
 
-from biomamba.reporting.card_section import card_section, cards_markdown
-from biomamba.reporting.reproduction_cards import NOT_RUN, RUN, Card
+from biomamba.reporting.reproduction import NOT_RUN, RUN, Card, card_section, cards_markdown
 from biomamba.reporting.section import Table
 
 

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from biomamba.data.store_facts import StoreFacts
-from biomamba.reporting.card_training import (
+from biomamba.data.store.format import StoreFacts
+from biomamba.reporting.model_card import (
     contamination_section,
     data_section,
     procedure_section,
@@ -44,7 +44,7 @@ SETTINGS: dict[str, Any] = {
     "tokens_per_step": 8_192,
     "seed": 3,
     "optimizer": {"_target_": "biomamba.training.optimizer.AdamW", "lr": 0.002},
-    "schedule": {"_target_": "biomamba.training.schedule.WarmupDecay"},
+    "schedule": {"_target_": "biomamba.training.optimizer.WarmupDecay"},
     "trainer": {"precision": "bf16-mixed"},
     "data": {"budget": {"seq_len": 512}},
 }

@@ -9,8 +9,8 @@ import pytest
 from matplotlib.figure import Figure
 from matplotlib.image import imread
 
-from biomamba.evaluation.comparison_records import ComparisonRecord
-from biomamba.reporting.comparison_plots import changes_plot, intervals_plot
+from biomamba.evaluation.comparison import ComparisonRecord
+from biomamba.reporting.plots import changes_plot, intervals_plot
 
 
 @pytest.fixture

@@ -2,8 +2,8 @@
 
 import math
 
-from biomamba.evaluation.comparison_records import Comparison, ComparisonRecord
-from biomamba.reporting.comparison_tables import comparison_report, comparison_table, number_style
+from biomamba.evaluation.comparison import Comparison, ComparisonRecord
+from biomamba.reporting.tables import comparison_report, comparison_table, number_style
 
 
 def make_record(**changes: object) -> ComparisonRecord:

@@ -6,15 +6,15 @@ from pathlib import Path
 import pytest
 from matplotlib.figure import Figure
 
-from biomamba.reporting import curve_plots
-from biomamba.reporting.curve_plots import (
+from biomamba.reporting import plots as curve_plots
+from biomamba.reporting.groups import RunGroup
+from biomamba.reporting.inputs import TrainingRun, read_training_run
+from biomamba.reporting.plots import (
     band_of,
     loss_plot,
     validation_plot,
     validation_sources,
 )
-from biomamba.reporting.run_groups import RunGroup
-from biomamba.reporting.training_run import TrainingRun, read_training_run
 
 WriteRun = Callable[..., Path]
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from biomamba.reporting.efficiency_plots import Line, growth_plot
+from biomamba.reporting.efficiency import Line, growth_plot
 
 LINE = Line([64, 128], [1.0, 2.0], [0.9, 1.9], [1.1, 2.1])
 

@@ -8,10 +8,9 @@ from typing import Any
 
 import pytest
 
-from biomamba.reporting.efficiency_section import Measured, efficiency_sections
+from biomamba.reporting.efficiency import Measured, efficiency_sections
 from biomamba.reporting.section import Picture, Section, Table
-from biomamba.timing.records import EfficiencyRecord, rates
-from biomamba.timing.settings import Point
+from biomamba.timing.records import EfficiencyRecord, Point, rates
 
 LENGTHS = [512, 1_024, 2_048, 4_096]
 ORIGIN = {"machine": {"cpu": "CPU", "num_cores": 2, "gpus": []}, "git": None}

@@ -6,10 +6,9 @@ from typing import Any
 
 import pytest
 
-from biomamba.planning.comparison import Actual
-from biomamba.reporting.families import difference_of, families_of
-from biomamba.reporting.run_groups import RunGroup
-from biomamba.reporting.training_run import TrainingRun
+from biomamba.planning.plan import Actual
+from biomamba.reporting.groups import RunGroup, difference_of, families_of
+from biomamba.reporting.inputs import TrainingRun
 from biomamba.runtime.errors import ConfigError
 
 NOTHING = Actual(None, None, None, None, None, None, None)

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from biomamba.data.document_lookup import StoredDocument
-from biomamba.data.ledger_queries import Comparison, Overlap, Sighting, SourceTotals
-from biomamba.reporting.ledger_text import comparison, coverage, sighting_table, summary, verdict
+from biomamba.data.ledger import LedgerComparison, Overlap, Sighting, SourceTotals
+from biomamba.data.store.reader import StoredDocument
+from biomamba.reporting.text import comparison, coverage, sighting_table, summary, verdict
 
 FOUND = [
     Sighting(3, "pubmed", 0, 0, 8),
@@ -77,8 +77,8 @@ def test_a_verdict_tells_why_a_document_was_not_met(
 
 def test_a_comparison_names_the_first_difference_and_the_longer_run() -> None:
     overlaps = {"web": Overlap(3, 1, 0)}
-    same = comparison("a", "b", Comparison(8, None, overlaps), last_steps=(8, 12))
+    same = comparison("a", "b", LedgerComparison(8, None, overlaps), last_steps=(8, 12))
     assert same.splitlines()[0] == "the 8 steps that both record are the same; b has 4 steps more"
     assert cells(same.splitlines()[-1]) == ["web", "3", "1", "0", "75.00%"]
-    other = comparison("a", "b", Comparison(8, 5, overlaps), last_steps=(8, 8))
+    other = comparison("a", "b", LedgerComparison(8, 5, overlaps), last_steps=(8, 8))
     assert other.splitlines()[0] == "the first step that differs is 5"

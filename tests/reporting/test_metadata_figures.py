@@ -8,11 +8,10 @@ import pytest
 from biomamba.evaluation.comparison import Trained
 from biomamba.evaluation.document_scores import ScoreOrigin, StoredScores
 from biomamba.evaluation.perplexity import DocumentScores
-from biomamba.evaluation.scored import scored_documents
-from biomamba.metrics.grouped import TOO_FEW
-from biomamba.metrics.interval import Bootstrap
-from biomamba.metrics.multiplicity import holm
-from biomamba.reporting.metadata_figures import ScoredSource, group_figures, with_holm
+from biomamba.evaluation.stored_run import scored_documents
+from biomamba.metrics.measure import TOO_FEW, Bootstrap
+from biomamba.metrics.significance import holm
+from biomamba.reporting.metadata import ScoredSource, group_figures, with_holm
 
 BOOTSTRAP = Bootstrap(num_resamples=200, seed=1)
 BYTES = np.array([100, 200, 300, 400])

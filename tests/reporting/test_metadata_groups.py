@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from biomamba.data.document_facts import DocumentFacts, MeshTerm
-from biomamba.reporting.metadata_groups import (
+from biomamba.data.document import DocumentFacts, MeshTerm
+from biomamba.reporting.metadata import (
     MeshTree,
     by_subject,
     by_year,

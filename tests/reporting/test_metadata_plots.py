@@ -4,10 +4,9 @@ import math
 
 import pytest
 
-from biomamba.metrics.interval import Interval
-from biomamba.metrics.paired import Difference
-from biomamba.reporting.metadata_figures import GroupFigure
-from biomamba.reporting.metadata_plots import subjects_plot, years_plot
+from biomamba.metrics.measure import Interval
+from biomamba.metrics.significance import Difference
+from biomamba.reporting.metadata import GroupFigure, subjects_plot, years_plot
 
 PNG = b"\x89PNG\r\n"
 

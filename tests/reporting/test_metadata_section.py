@@ -6,21 +6,21 @@ from typing import Any
 
 import pytest
 
-from biomamba.data.sealed import write_sealed
 from biomamba.evaluation.comparison import ComparisonSettings
-from biomamba.evaluation.document_facts import DOCUMENT_FACTS
-from biomamba.metrics.interval import Bootstrap
-from biomamba.reporting.metadata_section import (
+from biomamba.evaluation.document_scores import DOCUMENT_FACTS
+from biomamba.metrics.measure import Bootstrap
+from biomamba.reporting.inputs import read_inputs
+from biomamba.reporting.metadata import (
     NO_FACTS,
     MetadataSettings,
     metadata_section,
     newest_years,
     report_facts,
 )
-from biomamba.reporting.report_inputs import read_inputs
-from biomamba.reporting.report_scores import report_scores
+from biomamba.reporting.scores import report_scores
 from biomamba.reporting.section import Picture, Section, Table
 from biomamba.runtime.errors import ConfigError, DataError
+from biomamba.runtime.files import write_sealed
 
 COMPARISON = ComparisonSettings(bootstrap=Bootstrap(num_resamples=50, seed=1))
 BITS = {

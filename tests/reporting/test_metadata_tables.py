@@ -2,10 +2,9 @@
 
 import math
 
-from biomamba.metrics.interval import Interval
-from biomamba.metrics.paired import Difference
-from biomamba.reporting.metadata_figures import GroupFigure
-from biomamba.reporting.metadata_tables import figures_table
+from biomamba.metrics.measure import Interval
+from biomamba.metrics.significance import Difference
+from biomamba.reporting.metadata import GroupFigure, figures_table
 
 BASE = GroupFigure(
     source="s",

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import yaml
 
-from biomamba.data.store_facts import StoreFacts
+from biomamba.data.store.format import StoreFacts
 from biomamba.model.config import Mamba1Config, Mamba2Config
 from biomamba.reporting.model_card import CardFacts, CardTerms, front_matter, model_card
 from biomamba.runtime.errors import ConfigError

@@ -3,9 +3,9 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from biomamba.reporting.origin_section import origin_section
-from biomamba.reporting.report_inputs import read_inputs
+from biomamba.reporting.inputs import read_inputs
 from biomamba.reporting.section import Section, Table
+from biomamba.reporting.training_sections import origin_section
 
 WriteEvaluation = Callable[..., Path]
 WriteRun = Callable[..., Path]

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from omegaconf import OmegaConf
 
-from biomamba.config.build import build
-from biomamba.config.location import conf_dir
+from biomamba.config.check import build
+from biomamba.config.safety import conf_dir
 from biomamba.reporting.paper import SCALES, Paper
 
 GOOD: dict[str, Any] = {

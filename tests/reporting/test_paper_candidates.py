@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from biomamba.metrics.interval import Bootstrap
-from biomamba.reporting.paper_candidates import Candidate, candidates
-from biomamba.reporting.report_inputs import read_inputs
-from biomamba.reporting.report_scores import report_scores
-from biomamba.reporting.run_groups import run_groups
+from biomamba.metrics.measure import Bootstrap
+from biomamba.reporting.groups import run_groups
+from biomamba.reporting.inputs import read_inputs
+from biomamba.reporting.paper import Candidate, candidates
+from biomamba.reporting.scores import report_scores
 
 BOOTSTRAP = Bootstrap(num_resamples=100, seed=1)
 

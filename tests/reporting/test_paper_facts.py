@@ -3,10 +3,10 @@
 from pathlib import Path
 from typing import Any
 
-from biomamba.planning.comparison import Actual
-from biomamba.reporting.paper_facts import differences, facts_of, inside, shape_of
-from biomamba.reporting.run_groups import RunGroup
-from biomamba.reporting.training_run import TrainingRun
+from biomamba.planning.plan import Actual
+from biomamba.reporting.groups import RunGroup
+from biomamba.reporting.inputs import TrainingRun
+from biomamba.reporting.paper import differences, facts_of, inside, shape_of
 
 SETTINGS: dict[str, Any] = {
     "tokens_per_step": 4_096,

@@ -2,16 +2,13 @@ from typing import Any
 
 import pytest
 
-from biomamba.data.budget import TokenBudget
+from biomamba.data.mixture import TokenBudget
 from biomamba.model.config import Mamba2Config
-from biomamba.planning.comparison import Comparison
-from biomamba.planning.duration import Allowance
+from biomamba.planning.duration import Allowance, measured_rate
 from biomamba.planning.hardware import Hardware
-from biomamba.planning.parameters import Parameters
-from biomamba.planning.run_plan import Plan, make_plan
-from biomamba.planning.settings import Layout, RunSettings
-from biomamba.planning.speed import measured_rate
-from biomamba.reporting.plan_text import comparison_text, plan_text
+from biomamba.planning.memory import Layout, Parameters, RunSettings
+from biomamba.planning.plan import Plan, PlanComparison, make_plan
+from biomamba.reporting.text import comparison_text, plan_text
 
 
 def plan(memory_gib: float = 8, **options: Any) -> Plan:
@@ -63,7 +60,7 @@ def test_the_line_to_submit_comes_last() -> None:
 
 
 def test_a_comparison_tells_what_is_not_recorded() -> None:
-    rows = [Comparison("steps", 4, 4), Comparison("hours", 2.0, None)]
+    rows = [PlanComparison("steps", 4, 4), PlanComparison("hours", 2.0, None)]
 
     lines = comparison_text(rows).splitlines()
 

@@ -5,10 +5,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from biomamba.evaluation.comparison import ComparisonSettings, compare
-from biomamba.metrics.interval import Bootstrap
-from biomamba.reporting.recipe_plots import arm_of, recipes_plot
-from biomamba.reporting.report_inputs import read_inputs
-from biomamba.reporting.report_scores import report_scores
+from biomamba.metrics.measure import Bootstrap
+from biomamba.reporting.inputs import read_inputs
+from biomamba.reporting.plots import arm_of, recipes_plot
+from biomamba.reporting.scores import report_scores
 
 
 def test_recipes_are_drawn(write_evaluation: Callable[..., Path], tmp_path: Path) -> None:

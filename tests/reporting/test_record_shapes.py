@@ -5,13 +5,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from biomamba.reporting.origin_section import origin_section
-from biomamba.reporting.report_inputs import read_inputs
-from biomamba.reporting.run_groups import run_groups
-from biomamba.reporting.run_sections import summary_section
+from biomamba.reporting.groups import run_groups
+from biomamba.reporting.inputs import read_inputs
+from biomamba.reporting.training_sections import origin_section, summary_section
 from biomamba.runtime.errors import DataError
-from biomamba.runtime.input_files import check_shape
-from biomamba.runtime.record_shapes import RESULT, RUN, TASK_RESULT
+from biomamba.runtime.input_files import RESULT, RUN, TASK_RESULT, check_shape
 
 ODD: tuple[Any, ...] = (3, "odd", [1], {"odd": 1}, None)
 

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from biomamba.evaluation.comparison import ComparisonSettings
+from biomamba.reporting.inputs import ReportInputs
 from biomamba.reporting.report import Report, ReportSettings, report_of, write_report
-from biomamba.reporting.report_inputs import ReportInputs
 from biomamba.reporting.section import Picture, Section, Table
 from biomamba.runtime.errors import ConfigError
 

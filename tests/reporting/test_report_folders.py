@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from biomamba.reporting.report_folders import find_folders
+from biomamba.reporting.inputs import find_folders
 from biomamba.runtime.errors import ConfigError, DataError
 
 

@@ -4,7 +4,7 @@ import base64
 import re
 from html.parser import HTMLParser
 
-from biomamba.reporting.report_html import report_html
+from biomamba.reporting.report import report_html
 from biomamba.reporting.section import Picture, Section, Table
 
 EVIL = '<script>alert("x")</script>&"'

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from biomamba.reporting.report_inputs import read_inputs, short_names
+from biomamba.reporting.inputs import read_inputs, short_names
 from biomamba.runtime.errors import DataError
 
 WriteEvaluation = Callable[..., Path]

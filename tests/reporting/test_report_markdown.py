@@ -1,6 +1,6 @@
 """Reports as Markdown."""
 
-from biomamba.reporting.report_markdown import report_markdown
+from biomamba.reporting.report import report_markdown
 from biomamba.reporting.section import Picture, Section, Table
 
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from biomamba.reporting.report_inputs import read_inputs
-from biomamba.reporting.report_scores import ReportScores, report_scores, subjects_of
+from biomamba.reporting.inputs import read_inputs
+from biomamba.reporting.scores import ReportScores, report_scores, subjects_of
 from biomamba.runtime.errors import DataError
 
 WriteEvaluation = Callable[..., Path]

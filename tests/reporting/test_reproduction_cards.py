@@ -7,13 +7,21 @@ from typing import Any
 
 import pytest
 
-from biomamba.metrics.interval import Bootstrap
-from biomamba.reporting.card_section import card_section, cards_markdown
+from biomamba.metrics.measure import Bootstrap
+from biomamba.reporting.groups import run_groups
+from biomamba.reporting.inputs import read_inputs
 from biomamba.reporting.paper import Paper
-from biomamba.reporting.report_inputs import read_inputs
-from biomamba.reporting.report_scores import report_scores
-from biomamba.reporting.reproduction_cards import NOT_RUN, OTHER, RUN, Card, cards_of, format_cards
-from biomamba.reporting.run_groups import run_groups
+from biomamba.reporting.reproduction import (
+    NOT_RUN,
+    OTHER,
+    RUN,
+    Card,
+    card_section,
+    cards_markdown,
+    cards_of,
+    format_cards,
+)
+from biomamba.reporting.scores import report_scores
 from biomamba.reporting.section import Table
 
 BOOTSTRAP = Bootstrap(num_resamples=100, seed=1)

@@ -3,8 +3,8 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from biomamba.reporting.run_groups import mean_of, run_groups
-from biomamba.reporting.training_run import TrainingRun, read_training_run
+from biomamba.reporting.groups import mean_of, run_groups
+from biomamba.reporting.inputs import TrainingRun, read_training_run
 
 WriteRun = Callable[..., Path]
 

@@ -5,8 +5,8 @@ from hashlib import sha256
 from pathlib import Path
 
 from biomamba.evaluation.stored_run import StoredModel
-from biomamba.reporting.run_links import is_end, link_runs, relinked
-from biomamba.reporting.training_run import TrainingRun, read_training_run
+from biomamba.reporting.inputs import TrainingRun, read_training_run
+from biomamba.reporting.scores import is_end, link_runs, relinked
 
 WriteRun = Callable[..., Path]
 WEIGHTS = b"weights"

@@ -6,11 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from biomamba.reporting.families import Families, Family
-from biomamba.reporting.run_groups import RunGroup, run_groups
-from biomamba.reporting.run_sections import curves_section, hardware, summary_section
+from biomamba.reporting.groups import Families, Family, RunGroup, run_groups
+from biomamba.reporting.inputs import read_training_run
 from biomamba.reporting.section import Picture, Section, Table
-from biomamba.reporting.training_run import read_training_run
+from biomamba.reporting.training_sections import curves_section, hardware, summary_section
 
 WriteRun = Callable[..., Path]
 

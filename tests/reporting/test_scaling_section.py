@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from biomamba.metrics.interval import Bootstrap
-from biomamba.reporting.report_inputs import ReportInputs, read_inputs
-from biomamba.reporting.report_scores import ReportScores, report_scores
-from biomamba.reporting.run_groups import run_groups
-from biomamba.reporting.scaling_section import scaling_section
+from biomamba.metrics.measure import Bootstrap
+from biomamba.reporting.groups import run_groups
+from biomamba.reporting.inputs import ReportInputs, read_inputs
+from biomamba.reporting.score_sections import scaling_section
+from biomamba.reporting.scores import ReportScores, report_scores
 from biomamba.reporting.section import Section, Table
 
 WriteEvaluation = Callable[..., Path]

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from biomamba.evaluation.comparison import ComparisonSettings
-from biomamba.metrics.interval import Bootstrap
-from biomamba.reporting.report_inputs import read_inputs
-from biomamba.reporting.report_scores import ReportScores, report_scores
+from biomamba.metrics.measure import Bootstrap
+from biomamba.reporting.inputs import read_inputs
 from biomamba.reporting.score_sections import forgetting_section, perplexity_section
+from biomamba.reporting.scores import ReportScores, report_scores
 from biomamba.reporting.section import Picture, Table
 
 WriteEvaluation = Callable[..., Path]

@@ -2,9 +2,9 @@
 
 from dataclasses import replace
 
-from biomamba.data.exposure import Exposure
+from biomamba.data.datamodule import Exposure
 from biomamba.evaluation.records import ResultRecord
-from biomamba.metrics.interval import Interval
+from biomamba.metrics.measure import Interval
 from biomamba.reporting.tables import (
     exposure_table,
     interval_cell,

@@ -4,7 +4,7 @@ import csv
 from collections.abc import Callable
 from pathlib import Path
 
-from biomamba.reporting.report_inputs import read_inputs
+from biomamba.reporting.inputs import read_inputs
 from biomamba.reporting.section import Table
 from biomamba.reporting.task_sections import tasks_section
 

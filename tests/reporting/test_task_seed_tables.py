@@ -4,10 +4,9 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from biomamba.reporting.report_inputs import Evaluation, read_inputs
-from biomamba.reporting.run_groups import RunGroup
-from biomamba.reporting.task_sections import tasks_section
-from biomamba.reporting.task_seed_tables import task_seeds_table
+from biomamba.reporting.groups import RunGroup
+from biomamba.reporting.inputs import Evaluation, read_inputs
+from biomamba.reporting.task_sections import task_seeds_table, tasks_section
 
 
 def _evaluations(

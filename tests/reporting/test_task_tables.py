@@ -1,7 +1,7 @@
 """Records of tasks as a table."""
 
-from biomamba.evaluation.task_records import TaskRecord
-from biomamba.reporting.task_tables import filter_notes, task_table
+from biomamba.evaluation.records import TaskRecord
+from biomamba.reporting.tables import filter_notes, task_table
 
 
 def make_record(model: str, value: float, **changes: object) -> TaskRecord:

@@ -4,9 +4,8 @@ import numpy as np
 import pytest
 
 from biomamba.evaluation.scaling import fit_scaling
-from biomamba.metrics.interval import Bootstrap, Interval
-from biomamba.metrics.measure import mean
-from biomamba.reporting.tradeoff_plots import (
+from biomamba.metrics.measure import Bootstrap, Interval, mean
+from biomamba.reporting.plots import (
     Place,
     frontier_plot,
     labels_of,

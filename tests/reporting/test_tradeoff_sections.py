@@ -3,11 +3,11 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from biomamba.metrics.interval import Bootstrap
-from biomamba.reporting.report_inputs import read_inputs
-from biomamba.reporting.report_scores import ReportScores, report_scores
+from biomamba.metrics.measure import Bootstrap
+from biomamba.reporting.inputs import read_inputs
+from biomamba.reporting.score_sections import frontier_section
+from biomamba.reporting.scores import ReportScores, report_scores
 from biomamba.reporting.section import Table
-from biomamba.reporting.tradeoff_sections import frontier_section
 
 WriteEvaluation = Callable[..., Path]
 

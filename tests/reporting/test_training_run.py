@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from biomamba.reporting.training_run import read_training_run
+from biomamba.reporting.inputs import read_training_run
 from biomamba.runtime.errors import DataError
 
 WriteRun = Callable[..., Path]

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from biomamba.runtime.atomic import (
+from biomamba.runtime.files import (
     remove_temporary_files,
     sync_folder,
     write_bytes,

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from biomamba.runtime.code_version import code_version, git_state
+from biomamba.runtime.provenance import code_version, git_state
 
 
 def git(folder: Path, *arguments: str) -> str:

@@ -4,8 +4,7 @@ import json
 
 import pytest
 
-from biomamba.runtime.errors import MissingDependencyError
-from biomamba.runtime.optional import import_optional
+from biomamba.runtime.errors import MissingDependencyError, import_optional
 
 
 def test_installed_module_is_returned() -> None:

@@ -3,7 +3,7 @@
 import pytest
 
 from biomamba.runtime.errors import ConfigError
-from biomamba.runtime.ranks import (
+from biomamba.runtime.random_state import (
     is_rank_zero,
     local_rank,
     rank,

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from biomamba.runtime.rng_state import load_rng_state, rng_state
+from biomamba.runtime.random_state import load_rng_state, rng_state
 
 
 def draw() -> tuple[float, float, float, float]:

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from biomamba.runtime.numbers import MAX_SEED
-from biomamba.runtime.seeding import seed_everything
+from biomamba.runtime.random_state import seed_everything
 
 
 def draw() -> tuple[float, float, float]:

@@ -9,7 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from biomamba.config.compose import compose_config
 from biomamba.config.experiments import program_of
-from biomamba.config.location import conf_dir
+from biomamba.config.safety import conf_dir
 
 FOLDER = conf_dir() / "experiment"
 ALL = sorted(

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from biomamba.tasks.aci_bench import AciBench
-from biomamba.tasks.prediction import Prediction
+from biomamba.tasks.dialogues import AciBench
 from biomamba.tasks.prompt import Prompt
+from biomamba.tasks.task import Prediction
 
 PROMPT = Prompt(name="p", template="{dialogue}\nNote:", shrink={"dialogue": "middle"})
 ROWS = [

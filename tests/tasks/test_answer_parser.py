@@ -5,7 +5,7 @@ import random
 
 import pytest
 
-from biomamba.tasks.answer_parser import parse_label
+from biomamba.tasks.labels import parse_label
 
 LABELS = ("yes", "no", "maybe")
 # Words of real answers that hold letters of a label without being one.

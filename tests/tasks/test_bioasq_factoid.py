@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from biomamba.runtime.errors import ConfigError
-from biomamba.tasks.bioasq_factoid import BioASQFactoid
-from biomamba.tasks.prediction import EMPTY, Prediction
+from biomamba.tasks.bioasq import BioASQFactoid
 from biomamba.tasks.prompt import Prompt
+from biomamba.tasks.task import EMPTY, Prediction
 
 PROMPT = Prompt(name="p", template="{question} {context} Answer:", shrink={"context": "right"})
 ANSWERS = [[["Ixodes", "Ixodes ricinus"]], [["KRAS"]], [["4  %\n"]]]

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from biomamba.tasks.bioasq_list import BioASQList, parse_list
-from biomamba.tasks.prediction import Prediction
+from biomamba.tasks.bioasq import BioASQList, parse_list
 from biomamba.tasks.prompt import Prompt
+from biomamba.tasks.task import Prediction
 
 PROMPT = Prompt(name="p", template="{question} {context} Answer:", shrink={"context": "right"})
 ANSWERS = [[["KRAS", "K-ras"], ["NRAS"]], ["a,\nb", "3,4-MDMA"], [["one"]]]

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from biomamba.runtime.errors import DataError
-from biomamba.tasks.bioasq_questions import TYPES, Question, answer_groups, read_questions
+from biomamba.tasks.bioasq import TYPES, Question, answer_groups, read_questions
 
 QUESTION: dict[str, Any] = {
     "id": "65f7080fc4010b4d78000019",

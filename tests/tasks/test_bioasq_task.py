@@ -8,9 +8,8 @@ import pytest
 
 from biomamba.data.document import document_key
 from biomamba.runtime.errors import ConfigError, DataError
-from biomamba.tasks.bioasq_yesno import BioASQYesNo
-from biomamba.tasks.item import Items
-from biomamba.tasks.prompt import Prompt
+from biomamba.tasks.bioasq import BioASQYesNo
+from biomamba.tasks.prompt import Items, Prompt
 
 PROMPT = Prompt(name="p", template="{question} {context} Answer:", shrink={"context": "right"})
 

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from biomamba.runtime.errors import DataError
-from biomamba.tasks.bioasq_yesno import BioASQYesNo
-from biomamba.tasks.prediction import Prediction
+from biomamba.tasks.bioasq import BioASQYesNo
 from biomamba.tasks.prompt import Prompt
+from biomamba.tasks.task import Prediction
 
 PROMPT = Prompt(name="p", template="{question} {context} Answer:", shrink={"context": "right"})
 # Of the golden files: yes and no.

@@ -10,7 +10,7 @@ import pytest
 
 from biomamba.data.rows import LocalRows
 from biomamba.runtime.errors import ConfigError, DataError
-from biomamba.tasks.choice_rows import Choice, ChoiceColumns, read_choices
+from biomamba.tasks.multiple_choice import Choice, ChoiceColumns, read_choices
 
 PIQA = ChoiceColumns(
     question=["goal"],

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from biomamba.runtime.errors import ConfigError, DataError
-from biomamba.tasks.aci_bench import AciBench
+from biomamba.tasks.dialogues import AciBench
 from biomamba.tasks.prompt import Prompt
 
 PROMPT = Prompt(name="p", template="{dialogue}\nNote:", shrink={"dialogue": "middle"})

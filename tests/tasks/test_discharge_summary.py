@@ -10,10 +10,10 @@ from omegaconf import DictConfig
 from biomamba.config.compose import compose_config
 from biomamba.data.document import Document, Reject
 from biomamba.runtime.errors import ConfigError
+from biomamba.tasks.clinical_notes import DischargeSummary
 from biomamba.tasks.clinical_sections import headings_of
-from biomamba.tasks.discharge_summary import DischargeSummary
-from biomamba.tasks.item import Item
-from biomamba.tasks.prediction import Prediction
+from biomamba.tasks.prompt import Item
+from biomamba.tasks.task import Prediction
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "clinical"
 PRESETS = ("discharge_summary", "discharge_summary_paper", "discharge_summary_paper_sft")

@@ -16,12 +16,9 @@ from biomamba.data.document import document_key
 from biomamba.data.packing import BestFit, Concat, SingleDocument
 from biomamba.data.tokenizer import Tokenizer
 from biomamba.runtime.errors import ConfigError, DataError
-from biomamba.tasks.instruct import InstructDataModule, open_tokenizer
-from biomamba.tasks.instruct_balance import LabelBalance
-from biomamba.tasks.instruct_budget import InstructBudget
+from biomamba.tasks.instruct import InstructBudget, InstructDataModule, LabelBalance, open_tokenizer
 from biomamba.tasks.instruct_samples import SampleRules
-from biomamba.tasks.item import Item, Items
-from biomamba.tasks.prompt import Prompt
+from biomamba.tasks.prompt import Item, Items, Prompt
 from biomamba.tasks.task import Answer, ChooseLabel, Task
 
 TOKENIZER = Tokenizer.byte_tokenizer()

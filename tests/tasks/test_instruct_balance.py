@@ -5,7 +5,7 @@ from collections import Counter
 import pytest
 
 from biomamba.runtime.errors import ConfigError
-from biomamba.tasks.instruct_balance import LabelBalance
+from biomamba.tasks.instruct import LabelBalance
 from biomamba.tasks.instruct_samples import Sample, Samples
 
 

@@ -4,10 +4,9 @@ from typing import Any
 
 import pytest
 
-from biomamba.data.mixed_rows import MixedRows
-from biomamba.data.mixture import SourceSize
+from biomamba.data.mixture import MixedRows, SourceSize
 from biomamba.runtime.errors import ConfigError
-from biomamba.tasks.instruct_budget import InstructBudget, epoch_of
+from biomamba.tasks.instruct import InstructBudget, epoch_of
 
 
 def budget(**options: Any) -> InstructBudget:

@@ -8,8 +8,7 @@ import pytest
 from biomamba.data.tokenizer import Tokenizer
 from biomamba.runtime.errors import ConfigError, DataError
 from biomamba.tasks.instruct_samples import SampleRules, Samples, check_apart, encode_items
-from biomamba.tasks.item import Item, Items
-from biomamba.tasks.prompt import Prompt
+from biomamba.tasks.prompt import Item, Items, Prompt
 from biomamba.tasks.task import Answer, ChooseLabel, Task
 
 TOKENIZER = Tokenizer.byte_tokenizer()  # a token is a byte

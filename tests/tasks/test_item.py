@@ -1,6 +1,6 @@
 """Items: what a bootstrap draws."""
 
-from biomamba.tasks.item import Item, Items
+from biomamba.tasks.prompt import Item, Items
 
 
 def test_an_item_without_a_group_is_drawn_alone() -> None:

@@ -6,9 +6,9 @@ import random
 import pytest
 
 from biomamba.runtime.errors import DataError
-from biomamba.tasks.item import Item
-from biomamba.tasks.label_figures import in_order, label_figures
-from biomamba.tasks.prediction import EMPTY, UNPARSABLE, Prediction
+from biomamba.tasks.labels import in_order, label_figures
+from biomamba.tasks.prompt import Item
+from biomamba.tasks.task import EMPTY, UNPARSABLE, Prediction
 
 LABELS = ("yes", "no")
 ITEMS = [Item(id=str(n), parts={}, target=label, label=label) for n, label in enumerate(LABELS * 3)]

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from biomamba.runtime.errors import DataError
-from biomamba.tasks.mts_dialog import SECTIONS, MtsDialog
-from biomamba.tasks.prediction import Prediction
+from biomamba.tasks.dialogues import SECTIONS, MtsDialog
 from biomamba.tasks.prompt import Prompt
+from biomamba.tasks.task import Prediction
 
 PROMPT = Prompt(name="p", template="{section}\n{dialogue}\nText:", shrink={"dialogue": "middle"})
 HEADER = ("ID", "section_header", "section_text", "dialogue")

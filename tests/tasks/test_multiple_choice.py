@@ -9,11 +9,9 @@ import pytest
 from biomamba.data.document import document_key
 from biomamba.data.rows import LocalRows
 from biomamba.runtime.errors import ConfigError, DataError
-from biomamba.tasks.choice_rows import ChoiceColumns
-from biomamba.tasks.item import Items
-from biomamba.tasks.multiple_choice import MultipleChoice
-from biomamba.tasks.prediction import Prediction
-from biomamba.tasks.prompt import Prompt
+from biomamba.tasks.multiple_choice import ChoiceColumns, MultipleChoice
+from biomamba.tasks.prompt import Items, Prompt
+from biomamba.tasks.task import Prediction
 
 COLUMNS = ChoiceColumns(
     id="id",

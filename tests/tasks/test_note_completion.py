@@ -5,13 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from biomamba.data.corpora.mimic_note import MimicNotes
+from biomamba.data.corpora.table import MimicNotes
 from biomamba.data.document import SplitRule
 from biomamba.data.rows import LocalRows
 from biomamba.runtime.errors import ConfigError
-from biomamba.tasks.note_completion import NoteCompletion, between_words
-from biomamba.tasks.prediction import Prediction
+from biomamba.tasks.clinical_notes import NoteCompletion, between_words
 from biomamba.tasks.prompt import Prompt
+from biomamba.tasks.task import Prediction
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "clinical"
 PROMPT = Prompt(name="p", template="{prefix}", open_end=True, shrink={"prefix": "left"})

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from biomamba.data.corpora.mimic_note import MimicNotes
+from biomamba.data.corpora.table import MimicNotes
 from biomamba.data.document import SplitRule, document_key
 from biomamba.data.rows import LocalRows
 from biomamba.runtime.errors import ConfigError, DataError
-from biomamba.tasks.note_completion import NoteCompletion
+from biomamba.tasks.clinical_notes import NoteCompletion
 from biomamba.tasks.prompt import Prompt
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "clinical"

@@ -1,6 +1,6 @@
 """Predictions: what an answer holds when it says nothing else."""
 
-from biomamba.tasks.prediction import ANSWERED, EMPTY, UNPARSABLE, Prediction
+from biomamba.tasks.task import ANSWERED, EMPTY, UNPARSABLE, Prediction
 
 
 def test_an_answer_stands_for_no_label_unless_it_says_so() -> None:

@@ -8,8 +8,7 @@ import pytest
 
 from biomamba.data.tokenizer import Tokenizer
 from biomamba.runtime.errors import ConfigError, DataError
-from biomamba.tasks.item import Item
-from biomamba.tasks.prompt import CUTS, Prompt, PromptTooLongError
+from biomamba.tasks.prompt import CUTS, Item, Prompt, PromptTooLongError
 
 BYTES = Tokenizer.byte_tokenizer()
 WORDS = [

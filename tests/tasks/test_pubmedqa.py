@@ -11,8 +11,7 @@ import pyarrow.parquet
 import pytest
 
 from biomamba.runtime.errors import ConfigError, DataError
-from biomamba.tasks.item import Item
-from biomamba.tasks.prompt import Prompt
+from biomamba.tasks.prompt import Item, Prompt
 from biomamba.tasks.pubmedqa import LABELS, NUM_FOLDS, PubMedQA
 
 PROMPT = Prompt(name="p", template="{question} {context} Answer:", shrink={"context": "middle"})

@@ -1,7 +1,6 @@
 """Sections as the published code cuts them."""
 
-from biomamba.tasks.clinical_sections import ClinicalSections
-from biomamba.tasks.release_sections import ReleaseSections
+from biomamba.tasks.clinical_sections import ClinicalSections, ReleaseSections
 
 
 def shape(note: str) -> dict[str, str]:

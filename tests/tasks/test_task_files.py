@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from biomamba.runtime.errors import DataError
-from biomamba.tasks.task_files import file_hashes, named_files
+from biomamba.tasks.task import file_hashes, named_files
 
 
 def test_entries_stand_for_their_files_in_order(tmp_path: Path) -> None:

@@ -6,8 +6,8 @@ import pytest
 
 from biomamba.data.document import Reject, document_key
 from biomamba.runtime.errors import DataError
-from biomamba.tasks.item import Item
-from biomamba.tasks.task_rows import check_apart, collect, rows_of
+from biomamba.tasks.prompt import Item
+from biomamba.tasks.task import check_apart, collect, rows_of
 
 SECRET = "Mr. Smith of Elm Street"
 

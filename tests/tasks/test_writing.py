@@ -6,11 +6,9 @@ from dataclasses import dataclass
 import pytest
 
 from biomamba.runtime.errors import ConfigError
-from biomamba.tasks.item import Item, Items
-from biomamba.tasks.prediction import EMPTY, Prediction
-from biomamba.tasks.prompt import Prompt
-from biomamba.tasks.task import WriteText
-from biomamba.tasks.writing import AuditedItem, WritingTask, references_of
+from biomamba.tasks.clinical_notes import AuditedItem, WritingTask, references_of
+from biomamba.tasks.prompt import Item, Items, Prompt
+from biomamba.tasks.task import EMPTY, Prediction, WriteText
 
 PROMPT = Prompt(name="p", template="{note}\nAnswer:", shrink={"note": "left"})
 TARGETS = ["PLAN:\nRest for 3 days.", "EXAM:\nNo fever was seen."]

@@ -3,8 +3,8 @@
 import pytest
 
 from biomamba.runtime.errors import ConfigError
-from biomamba.tasks.prediction import Prediction
-from biomamba.tasks.written_answers import candidates_of, check_cleaning, cleaned, one_line
+from biomamba.tasks.labels import candidates_of, check_cleaning, cleaned, one_line
+from biomamba.tasks.task import Prediction
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from biomamba.model.config import Mamba2Config
-from biomamba.timing.records import EfficiencyRecord, rates
-from biomamba.timing.settings import Point
+from biomamba.timing.records import EfficiencyRecord, Point, rates
 
 ORIGIN = {
     "argv": [],

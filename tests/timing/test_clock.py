@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from biomamba.timing.clock import DeviceClock
+from biomamba.timing.measurement import DeviceClock
 
 
 @pytest.mark.parametrize(("device", "num_waits"), [("cpu", 0), ("cuda", 1)])

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from biomamba.timing.growth import crossings, fit_growth
+from biomamba.timing.records import crossings, fit_growth
 
 LENGTHS = [512, 1_024, 2_048, 4_096, 8_192, 16_384]
 

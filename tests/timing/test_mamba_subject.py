@@ -8,8 +8,8 @@ import torch
 from biomamba.model.backends.chunked import ChunkedScan
 from biomamba.model.config import Mamba2Config
 from biomamba.model.language_model import MambaLM
-from biomamba.timing.mamba_subject import MambaSubject
-from biomamba.timing.settings import Point
+from biomamba.timing.candidates import MambaSubject
+from biomamba.timing.records import Point
 
 CHUNK = 8
 

@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import nn
 
-from biomamba.timing import memory
-from biomamba.timing.memory import (
+from biomamba.timing import measurement as memory
+from biomamba.timing.measurement import (
     CudaMemory,
     ProcessMemory,
     exhausted,
@@ -101,7 +101,7 @@ _ALLOCATE_BEYOND = """
 import resource
 from pathlib import Path
 import torch
-from biomamba.timing.memory import exhausted, memory_limit
+from biomamba.timing.measurement import exhausted, memory_limit
 
 MIB = 2**20
 before = resource.getrlimit(resource.RLIMIT_DATA)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from biomamba.timing.progress import Progress
+from biomamba.timing.measurement import Progress
 
 
 def test_the_rest_takes_as_long_per_token_as_what_is_done() -> None:

@@ -11,13 +11,13 @@ from biomamba.runtime.errors import ConfigError, DataError
 from biomamba.timing.records import (
     EFFICIENCY_FILE,
     EfficiencyRecord,
+    Point,
     RecordFile,
     curves,
     difference,
     rates,
     read_efficiency,
 )
-from biomamba.timing.settings import Point
 
 MakeRecord = Callable[..., EfficiencyRecord]
 CONDITIONS = {"repeats": 3}

@@ -8,9 +8,14 @@ import pytest
 import torch
 
 from biomamba.timing import session
-from biomamba.timing.records import EFFICIENCY_FILE, EfficiencyRecord, RecordFile
+from biomamba.timing.records import (
+    EFFICIENCY_FILE,
+    EfficiencyRecord,
+    EfficiencySettings,
+    Point,
+    RecordFile,
+)
 from biomamba.timing.session import Bench, measure
-from biomamba.timing.settings import EfficiencySettings, Point
 
 CONDITIONS = {"repeats": 3}
 ORIGIN: dict[str, Any] = {"machine": {}, "versions": {}}

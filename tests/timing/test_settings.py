@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from biomamba.runtime.errors import ConfigError
-from biomamba.timing.settings import EfficiencySettings, Point
+from biomamba.timing.records import EfficiencySettings, Point
 
 
 def settings(**changes: Any) -> EfficiencySettings:

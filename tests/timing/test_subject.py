@@ -5,11 +5,8 @@ import torch
 from biomamba.model.backends.chunked import ChunkedScan
 from biomamba.model.config import Mamba2Config
 from biomamba.model.language_model import MambaLM
-from biomamba.timing.mamba_subject import MambaSubject
-from biomamba.timing.settings import PHASES, Point
-from biomamba.timing.subject import Subject
-from biomamba.timing.transformer_shape import equal_shape
-from biomamba.timing.transformer_subject import TransformerSubject
+from biomamba.timing.candidates import MambaSubject, Subject, TransformerSubject, equal_shape
+from biomamba.timing.records import PHASES, Point
 
 
 def test_the_models_do_the_same_and_have_the_same_size(tiny: Mamba2Config) -> None:

@@ -8,12 +8,16 @@ import torch
 from biomamba.model.backends.chunked import ChunkedScan
 from biomamba.model.config import Mamba2Config
 from biomamba.model.language_model import MambaLM
-from biomamba.timing.mamba_subject import MambaSubject
-from biomamba.timing.settings import EfficiencySettings, Point
-from biomamba.timing.subject import Subject
-from biomamba.timing.tasks import DecodeTask, PrefillTask, ProductTask, Training, make_task, row_of
-from biomamba.timing.transformer_shape import equal_shape
-from biomamba.timing.transformer_subject import TransformerSubject
+from biomamba.timing.candidates import MambaSubject, Subject, TransformerSubject, equal_shape
+from biomamba.timing.records import EfficiencySettings, Point
+from biomamba.timing.session import (
+    DecodeTask,
+    PrefillTask,
+    ProductTask,
+    Training,
+    make_task,
+    row_of,
+)
 
 CPU = torch.device("cpu")
 SETTINGS = EfficiencySettings(phases=["train"], lengths=[16], batches=[2], decode_tokens=3)

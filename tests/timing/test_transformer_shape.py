@@ -7,7 +7,7 @@ import transformers
 
 from biomamba.model.config import Mamba1Config, Mamba2Config, MambaConfig
 from biomamba.runtime.errors import ConfigError
-from biomamba.timing.transformer_shape import equal_shape
+from biomamba.timing.candidates import equal_shape
 
 SCALES = [(768, 24), (1_024, 48), (1_536, 48), (2_048, 48), (2_560, 64)]
 

@@ -7,9 +7,8 @@ import pytest
 import torch
 
 from biomamba.runtime.errors import MissingDependencyError
-from biomamba.timing.settings import Point
-from biomamba.timing.transformer_shape import TransformerShape
-from biomamba.timing.transformer_subject import TransformerSubject, import_transformers
+from biomamba.timing.candidates import TransformerShape, TransformerSubject, import_transformers
+from biomamba.timing.records import Point
 
 SHAPE = TransformerShape(
     d_model=32, n_layer=2, n_head=2, d_ff=48, vocab_size=64, tie_embeddings=True

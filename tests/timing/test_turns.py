@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from biomamba.timing.turns import take_turns
+from biomamba.timing.measurement import take_turns
 
 MakeTask = Callable[..., Any]
 

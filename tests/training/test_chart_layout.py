@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from biomamba.training.chart_layout import chart_layout
+from biomamba.training.callbacks.tensorboard import chart_layout
 
 SOURCE = Path(__file__).resolve().parents[2] / "biomamba"
 DRAWN = [

@@ -16,8 +16,8 @@ from typing import IO, Any
 import pytest
 import torch
 
-from biomamba.data.sealed import _sealed_bytes
 from biomamba.runtime.errors import CheckpointError
+from biomamba.runtime.files import _sealed_bytes
 from biomamba.training import checkpoint_io
 from biomamba.training.checkpoint_io import (
     CheckpointRecord,

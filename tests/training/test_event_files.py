@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from biomamba.training.event_files import holds_tag, put_before_now
+from biomamba.training.run import holds_tag, put_before_now
 
 NAME = "events.out.tfevents.{:010d}.host.7.0"
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
-from biomamba.training.event_writers import has_tensorboard, writers_of
+from biomamba.training.callbacks.tensorboard import has_tensorboard, writers_of
 
 
 def test_only_rank_zero_writes_but_all_know(tmp_path: Any) -> None:

@@ -15,12 +15,11 @@ from biomamba.data.tokenizer import Tokenizer
 from biomamba.model.backends.reference import ReferenceScan
 from biomamba.model.checkpoint import load_pretrained, open_checkpoint, save_pretrained
 from biomamba.model.config import Mamba1Config, Mamba2Config, MambaConfig
-from biomamba.model.formats import tensor_writer
+from biomamba.model.formats import tensors as tensor_writer
 from biomamba.model.language_model import MambaLM
 from biomamba.runtime.errors import CheckpointError, ConfigError
-from biomamba.training import export_folder
-from biomamba.training.export_folder import ExportFormat, check_output, export
-from biomamba.training.export_source import ExportSource, find_source
+from biomamba.training import export as export_folder
+from biomamba.training.export import ExportFormat, ExportSource, check_output, export, find_source
 
 TOKENIZER = Tokenizer.byte_tokenizer()
 CONFIGS: dict[str, MambaConfig] = {

@@ -16,7 +16,7 @@ from biomamba.model.language_model import MambaLM
 from biomamba.model.lora import Lora, adapted_modules
 from biomamba.runtime.errors import CheckpointError, ConfigError
 from biomamba.training.checkpoint_io import DurableCheckpointIO
-from biomamba.training.export_source import ExportSource, find_source
+from biomamba.training.export import ExportSource, find_source
 
 CONFIGS: dict[str, MambaConfig] = {
     "Mamba1": Mamba1Config(d_model=16, n_layer=1, vocab_size=37, d_state=4),

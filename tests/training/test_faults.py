@@ -6,7 +6,7 @@ import pytest
 from torch.distributed import DistBackendError
 
 from biomamba.runtime.errors import TrainingError
-from biomamba.training.faults import explained_faults
+from biomamba.training.launch import explained_faults
 
 GLOO = "[/pytorch/third_party/gloo/gloo/transport/tcp/pair.cc:547] Connection closed by peer"
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from biomamba.training import gradients
-from biomamba.training.gradients import GradientSums, clip, global_norm
+from biomamba.training import step_guard as gradients
+from biomamba.training.step_guard import GradientSums, clip, global_norm
 
 PASSES = 8
 

@@ -3,7 +3,7 @@
 from biomamba.model.backends.reference import ReferenceScan
 from biomamba.model.config import Mamba2Config
 from biomamba.model.language_model import MambaLM
-from biomamba.training.hyper_parameters import compared_metrics, hyper_parameters
+from biomamba.training.callbacks.tensorboard import compared_metrics, hyper_parameters
 
 
 def test_settings_of_a_run() -> None:

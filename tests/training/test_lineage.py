@@ -8,10 +8,9 @@ from typing import Any
 import pytest
 import yaml
 
-from biomamba.data.manifest import FORMAT_VERSION, Manifest, Totals
-from biomamba.data.store_facts import StoreFacts
-from biomamba.runtime.atomic import make_private
+from biomamba.data.store.format import FORMAT_VERSION, Manifest, StoreFacts, Totals
 from biomamba.runtime.errors import DataError
+from biomamba.runtime.files import make_private
 from biomamba.training.lineage import (
     SplitFiles,
     find_lineage,

@@ -18,14 +18,12 @@ from torch.utils.data import DataLoader
 from biomamba.data.batches import PIECE_DTYPE, Batch
 from biomamba.model.backends.chunked import ChunkedScan
 from biomamba.model.config import Mamba2Config
-from biomamba.model.cross_entropy import linear_cross_entropy
 from biomamba.model.language_model import MambaLM
-from biomamba.model.mixer import LayerState
+from biomamba.model.loss import linear_cross_entropy
+from biomamba.model.mamba2 import LayerState
 from biomamba.runtime.errors import ConfigError, TrainingError
-from biomamba.training.module import LanguageModelingModule, check_vocabulary
-from biomamba.training.objective import Objective
-from biomamba.training.optimizer import AdamW
-from biomamba.training.schedule import Constant
+from biomamba.training.module import LanguageModelingModule, Objective, check_vocabulary
+from biomamba.training.optimizer import AdamW, Constant
 from biomamba.training.step_guard import SpikeDetection
 
 VOCAB, LENGTH, ROWS = 32, 12, 4
@@ -145,7 +143,7 @@ def test_the_kernel_of_the_loss_is_the_one_asked_for(
         calls.append(len(tensors))
         return linear_cross_entropy(*tensors, **options)
 
-    monkeypatch.setattr("biomamba.model.fused_loss.fused_linear_cross_entropy", counted)
+    monkeypatch.setattr("biomamba.model.loss.fused_linear_cross_entropy", counted)
     monkeypatch.setattr("biomamba.training.module.check_loss_kernel", lambda *_, **__: None)
     found = []
     for kernel in ("chunked", "liger"):

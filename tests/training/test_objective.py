@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from biomamba.training.objective import Objective
+from biomamba.training.module import Objective
 
 
 @pytest.mark.parametrize(

@@ -4,11 +4,10 @@ import pytest
 import torch
 from lightning.fabric.plugins.precision.amp import _optimizer_handles_unscaling
 
-from biomamba.model.adaptation import Adaptation
 from biomamba.model.backends.reference import ReferenceScan
 from biomamba.model.config import Mamba2Config
 from biomamba.model.language_model import MambaLM
-from biomamba.model.lora import Lora
+from biomamba.model.lora import Adaptation, Lora
 from biomamba.training.optimizer import AdamW, rates_to_log
 
 SETTINGS = AdamW(lr=0.1, weight_decay=0.5)

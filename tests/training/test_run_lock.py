@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 
 from biomamba.runtime.errors import ConfigError
-from biomamba.training.run_lock import run_lock
+from biomamba.training.run import run_lock
 
 HOLDER = """
 import os, sys, time
 from pathlib import Path
-from biomamba.training.run_lock import run_lock
+from biomamba.training.run import run_lock
 with run_lock(Path(sys.argv[1])):
     if os.fork() == 0:  # a worker that outlives the run
         os.close(1)

@@ -10,19 +10,17 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from biomamba.data.exposure import Exposure
-from biomamba.model.adaptation import Adaptation, ParameterCount
-from biomamba.model.adapter import ADAPTER
+from biomamba.data.datamodule import Exposure
 from biomamba.model.backends.auto import AutoScan
 from biomamba.model.backends.chunked import ChunkedScan
 from biomamba.model.checkpoint import load_pretrained
 from biomamba.model.config import Mamba2Config
 from biomamba.model.isolation_probe import probe_isolation
 from biomamba.model.language_model import MambaLM
-from biomamba.model.lora import Lora
+from biomamba.model.lora import ADAPTER, Adaptation, Lora, ParameterCount
 from biomamba.runtime.signals import Interrupted
 from biomamba.training.resume import Start
-from biomamba.training.run_record import RunRecord, StartRecord, save_model
+from biomamba.training.run import RunRecord, StartRecord, save_model
 
 
 class StubData:

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from biomamba.training.schedule import Constant, WarmupDecay
+from biomamba.training.optimizer import Constant, WarmupDecay
 
 WSD = WarmupDecay(total_tokens=1_000, warmup_ratio=0.1, decay_ratio=0.25, min_lr_ratio=0.1)
 

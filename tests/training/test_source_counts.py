@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from biomamba.data.batches import PIECE_DTYPE, Batch
-from biomamba.training.source_counts import SourceCounts
+from biomamba.training.module import SourceCounts
 
 NAMES = ["pubmed", "c4", "web"]
 

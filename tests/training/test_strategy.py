@@ -23,20 +23,16 @@ from torch.multiprocessing.spawn import ProcessRaisedException, start_processes
 from torch.utils.data import DataLoader
 
 from biomamba.data.batches import PIECE_DTYPE, Batch
-from biomamba.model.adaptation import Adaptation
-from biomamba.model.adapter import ADAPTER, save_adapter
 from biomamba.model.backends.chunked import ChunkedScan
 from biomamba.model.checkpoint import build_model, load_pretrained, save_pretrained
 from biomamba.model.config import Mamba1Config, Mamba2Config, MambaConfig
-from biomamba.model.lora import Lora
+from biomamba.model.lora import ADAPTER, Adaptation, Lora, save_adapter
 from biomamba.runtime.errors import ConfigError
 from biomamba.training.callbacks.checkpoint import Checkpoints, checkpoint_name
 from biomamba.training.checkpoint_io import DurableCheckpointIO
 from biomamba.training.launch import quiet_lightning
-from biomamba.training.module import LanguageModelingModule
-from biomamba.training.objective import Objective
-from biomamba.training.optimizer import AdamW
-from biomamba.training.schedule import Constant
+from biomamba.training.module import LanguageModelingModule, Objective
+from biomamba.training.optimizer import AdamW, Constant
 from biomamba.training.strategy import ddp, fsdp
 
 VOCAB, LENGTH, ROWS, STEPS, HALF = 32, 12, 4, 10, 5

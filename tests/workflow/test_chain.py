@@ -5,8 +5,7 @@ from typing import Any
 import pytest
 
 from biomamba.runtime.errors import ConfigError
-from biomamba.workflow.chain import Chain
-from biomamba.workflow.step import Step
+from biomamba.workflow.chain import Chain, Step
 
 
 def entry(*overrides: str, program: str = "train", **keys: Any) -> dict[str, Any]:

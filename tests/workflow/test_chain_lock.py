@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from biomamba.runtime.errors import ConfigError
-from biomamba.workflow.chain_lock import chain_lock
+from biomamba.workflow.runner import chain_lock
 
 
 def test_a_second_holder_is_refused_until_the_first_has_ended(tmp_path: Path) -> None:

@@ -4,8 +4,7 @@ import shlex
 import subprocess
 from pathlib import Path
 
-from biomamba.workflow.commands import plain_script, shell_line, slurm_script
-from biomamba.workflow.step import Step
+from biomamba.workflow.chain import Step, plain_script, shell_line, slurm_script
 
 STEPS = (
     Step(

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from biomamba.workflow import process
-from biomamba.workflow.process import StepProcess, Surroundings, last_lines
-from biomamba.workflow.step import Step
+from biomamba.workflow import runner as process
+from biomamba.workflow.chain import Step
+from biomamba.workflow.runner import StepProcess, Surroundings, last_lines
 
 STEP = Step(
     name="a",
@@ -115,8 +115,8 @@ def test_a_step_dies_with_the_chain(tmp_path: Path) -> None:
     program.chmod(0o755)
     script = (
         "import os, sys, time; from pathlib import Path\n"
-        "from biomamba.workflow.process import StepProcess, Surroundings\n"
-        "from biomamba.workflow.step import Step\n"
+        "from biomamba.workflow.runner import StepProcess, Surroundings\n"
+        "from biomamba.workflow.chain import Step\n"
         f"sys.executable = {str(program)!r}\n"
         f"step = {STEP!r}\n"
         f"StepProcess(step, Surroundings(Path({str(tmp_path)!r}), dict(os.environ)))\n"

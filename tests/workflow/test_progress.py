@@ -2,15 +2,15 @@
 
 import pytest
 
-from biomamba.workflow.progress import (
+from biomamba.workflow.chain import Step
+from biomamba.workflow.record import Record
+from biomamba.workflow.runner import (
     duration,
     expected_seconds,
     position,
     remaining_seconds,
     rough,
 )
-from biomamba.workflow.record import Record
-from biomamba.workflow.step import Step
 
 
 def step(name: str, *after: str, minutes: float | None = 1.0) -> Step:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from biomamba.runtime.errors import DataError
-from biomamba.workflow.raw_files import check_raw_files
+from biomamba.workflow.chain import check_raw_files
 
 FILES = {"a/x.json": "from here", "b/*.gz": "from there"}
 

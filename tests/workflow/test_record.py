@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from biomamba.runtime.errors import ConfigError, DataError
+from biomamba.workflow.chain import Step
 from biomamba.workflow.record import (
     Record,
     descendants,
@@ -14,7 +15,6 @@ from biomamba.workflow.record import (
     read_record,
     record_path,
 )
-from biomamba.workflow.step import Step
 
 
 def step(name: str, *after: str, overrides: tuple[str, ...] = ()) -> Step:

@@ -5,9 +5,8 @@ from pathlib import Path
 import pytest
 
 from biomamba.runtime.errors import ConfigError
-from biomamba.workflow.record import record_path
-from biomamba.workflow.rerun import chosen_steps, forget
-from biomamba.workflow.step import Step
+from biomamba.workflow.chain import Step
+from biomamba.workflow.record import chosen_steps, forget, record_path
 
 
 def step(name: str, *after: str, folder: Path = Path("runs")) -> Step:

@@ -9,11 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from biomamba.workflow import process
+from biomamba.workflow import runner as process
+from biomamba.workflow.chain import Step
 from biomamba.workflow.record import Record, read_record
-from biomamba.workflow.runner import Ending, Runner, environment
-from biomamba.workflow.step import Step
-from biomamba.workflow.stop_request import stop_request
+from biomamba.workflow.runner import Ending, Runner, environment, stop_request
 
 # The first override of a step is what its program does.
 PROGRAM = """#!/usr/bin/env bash

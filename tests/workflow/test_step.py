@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from biomamba.runtime.errors import ConfigError
-from biomamba.workflow.step import OUTPUT_KEYS, Step, Template
+from biomamba.workflow.chain import OUTPUT_KEYS, Step, Template
 
 ENTRY: dict[str, Any] = {"program": "train", "overrides": ["seed=1"], "minutes": 2}
 

@@ -6,8 +6,8 @@ import signal
 import pytest
 
 from biomamba.runtime.signals import SIGNALS
-from biomamba.workflow import stop_request as module
-from biomamba.workflow.stop_request import stop_request
+from biomamba.workflow import runner as module
+from biomamba.workflow.runner import stop_request
 
 
 @pytest.mark.parametrize("number", SIGNALS)

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from biomamba.data.cleaning.benchmark_filter import ItemIndex, Rule
 from biomamba.data.cleaning.decisions import Decision, ShardTable, Verdict
-from biomamba.data.cleaning.item_index import ItemIndex, Rule
 from biomamba.data.cleaning.policy import Cleaning
 from biomamba.data.document import SplitRule
 

@@ -16,7 +16,7 @@ import numpy as np
 from datasketch import MinHash, MinHashLSH
 from numpy.typing import NDArray
 
-from biomamba.data.cleaning.words import (
+from biomamba.data.cleaning.ngrams import (
     Hashes,
     HashRows,
     hash_ngrams,

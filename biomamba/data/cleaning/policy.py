@@ -6,10 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from biomamba.data.cleaning.firewall import Firewall
-from biomamba.data.cleaning.item_index import Hits
+from biomamba.data.cleaning.benchmark_filter import Firewall, Hits
 from biomamba.data.cleaning.near_duplicates import NearDuplicates
-from biomamba.data.cleaning.words import Hashes, hash_texts, hash_words
+from biomamba.data.cleaning.ngrams import Hashes, hash_texts, hash_words
 from biomamba.data.document import Document, Reject
 from biomamba.runtime.numbers import check_whole
 

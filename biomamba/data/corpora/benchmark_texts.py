@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any
 
-from biomamba.data.cleaning.benchmarks.item import Benchmark
+from biomamba.data.cleaning.benchmarks import Benchmark
 from biomamba.data.document import Document, Reject
 from biomamba.data.rows import RawShard, Row
 

@@ -1,24 +1,248 @@
 """PubMed from its own XML: title, blank line, abstract, of the records that still stand."""
 
+import logging
 import re
+import zlib
+from base64 import b64decode, b64encode
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from enum import IntEnum
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from biomamba.data.citation import Citation, read_citation
-from biomamba.data.document import Document, Reject
-from biomamba.data.document_facts import DocumentFacts
-from biomamba.data.pubmed_xml import citation_of, elements, is_record, read_key
-from biomamba.data.raw_files import natural_order
-from biomamba.data.revisions import Fate, Fates, decide, read_all_keys
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.progress import track
+
+from biomamba.data.corpora.pubmed_xml import (
+    Citation,
+    citation_of,
+    elements,
+    is_record,
+    read_citation,
+    read_deletions,
+    read_key,
+)
+from biomamba.data.document import Document, DocumentFacts, Reject
+from biomamba.data.nlm_download import FileSource
+from biomamba.data.prepare.workers import map_on
+from biomamba.data.raw_shards import natural_order
 from biomamba.data.rows import RawShard, Row
-from biomamba.data.sealed import sha256_of
-from biomamba.data.xml_files import FileSource
 from biomamba.runtime.errors import ConfigError, DataError
+from biomamba.runtime.files import read_sealed, sha256_of, write_sealed
 from biomamba.runtime.numbers import check_whole
+
+# -------------------------------------------------------------------------------------------------
+# The PMIDs and versions of one PubMed file, kept for the next run.
+#
+# A parse of all of PubMed takes hours, a hash of its files minutes. What a file gave is kept under
+# the hash of its bytes, sealed: a stale or damaged record is read anew and never trusted.
+# -------------------------------------------------------------------------------------------------
+
+_LOG = logging.getLogger(__name__)
+# Goes up when the same bytes would give other keys.
+_FORMAT_VERSION = 1
+_COLUMNS = {"pmids": "<u4", "versions": "<u2", "deleted": "<u4"}
+
+
+@dataclass(frozen=True, eq=False)
+class FileKeys:
+    """The keys of one file.
+
+    Attributes:
+        pmids: `(records,)` in file order; 0 for a record without a usable PMID and version.
+        versions: `(records,)`.
+        deleted: PMIDs that the file deletes.
+    """
+
+    pmids: NDArray[np.uint32]
+    versions: NDArray[np.uint16]
+    deleted: NDArray[np.uint32]
+
+
+def read_keys(path: Path) -> FileKeys:
+    """Read the keys of one file.
+
+    Raises:
+        DataError: If the file is not PubMed XML or is damaged.
+    """
+    keys: list[tuple[int, int]] = []
+    deleted = [np.empty(0, dtype=np.uint32)]
+    for element in elements(path):
+        if is_record(element, path):
+            keys.append(read_key(element) or (0, 0))
+        else:
+            deleted.append(read_deletions(element, path))
+    return FileKeys(
+        pmids=np.array([pmid for pmid, _ in keys], dtype=np.uint32),
+        versions=np.array([version for _, version in keys], dtype=np.uint16),
+        deleted=np.concatenate(deleted),
+    )
+
+
+def cached_keys(path: Path, folder: Path | None) -> FileKeys:
+    """Return the keys of one file, from the record in a folder if it fits the bytes of the file.
+
+    Several processes may use one folder at once. A folder that cannot be written only costs time.
+
+    Args:
+        path: The file.
+        folder: Where the records are; None reads the file and keeps nothing.
+
+    Raises:
+        DataError: If the file is not PubMed XML or is damaged.
+    """
+    if folder is None:
+        return read_keys(path)
+    identity = {"format_version": _FORMAT_VERSION, "file_sha256": _hash(path)}
+    record = folder / f"{path.name}.json"
+    if (kept := _unpack(record, identity)) is not None:
+        return kept
+    keys = read_keys(path)
+    if _hash(path) != identity["file_sha256"]:
+        raise DataError(
+            f"{path} changed while it was read; wait until nobody writes to it and run again"
+        )
+    try:
+        write_sealed(record, {**identity, **_pack(keys)})
+    except DataError as error:
+        _LOG.warning("the keys of %s are not kept: %s", path.name, error)
+    return keys
+
+
+def _hash(path: Path) -> str:
+    try:
+        return sha256_of(path)
+    except OSError as error:
+        raise DataError(
+            f"cannot read {path} ({error.strerror}); mend the rights or fetch it again"
+        ) from error
+
+
+def _pack(keys: FileKeys) -> dict[str, str]:
+    return {
+        name: b64encode(zlib.compress(getattr(keys, name).astype(dtype).tobytes())).decode("ascii")
+        for name, dtype in _COLUMNS.items()
+    }
+
+
+def _unpack(record: Path, identity: dict[str, Any]) -> FileKeys | None:
+    try:
+        content = read_sealed(record)
+    except DataError as error:
+        _LOG.debug("no record of keys: %s", error)
+        return None
+    if {name: content.get(name) for name in identity} != identity:
+        return None
+    arrays = {
+        name: np.frombuffer(zlib.decompress(b64decode(content[name])), dtype)
+        for name, dtype in _COLUMNS.items()
+    }
+    return FileKeys(**arrays)
+
+
+# -------------------------------------------------------------------------------------------------
+# Which record of a PMID stands after all files, found from the keys alone.
+#
+# PubMed is a series of files: a later file revises or deletes what earlier ones hold, and a file
+# may hold several versions of one article. A first pass collects 6 bytes per record; then the files
+# are walked from the last to the first with one byte per PMID, which says what happened to it
+# later. Nothing depends on the number of workers.
+# -------------------------------------------------------------------------------------------------
+
+Fates = NDArray[np.uint8]
+
+
+class Fate(IntEnum):
+    """What becomes of one record."""
+
+    KEPT = 0
+    REVISED = 1
+    DELETED = 2
+    OLDER = 3
+    NO_PMID = 4
+
+    @property
+    def reason(self) -> str:
+        """How rejects of this kind are counted."""
+        return _REASONS[self]
+
+
+_REASONS = {
+    Fate.KEPT: "kept",
+    Fate.REVISED: "revised later",
+    Fate.DELETED: "deleted",
+    Fate.OLDER: "older version",
+    Fate.NO_PMID: "no PMID",
+}
+
+
+def read_all_keys(
+    paths: Sequence[Path], num_workers: int, cache: Path | None = None
+) -> list[FileKeys]:
+    """Read the keys of all files, in their order; progress goes to stderr.
+
+    Args:
+        paths: The files.
+        num_workers: Processes; 1 reads in this one.
+        cache: Folder that keeps what was read for the next run; None keeps nothing.
+
+    Raises:
+        DataError: If a file is not PubMed XML or is damaged.
+    """
+    read = partial(cached_keys, folder=cache)
+    found = dict(_tracked(map_on(read, paths, num_workers), len(paths)))
+    return [found[path] for path in paths]
+
+
+def decide(files: Sequence[FileKeys]) -> list[Fates]:
+    """Return the fate of every record of every file.
+
+    Within a file the highest version of a PMID stands, the last one of equals. A record of a later
+    file replaces all earlier ones, whatever their versions. A deletion takes the records of its
+    own and of earlier files; a later file may bring the PMID back. What happened first counts.
+
+    Args:
+        files: In the order in which NLM published them.
+    """
+    largest = max(
+        (int(pmids.max(initial=0)) for f in files for pmids in (f.pmids, f.deleted)), default=0
+    )
+    later = np.zeros(largest + 1, dtype=np.uint8)
+    fates: list[Fates] = []
+    for keys in reversed(files):
+        later[keys.deleted] = Fate.DELETED
+        fates.append(_file_fates(keys, later))
+        later[keys.pmids] = Fate.REVISED
+    return fates[::-1]
+
+
+def _file_fates(keys: FileKeys, later: Fates) -> Fates:
+    # Sorted by PMID, then version, then place in the file: the last of each run stands.
+    order = np.lexsort((keys.versions, keys.pmids))
+    pmids, versions = keys.pmids[order], keys.versions[order]
+    is_last = np.append(pmids[1:] != pmids[:-1], True)[: len(pmids)]
+    run = np.cumsum(is_last) - is_last
+    is_older = versions < versions[is_last][run]
+    sorted_fates = np.where(is_last, later[pmids], np.where(is_older, Fate.OLDER, Fate.REVISED))
+    sorted_fates[pmids == 0] = Fate.NO_PMID
+    fates = np.empty(len(order), dtype=np.uint8)
+    fates[order] = sorted_fates
+    return fates
+
+
+def _tracked(keys: Iterable[tuple[Path, FileKeys]], total: int) -> Iterable[tuple[Path, FileKeys]]:
+    console = Console(stderr=True)
+    return track(keys, "PubMed revisions", total=total, console=console, transient=True)
+
+
+# -------------------------------------------------------------------------------------------------
+# PubMed from its own XML: title, blank line, abstract, of the records that still stand.
+# -------------------------------------------------------------------------------------------------
 
 _YEAR = re.compile(r"(?:pubmed|medline)(\d\d)n\d+", re.IGNORECASE)
 # The second name was used until 2024.

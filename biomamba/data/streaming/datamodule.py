@@ -7,37 +7,93 @@ validation document are not kept apart, because that needs the whole set. Prepar
 matters.
 """
 
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch.distributed
 from rich.console import Console
+from rich.progress import Progress
 from torch.utils.data import DataLoader
 
-from biomamba.data.batches import Batch
-from biomamba.data.budget import TokenBudget
+from biomamba.data.batches import Batch, DocumentRows
 from biomamba.data.cleaning.policy import Cleaning
 from biomamba.data.corpora.corpus import Corpus
-from biomamba.data.document import SplitRule
-from biomamba.data.evaluation_rows import DocumentRows
-from biomamba.data.exposure import Exposure
+from biomamba.data.datamodule import Exposure, TrainingData
+from biomamba.data.document import Document, SplitRule
 from biomamba.data.loader import WORKER_TIMEOUT_SECONDS
-from biomamba.data.mixture import Mixture
-from biomamba.data.store_facts import benchmark_files
-from biomamba.data.store_reader import content_fingerprint
-from biomamba.data.streaming.admission import Admission
-from biomamba.data.streaming.held_out import DocumentsInMemory, held_out_documents
-from biomamba.data.streaming.row_reader import Positions, StreamPlan, endless_order
-from biomamba.data.streaming.source import StreamedSource
-from biomamba.data.streaming.source_reader import ReaderSettings, Reading
-from biomamba.data.streaming.step_stream import StreamLoader, readers_of
-from biomamba.data.tokenizer import Tokenizer
-from biomamba.data.tokenizer_source import TokenizerSource
-from biomamba.data.training_data import TrainingData
-from biomamba.runtime.errors import ConfigError
+from biomamba.data.mixture import Mixture, TokenBudget
+from biomamba.data.store.format import benchmark_files
+from biomamba.data.store.reader import MemorySplit, content_fingerprint
+from biomamba.data.streaming.readers import (
+    Positions,
+    ReaderSettings,
+    Reading,
+    StreamLoader,
+    StreamPlan,
+    endless_order,
+    readers_of,
+)
+from biomamba.data.streaming.source import Admission, StreamedSource
+from biomamba.data.tokenizer import Tokenizer, TokenizerSource
+from biomamba.runtime.errors import ConfigError, DataError
 from biomamba.runtime.numbers import check_number, check_whole
-from biomamba.runtime.ranks import is_rank_zero
+from biomamba.runtime.random_state import is_rank_zero
+
+# -------------------------------------------------------------------------------------------------
+# Validation documents of a stream: the first that the split rule holds out, kept in memory.
+# -------------------------------------------------------------------------------------------------
+
+
+class DocumentsInMemory(MemorySplit):
+    """Tokenised documents that lie in no store.
+
+    Args:
+        documents: The documents.
+        tokenizer: Encodes them.
+    """
+
+    def __init__(self, documents: Sequence[Document], tokenizer: Tokenizer) -> None:
+        encoded = tokenizer.encode_batch([document.text for document in documents])
+        super().__init__(
+            [[*ids, tokenizer.eod_id] for ids in encoded],
+            tokenizer.eod_id,
+            ids=[document.id for document in documents],
+            num_bytes=[len(document.text.encode("utf-8")) for document in documents],
+        )
+
+
+def held_out_documents(
+    source: StreamedSource, admission: Admission, max_documents: int, max_bad_fraction: float
+) -> list[Document]:
+    """Read the first validation documents of a source, in the order of its shards.
+
+    Progress goes to stderr, of rank zero only.
+
+    Raises:
+        DataError: If a whole pass over the source finds none.
+    """
+    found: list[Document] = []
+    with Progress(console=Console(stderr=True), disable=not is_rank_zero()) as progress:
+        task = progress.add_task(f"validation documents of {source.name}", total=max_documents)
+        for shard in source.shards:
+            for _, document in shard.documents(max_bad_fraction):
+                if admission.is_of("val", document):
+                    found += admission.without_benchmarks([document])
+                    progress.update(task, completed=len(found))
+                if len(found) == max_documents:
+                    return found
+    if not found:
+        raise DataError(
+            f"source {source.name!r} has no validation documents; raise split.val_permille"
+        )
+    return found
+
+
+# -------------------------------------------------------------------------------------------------
+# The data of a pretraining run read straight from the corpora, without token stores.
+# -------------------------------------------------------------------------------------------------
 
 _NOTICE = (
     "documents are streamed and judged one by one: duplicates and near-duplicates are not removed; "

@@ -5,13 +5,65 @@ a pure function of the raw data, the settings, the seed and its number.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
+from biomamba.data.cleaning.benchmark_filter import Firewall
+from biomamba.data.cleaning.ngrams import hash_words
+from biomamba.data.cleaning.policy import MAX_DOCUMENT_CHARACTERS, length_settings
 from biomamba.data.corpora.corpus import Corpus
-from biomamba.data.document import Document, Reject
+from biomamba.data.document import Document, Reject, SplitRule, document_key
 from biomamba.data.rows import RawShard
 from biomamba.runtime.errors import DataError
+
+# -------------------------------------------------------------------------------------------------
+# Which documents of a stream belong to a split, and which may not be used at all.
+# -------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Admission:
+    """The split rule and the benchmarks to keep out; both look at one document alone.
+
+    Duplicates and near-duplicates cannot be found here: that needs the whole set, and a stream
+    has seen only what it has read.
+
+    Attributes:
+        rule: Assigns a document by the key of its group, as when stores are prepared.
+        firewall: Benchmarks whose items are left out of every split.
+        max_document_characters: Longer documents belong to no split.
+    """
+
+    rule: SplitRule
+    firewall: Firewall
+    max_document_characters: int = MAX_DOCUMENT_CHARACTERS
+
+    def is_of(self, split: str, document: Document) -> bool:
+        """Say whether a document belongs to a split."""
+        if len(document.text) > self.max_document_characters:
+            return False
+        return self.rule.split_of(document_key(document.group or document.id)) == split
+
+    def without_benchmarks(self, documents: Sequence[Document]) -> list[Document]:
+        """Return the documents that hold no item of a benchmark, in order."""
+        if not self.firewall.benchmarks or not documents:
+            return list(documents)
+        words = hash_words([document.text for document in documents])
+        hit = set(self.firewall.hits(documents, words)["document"].tolist())
+        return [document for place, document in enumerate(documents) if place not in hit]
+
+    def settings(self) -> dict[str, Any]:
+        """Return everything that decides."""
+        return {
+            "split": asdict(self.rule),
+            "firewall": self.firewall.settings(),
+            **length_settings(self.max_document_characters),
+        }
+
+
+# -------------------------------------------------------------------------------------------------
+# The raw shards of a source, and which of their documents each virtual reader reads.
+# -------------------------------------------------------------------------------------------------
 
 # Below so many rows a single damaged one would already be more than the usual fraction.
 _MIN_ROWS = 1_000

@@ -13,10 +13,11 @@ from typing import Any
 import torch
 
 from biomamba.evaluation.answer_model import ScoreRequest, Written
-from biomamba.evaluation.models.foreign_tokenizer import ForeignTokenizer
-from biomamba.evaluation.models.pretrained import Pretrained
-from biomamba.evaluation.models.rows import (
+from biomamba.evaluation.models.loading import (
+    ForeignTokenizer,
+    Pretrained,
     Row,
+    Writer,
     batches_by_length,
     fill_left,
     fill_right,
@@ -25,7 +26,6 @@ from biomamba.evaluation.models.rows import (
     sums_of,
     wanted_positions,
 )
-from biomamba.evaluation.models.writing import Writer
 from biomamba.runtime.errors import CheckpointError, DataError
 from biomamba.tasks.task import WriteText
 

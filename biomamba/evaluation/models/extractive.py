@@ -15,9 +15,7 @@ from torch import Tensor
 
 from biomamba.evaluation.answer_model import Passage, ScoreRequest, Written
 from biomamba.evaluation.models.causal import check_vocabulary, positions_of
-from biomamba.evaluation.models.foreign_tokenizer import ForeignTokenizer
-from biomamba.evaluation.models.pretrained import Pretrained
-from biomamba.evaluation.models.rows import fill_right
+from biomamba.evaluation.models.loading import ForeignTokenizer, Pretrained, fill_right
 from biomamba.runtime.errors import CheckpointError, ConfigError, DataError
 from biomamba.tasks.task import WriteText
 

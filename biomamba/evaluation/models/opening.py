@@ -2,7 +2,7 @@
 
 from biomamba.evaluation.models.causal import TransformersCausal
 from biomamba.evaluation.models.extractive import ExtractiveReader
-from biomamba.evaluation.models.pretrained import CAUSAL, EXTRACTIVE, Pretrained
+from biomamba.evaluation.models.loading import CAUSAL, EXTRACTIVE, Pretrained
 from biomamba.evaluation.models.sequence_to_sequence import TransformersSeq2Seq
 from biomamba.runtime.errors import ConfigError
 

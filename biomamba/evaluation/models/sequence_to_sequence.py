@@ -16,10 +16,11 @@ from biomamba.evaluation.models.causal import (
     eos_ids_of,
     positions_of,
 )
-from biomamba.evaluation.models.foreign_tokenizer import EncoderDecoderTokenizer
-from biomamba.evaluation.models.pretrained import Pretrained
-from biomamba.evaluation.models.rows import (
+from biomamba.evaluation.models.loading import (
+    EncoderDecoderTokenizer,
+    Pretrained,
     Row,
+    Writer,
     batches_by_length,
     fill_right,
     look_up,
@@ -27,7 +28,6 @@ from biomamba.evaluation.models.rows import (
     sums_of,
     wanted_positions,
 )
-from biomamba.evaluation.models.writing import Writer
 from biomamba.runtime.errors import CheckpointError
 from biomamba.tasks.task import WriteText
 

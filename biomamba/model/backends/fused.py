@@ -17,10 +17,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from biomamba.model.capabilities import MixerParts
-from biomamba.model.ssd import document_numbers
-from biomamba.runtime.errors import ConfigError, MissingDependencyError
-from biomamba.runtime.optional import import_optional
+from biomamba.model.ssd import MixerParts, document_numbers
+from biomamba.runtime.errors import ConfigError, MissingDependencyError, import_optional
 
 INSTALL = "see the head of constraints/cuda.txt; or choose backend=chunked, which needs nothing"
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)

@@ -13,7 +13,7 @@ from lightning.pytorch.utilities.types import STEP_OUTPUT
 from biomamba.data.batches import Batch
 from biomamba.runtime.errors import CheckpointError, ConfigError
 from biomamba.runtime.numbers import check_whole
-from biomamba.runtime.rng_state import load_rng_state, rng_state
+from biomamba.runtime.random_state import load_rng_state, rng_state
 from biomamba.training.checkpoint_io import RUN_KEY, DurableCheckpointIO
 
 _Found = TypeVar("_Found")

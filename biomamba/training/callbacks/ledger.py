@@ -12,9 +12,16 @@ from lightning.pytorch.utilities.types import STEP_OUTPUT
 from numpy.typing import NDArray
 
 from biomamba.data.batches import Batch
-from biomamba.data.ledger import copy_ledger, cut_ledger, num_recorded_steps
-from biomamba.data.ledger_chunk import ENTRY_DTYPE, Chunk, Origin, Span
-from biomamba.data.training_data import TrainingData
+from biomamba.data.datamodule import TrainingData
+from biomamba.data.ledger import (
+    ENTRY_DTYPE,
+    Chunk,
+    Origin,
+    Span,
+    copy_ledger,
+    cut_ledger,
+    num_recorded_steps,
+)
 from biomamba.runtime.numbers import check_whole
 
 

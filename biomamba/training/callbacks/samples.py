@@ -11,11 +11,11 @@ import lightning
 import torch
 from torch import nn
 
+from biomamba.data.datamodule import TrainingData
 from biomamba.data.tokenizer import Tokenizer
-from biomamba.data.training_data import TrainingData
-from biomamba.inference.text_generator import Completion, TextGenerator, TextOptions
+from biomamba.inference.text_generation import Completion, TextGenerator, TextOptions
 from biomamba.runtime.errors import ConfigError
-from biomamba.training.event_writers import has_tensorboard, writers_of
+from biomamba.training.callbacks.tensorboard import has_tensorboard, writers_of
 from biomamba.training.module import LanguageModelingModule
 from biomamba.training.strategy import ShardedStrategy
 

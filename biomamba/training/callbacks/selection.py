@@ -9,15 +9,15 @@ import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
-from biomamba.data.training_data import TrainingData
+from biomamba.data.datamodule import TrainingData
 from biomamba.model.language_model import MambaLM
 from biomamba.model.sharding import gather, scatter
 from biomamba.runtime.errors import CheckpointError, ConfigError
 from biomamba.runtime.numbers import check_whole
+from biomamba.training.callbacks.averaging import Ema
 from biomamba.training.callbacks.checkpoint import Checkpoints, find_callbacks
-from biomamba.training.callbacks.ema import Ema
 from biomamba.training.module import LanguageModelingModule
-from biomamba.training.run_record import save_model
+from biomamba.training.run import save_model
 
 MODES = ("min", "max")
 

@@ -9,20 +9,20 @@ import numpy as np
 import pytest
 from omegaconf import DictConfig
 
-from biomamba.config.build import build
-from biomamba.data.cleaning.benchmarks.texts import TextColumns
+from biomamba.config.check import build
+from biomamba.data.cleaning.benchmark_filter import Firewall
+from biomamba.data.cleaning.benchmarks import TextColumns
 from biomamba.data.cleaning.contamination import contamination_report, findings
 from biomamba.data.cleaning.decisions import ShardTable, decide
-from biomamba.data.cleaning.firewall import Firewall
 from biomamba.data.cleaning.near_duplicates import NearDuplicates
 from biomamba.data.cleaning.policy import Cleaning
-from biomamba.data.corpora.columns import ColumnCorpus
+from biomamba.data.corpora.table import ColumnCorpus
 from biomamba.data.document import SPLITS, Document, SplitRule, document_key
-from biomamba.data.manifest import read_index
-from biomamba.data.preparation import prepare
+from biomamba.data.prepare.pipeline import prepare
 from biomamba.data.rows import LocalRows
-from biomamba.data.store import StorePolicy
-from biomamba.data.tokenizer_source import ByteLevel
+from biomamba.data.store.format import read_index
+from biomamba.data.store.writer import StorePolicy
+from biomamba.data.tokenizer import ByteLevel
 
 CHECKOUT = Path(__file__).resolve().parents[3]
 RULE = SplitRule(100, 100)

@@ -6,8 +6,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pytest
 
+from biomamba.data.cleaning.benchmark_filter import HIT_DTYPE
 from biomamba.data.cleaning.decisions import Decision, ShardTable, Verdict, decide
-from biomamba.data.cleaning.item_index import HIT_DTYPE
 from biomamba.data.cleaning.near_duplicates import NearDuplicates
 from biomamba.data.cleaning.policy import Cleaning
 from biomamba.data.document import SPLITS, SplitRule

@@ -6,11 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from biomamba.data.cleaning.benchmarks.pubmedqa import PubMedQA
-from biomamba.data.cleaning.benchmarks.texts import TextColumns
-from biomamba.data.cleaning.firewall import Firewall
-from biomamba.data.cleaning.item_index import Rule
-from biomamba.data.cleaning.words import hash_words
+from biomamba.data.cleaning.benchmark_filter import Firewall, Rule
+from biomamba.data.cleaning.benchmarks import PubMedQA, TextColumns
+from biomamba.data.cleaning.ngrams import hash_words
 from biomamba.data.document import Document
 from biomamba.runtime.errors import ConfigError, DataError
 

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from biomamba.data.cleaning.benchmarks.item import Item
-from biomamba.data.cleaning.item_index import HIT_DTYPE, Hits, ItemIndex, Lookup, Rule
-from biomamba.data.cleaning.words import hash_words
+from biomamba.data.cleaning.benchmark_filter import HIT_DTYPE, Hits, ItemIndex, Lookup, Rule
+from biomamba.data.cleaning.benchmarks import Item
+from biomamba.data.cleaning.ngrams import hash_words
 from biomamba.data.document import Document
 
 

@@ -11,7 +11,7 @@ import pytest
 from datasketch import MinHash, MinHashLSH
 
 from biomamba.data.cleaning.near_duplicates import NearDuplicates, bands_and_rows, minhash
-from biomamba.data.cleaning.words import HashRows, hash_ngrams, hash_texts, hash_words
+from biomamba.data.cleaning.ngrams import HashRows, hash_ngrams, hash_texts, hash_words
 from biomamba.runtime.errors import ConfigError
 
 

@@ -10,10 +10,9 @@ import numpy as np
 import pytest
 from omegaconf import DictConfig
 
-from biomamba.config.build import build
-from biomamba.data.cleaning.benchmarks.texts import TextColumns
-from biomamba.data.cleaning.firewall import Firewall
-from biomamba.data.cleaning.item_index import HIT_DTYPE
+from biomamba.config.check import build
+from biomamba.data.cleaning.benchmark_filter import HIT_DTYPE, Firewall
+from biomamba.data.cleaning.benchmarks import TextColumns
 from biomamba.data.cleaning.near_duplicates import NearDuplicates, bands_and_rows
 from biomamba.data.cleaning.policy import Cleaning
 from biomamba.data.document import Document

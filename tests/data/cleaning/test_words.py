@@ -10,8 +10,8 @@ from itertools import chain, product
 import numpy as np
 import pytest
 
-from biomamba.data.cleaning import words as words_module
-from biomamba.data.cleaning.words import HashRows, hash_ngrams, hash_texts, hash_words
+from biomamba.data.cleaning import ngrams as words_module
+from biomamba.data.cleaning.ngrams import HashRows, hash_ngrams, hash_texts, hash_words
 
 TEXTS = [
     "",
@@ -124,7 +124,7 @@ def test_order_number_and_borders_of_words_change_the_hash() -> None:
 
 def test_hashes_are_the_same_in_another_process() -> None:
     code = (
-        "from biomamba.data.cleaning.words import *;"
+        "from biomamba.data.cleaning.ngrams import *;"
         "w = hash_words(['Heart failure in \\u03b1']);"
         "print(w.values.tolist(), hash_ngrams(w, 2).values.tolist(), hash_texts([''], w).tolist())"
     )

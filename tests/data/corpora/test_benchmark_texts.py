@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from biomamba.data.cleaning.benchmarks.pubmedqa import PubMedQA
+from biomamba.data.cleaning.benchmarks import PubMedQA
 from biomamba.data.corpora.benchmark_texts import BenchmarkTexts
 from biomamba.data.document import Document
 from biomamba.runtime.errors import DataError

@@ -3,8 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from biomamba.data.corpora.c4 import C4
-from biomamba.data.corpora.columns import ColumnCorpus
+from biomamba.data.corpora.table import C4, ColumnCorpus
 from biomamba.data.document import Document, Reject
 from biomamba.data.rows import LocalRows
 

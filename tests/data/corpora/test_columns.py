@@ -9,9 +9,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from biomamba.data.corpora.columns import ColumnCorpus
-from biomamba.data.document import Document, Reject, text_id
-from biomamba.data.document_facts import DocumentFacts
+from biomamba.data.corpora.table import ColumnCorpus
+from biomamba.data.document import Document, DocumentFacts, Reject, text_id
 from biomamba.data.rows import LocalRows
 from biomamba.runtime.errors import ConfigError
 

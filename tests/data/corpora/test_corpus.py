@@ -6,9 +6,8 @@ from pathlib import Path
 import pytest
 from omegaconf import DictConfig
 
-from biomamba.config.build import build
-from biomamba.config.check import check_config
-from biomamba.config.location import conf_dir
+from biomamba.config.check import build, check_config
+from biomamba.config.safety import conf_dir
 from biomamba.data.corpora.corpus import Corpus
 from biomamba.data.document import Document
 from biomamba.runtime.errors import ConfigError

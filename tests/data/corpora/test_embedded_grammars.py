@@ -4,8 +4,7 @@ import string
 
 import pytest
 
-from biomamba.data.corpora.embedded_grammars import GRAMMARS
-from biomamba.data.corpora.grammar import Grammar
+from biomamba.data.corpora.embedded import GRAMMARS, Grammar
 
 CASES = pytest.mark.parametrize("grammar", GRAMMARS.values(), ids=GRAMMARS.keys())
 

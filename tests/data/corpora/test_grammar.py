@@ -4,7 +4,7 @@ from random import Random
 
 import pytest
 
-from biomamba.data.corpora.grammar import Grammar, seeded
+from biomamba.data.corpora.embedded import Grammar, seeded
 
 GRAMMAR = Grammar(
     name_parts=(("a", "b"), ("x", "y")),

@@ -10,11 +10,10 @@ import numpy as np
 import pytest
 
 from biomamba.data.corpora.medline import MedlineCorpus, MedlineShard
-from biomamba.data.document import Document, Reject
-from biomamba.data.document_facts import DocumentFacts, MeshTerm
-from biomamba.data.store import StorePolicy
+from biomamba.data.document import Document, DocumentFacts, MeshTerm, Reject
+from biomamba.data.nlm_download import LocalFiles
+from biomamba.data.store.writer import StorePolicy
 from biomamba.data.tokenizer import Tokenizer
-from biomamba.data.xml_files import LocalFiles
 from biomamba.runtime.errors import ConfigError, DataError
 
 POLICY = StorePolicy(val_permille=0, test_permille=0)

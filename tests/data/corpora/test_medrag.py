@@ -10,10 +10,15 @@ from pathlib import Path
 
 import pytest
 
-from biomamba.data.citation import read_citation
-from biomamba.data.corpora.medrag import MedRag, mend_markup
+from biomamba.data.corpora.pubmed_xml import (
+    citation_of,
+    elements,
+    is_record,
+    read_citation,
+    read_key,
+)
+from biomamba.data.corpora.table import MedRag, mend_markup
 from biomamba.data.document import Document
-from biomamba.data.pubmed_xml import citation_of, elements, is_record, read_key
 from biomamba.data.rows import LocalRows
 
 TITLE, ABSTRACT = "<ArticleTitle>", "<AbstractText"

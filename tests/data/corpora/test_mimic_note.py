@@ -10,14 +10,13 @@ from typing import Any
 
 import pytest
 
-from biomamba.data.corpora.mimic_note import MimicNotes
+from biomamba.data.corpora.table import MimicNotes
 from biomamba.data.document import SPLITS, Document, Reject, document_key
-from biomamba.data.preparation import prepare
+from biomamba.data.prepare.pipeline import prepare
 from biomamba.data.rows import LocalRows
-from biomamba.data.store import StorePolicy
-from biomamba.data.store_reader import open_stores
-from biomamba.data.token_split import TokenSplit
-from biomamba.data.tokenizer_source import ByteLevel
+from biomamba.data.store.reader import TokenSplit, open_stores
+from biomamba.data.store.writer import StorePolicy
+from biomamba.data.tokenizer import ByteLevel
 from biomamba.runtime.errors import DataError
 
 HEADER = "note_id,subject_id,hadm_id,note_type,note_seq,charttime,storetime,text"

@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from biomamba.data.corpora.mtsamples import MtSamples
+from biomamba.data.corpora.table import MtSamples
 from biomamba.data.document import Document, Reject
 from biomamba.data.rows import LocalRows
 

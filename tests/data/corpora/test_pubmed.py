@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from biomamba.data.corpora.pubmed import PubMedAbstracts
+from biomamba.data.corpora.table import PubMedAbstracts
 from biomamba.data.document import Document, Reject, text_id
 from biomamba.data.rows import LocalRows
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from biomamba.data.corpora.wikipedia import Wikipedia
+from biomamba.data.corpora.table import Wikipedia
 from biomamba.data.document import Document, Reject
 from biomamba.data.rows import LocalRows
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from biomamba.data.corpora.wikitext import WikiText
+from biomamba.data.corpora.table import WikiText
 from biomamba.data.document import Document, Reject
 from biomamba.data.rows import LocalRows
 

@@ -6,19 +6,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from biomamba.data.budget import TokenBudget
-from biomamba.data.cleaning.firewall import Firewall
+from biomamba.data.cleaning.benchmark_filter import Firewall
 from biomamba.data.cleaning.policy import Cleaning
 from biomamba.data.corpora.corpus import Corpus
 from biomamba.data.document import SplitRule
-from biomamba.data.mixture import Mixture
-from biomamba.data.streaming.admission import Admission
+from biomamba.data.mixture import Mixture, TokenBudget
 from biomamba.data.streaming.datamodule import StreamingDataModule
-from biomamba.data.streaming.row_reader import StreamPlan, endless_order
-from biomamba.data.streaming.source import StreamedSource
-from biomamba.data.streaming.source_reader import ReaderSettings, Reading
-from biomamba.data.tokenizer import Tokenizer
-from biomamba.data.tokenizer_source import ByteLevel
+from biomamba.data.streaming.readers import ReaderSettings, Reading, StreamPlan, endless_order
+from biomamba.data.streaming.source import Admission, StreamedSource
+from biomamba.data.tokenizer import ByteLevel, Tokenizer
 
 # 8 rows of 64 tokens to a step, 64 steps.
 BUDGET = TokenBudget(max_tokens=64 * 512, tokens_per_step=512, seq_len=64, micro_batch_size=2)

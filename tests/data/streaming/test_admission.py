@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from biomamba.data.cleaning.benchmarks.texts import TextColumns
-from biomamba.data.cleaning.firewall import Firewall
+from biomamba.data.cleaning.benchmark_filter import Firewall
+from biomamba.data.cleaning.benchmarks import TextColumns
 from biomamba.data.document import SPLITS, Document, SplitRule, document_key
-from biomamba.data.streaming.admission import Admission
+from biomamba.data.streaming.source import Admission
 
 RULE = SplitRule(val_permille=300, test_permille=200)
 ADMISSION = Admission(RULE, Firewall())

@@ -10,15 +10,13 @@ import pytest
 import torch
 
 from biomamba.data.batches import Batch
-from biomamba.data.budget import TokenBudget
 from biomamba.data.cleaning.near_duplicates import NearDuplicates
 from biomamba.data.cleaning.policy import Cleaning
 from biomamba.data.document import SplitRule
-from biomamba.data.mixture import Mixture
+from biomamba.data.mixture import Mixture, TokenBudget
 from biomamba.data.streaming.datamodule import StreamingDataModule
-from biomamba.data.streaming.source_reader import Reading
-from biomamba.data.tokenizer import Tokenizer
-from biomamba.data.tokenizer_source import TrainedBpe
+from biomamba.data.streaming.readers import Reading
+from biomamba.data.tokenizer import Tokenizer, TrainedBpe
 from biomamba.runtime.errors import ConfigError, DataError
 
 Make = Callable[..., StreamingDataModule]

@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from biomamba.data.batches import DocumentRows
 from biomamba.data.document import Document, SplitRule
-from biomamba.data.evaluation_rows import DocumentRows
-from biomamba.data.streaming.held_out import DocumentsInMemory, held_out_documents
+from biomamba.data.streaming.datamodule import DocumentsInMemory, held_out_documents
 from biomamba.data.tokenizer import Tokenizer
 from biomamba.runtime.errors import DataError
 

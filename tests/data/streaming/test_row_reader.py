@@ -7,9 +7,8 @@ import numpy as np
 import pytest
 
 from biomamba.data.batches import IGNORED_TARGET, lay_out
-from biomamba.data.budget import TokenBudget
-from biomamba.data.mixture import Mixture, Stage
-from biomamba.data.streaming.row_reader import RowPart, RowReader, StreamPlan, endless_order, join
+from biomamba.data.mixture import Mixture, Stage, TokenBudget
+from biomamba.data.streaming.readers import RowPart, RowReader, StreamPlan, endless_order, join
 from biomamba.runtime.errors import ConfigError
 
 Make = Callable[..., Any]

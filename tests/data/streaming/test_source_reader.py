@@ -11,12 +11,10 @@ import numpy as np
 import pytest
 
 from biomamba.data.document import Document, SplitRule, document_key
-from biomamba.data.store import StorePolicy
-from biomamba.data.store_reader import open_stores
-from biomamba.data.streaming.admission import Admission
-from biomamba.data.streaming.row_reader import StreamPlan
-from biomamba.data.streaming.source_reader import Piece, Reading, SourceReader
-from biomamba.data.token_split import TokenSplit
+from biomamba.data.store.reader import TokenSplit, open_stores
+from biomamba.data.store.writer import StorePolicy
+from biomamba.data.streaming.readers import Piece, Reading, SourceReader, StreamPlan
+from biomamba.data.streaming.source import Admission
 from biomamba.data.tokenizer import Tokenizer
 from biomamba.runtime.errors import ConfigError, DataError
 

@@ -11,12 +11,10 @@ import numpy as np
 import pytest
 
 from biomamba.data.batches import Batch
-from biomamba.data.budget import TokenBudget
-from biomamba.data.corpora.columns import ColumnCorpus
-from biomamba.data.http_fetch import Patience
-from biomamba.data.hub_rows import HubRows
-from biomamba.data.streaming.row_reader import Positions, StreamPlan
-from biomamba.data.streaming.step_stream import StreamLoader, readers_of
+from biomamba.data.corpora.table import ColumnCorpus
+from biomamba.data.mixture import TokenBudget
+from biomamba.data.remote import HubRows, Patience
+from biomamba.data.streaming.readers import Positions, StreamLoader, StreamPlan, readers_of
 from biomamba.runtime.errors import ConfigError, DataError
 
 Make = Callable[..., Any]

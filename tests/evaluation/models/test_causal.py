@@ -14,9 +14,9 @@ import transformers
 
 from biomamba.data.tokenizer import Tokenizer
 from biomamba.evaluation.answer_model import ScoreRequest, score_request
-from biomamba.evaluation.mamba_answers import MambaAnswers
 from biomamba.evaluation.models.causal import TransformersCausal
-from biomamba.evaluation.models.pretrained import Pretrained
+from biomamba.evaluation.models.loading import Pretrained
+from biomamba.evaluation.models.ours import MambaAnswers
 from biomamba.model.backends.chunked import ChunkedScan
 from biomamba.model.checkpoint import load_pretrained
 from biomamba.runtime.errors import CheckpointError, ConfigError, DataError

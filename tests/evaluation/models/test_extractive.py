@@ -10,7 +10,7 @@ import transformers
 
 from biomamba.evaluation.answer_model import Passage, PassageReader, ScoreRequest
 from biomamba.evaluation.models.extractive import ExtractiveReader, Windows
-from biomamba.evaluation.models.pretrained import Pretrained
+from biomamba.evaluation.models.loading import Pretrained
 from biomamba.runtime.errors import ConfigError, DataError
 from biomamba.tasks.task import WriteText
 

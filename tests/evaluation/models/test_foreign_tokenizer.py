@@ -8,8 +8,7 @@ from typing import Any
 
 import pytest
 
-from biomamba.evaluation.models.foreign_tokenizer import EncoderDecoderTokenizer, ForeignTokenizer
-from biomamba.evaluation.models.pretrained import Pretrained
+from biomamba.evaluation.models.loading import EncoderDecoderTokenizer, ForeignTokenizer, Pretrained
 
 PROMPT, ANSWERS = "Is it safe? Answer:", (" yes", " maybe not")
 

@@ -9,16 +9,15 @@ import pytest
 from biomamba import evaluate
 from biomamba.config.compose import compose_config
 from biomamba.data.corpora.embedded import EmbeddedCorpus
-from biomamba.data.preparation import prepare
-from biomamba.data.store import StorePolicy
-from biomamba.data.tokenizer_source import ByteLevel
+from biomamba.data.prepare.pipeline import prepare
+from biomamba.data.store.writer import StorePolicy
+from biomamba.data.tokenizer import ByteLevel
 from biomamba.evaluation.models.causal import TransformersCausal
 from biomamba.evaluation.models.extractive import ExtractiveReader
+from biomamba.evaluation.models.loading import Pretrained
 from biomamba.evaluation.models.opening import is_baseline, open_baseline
-from biomamba.evaluation.models.pretrained import Pretrained
 from biomamba.evaluation.models.sequence_to_sequence import TransformersSeq2Seq
-from biomamba.evaluation.records import read_records
-from biomamba.evaluation.task_records import read_task_records
+from biomamba.evaluation.records import read_records, read_task_records
 from biomamba.runtime.errors import CheckpointError, ConfigError
 
 

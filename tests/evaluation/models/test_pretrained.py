@@ -12,8 +12,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from biomamba.evaluation.models.pretrained import Pretrained, import_transformers
-from biomamba.model.formats import hub
+from biomamba.evaluation.models.loading import Pretrained, import_transformers
+from biomamba.model.formats import detect as hub
 from biomamba.runtime.errors import CheckpointError, MissingDependencyError
 
 CLASS = "AutoModelForCausalLM"

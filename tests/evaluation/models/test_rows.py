@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from biomamba.evaluation.answer_model import ScoreRequest
-from biomamba.evaluation.models.rows import (
+from biomamba.evaluation.models.loading import (
     Place,
     Row,
     answer_rows,

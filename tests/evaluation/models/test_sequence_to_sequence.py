@@ -12,7 +12,7 @@ import torch
 import transformers
 
 from biomamba.evaluation.answer_model import ScoreRequest, score_request
-from biomamba.evaluation.models.pretrained import Pretrained
+from biomamba.evaluation.models.loading import Pretrained
 from biomamba.evaluation.models.sequence_to_sequence import TransformersSeq2Seq
 from biomamba.runtime.errors import CheckpointError, DataError
 from biomamba.tasks.prompt import EncodedPrompt

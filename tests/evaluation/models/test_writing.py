@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from biomamba.evaluation.models.writing import Writer, _merged
+from biomamba.evaluation.models.loading import Writer, _merged
 
 
 class Words:

@@ -11,7 +11,7 @@ from biomamba.model.backends import auto
 from biomamba.model.backends.auto import AutoScan, choice_of
 from biomamba.model.backends.chunked import ChunkedScan
 from biomamba.model.backends.reference import ReferenceScan
-from biomamba.model.capabilities import MixerParts
+from biomamba.model.ssd import MixerParts
 from biomamba.runtime.errors import MissingDependencyError
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)

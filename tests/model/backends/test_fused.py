@@ -16,9 +16,9 @@ from torch import Tensor
 from biomamba.model.backends.chunked import ChunkedScan
 from biomamba.model.backends.fused import FusedScan, _load_kernels
 from biomamba.model.backends.reference import ReferenceScan
-from biomamba.model.capabilities import ConvolvingBackend, MixerParts, MixingBackend
 from biomamba.model.config import Mamba2Config
 from biomamba.model.mamba2 import Mamba2Mixer
+from biomamba.model.ssd import ConvolvingBackend, MixerParts, MixingBackend
 from biomamba.runtime.errors import ConfigError, MissingDependencyError
 
 # The compiled parts of the installation are absent: running this code would fail.

@@ -4,7 +4,7 @@ from typing import Any
 import pytest
 
 from biomamba.model.config import Mamba1Config, Mamba2Config
-from biomamba.model.formats.detection import (
+from biomamba.model.formats.detect import (
     describe_file,
     describe_folder,
     find_layout,

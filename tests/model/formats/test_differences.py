@@ -1,5 +1,5 @@
 from biomamba.model.config import Mamba1Config, Mamba2Config
-from biomamba.model.formats.differences import architecture_differences
+from biomamba.model.formats.layouts import architecture_differences
 
 
 def test_differences_name_both_values() -> None:

@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from biomamba.model.formats import hub
-from biomamba.model.formats.hub import locate
+from biomamba.model.formats import detect as hub
+from biomamba.model.formats.detect import locate
 from biomamba.runtime.errors import CheckpointError
 
 SHARDS = {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}

@@ -3,11 +3,9 @@ from dataclasses import fields
 import pytest
 
 from biomamba.model.config import Mamba1Config, Mamba2Config, MambaConfig
-from biomamba.model.formats.detection import LAYOUTS, layout_for
-from biomamba.model.formats.layout import Layout
-from biomamba.model.formats.state_spaces_mamba2 import STATE_SPACES_MAMBA2
-from biomamba.model.formats.transformers_mamba2 import TRANSFORMERS_MAMBA2
-from biomamba.model.formats.weights import parameter_shapes
+from biomamba.model.formats.detect import LAYOUTS, layout_for
+from biomamba.model.formats.layouts import STATE_SPACES_MAMBA2, TRANSFORMERS_MAMBA2, Layout
+from biomamba.model.formats.tensors import parameter_shapes
 from biomamba.runtime.errors import CheckpointError
 
 LAYOUT = STATE_SPACES_MAMBA2

@@ -3,7 +3,7 @@ from typing import Any
 import pytest
 
 from biomamba.model.config import Mamba1Config
-from biomamba.model.formats.state_spaces_mamba1 import STATE_SPACES_MAMBA1 as LAYOUT
+from biomamba.model.formats.layouts import STATE_SPACES_MAMBA1 as LAYOUT
 from biomamba.runtime.errors import CheckpointError
 
 

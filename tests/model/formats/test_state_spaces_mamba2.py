@@ -3,7 +3,7 @@ from typing import Any
 import pytest
 
 from biomamba.model.config import Mamba2Config
-from biomamba.model.formats.state_spaces_mamba2 import STATE_SPACES_MAMBA2 as LAYOUT
+from biomamba.model.formats.layouts import STATE_SPACES_MAMBA2 as LAYOUT
 from biomamba.runtime.errors import CheckpointError
 
 

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from biomamba.model.formats.tensor_files import find_weights, read_index, some
+from biomamba.model.formats.tensors import find_weights, read_index, some
 from biomamba.runtime.errors import CheckpointError
 
 TENSORS = {"a": torch.arange(6.0).view(2, 3), "b": torch.ones(4, dtype=torch.bfloat16)}

@@ -7,13 +7,17 @@ import torch
 from torch import Tensor
 
 from biomamba.model.config import Mamba2Config
-from biomamba.model.formats import tensor_writer
-from biomamba.model.formats.layout import Layout
-from biomamba.model.formats.state_spaces_mamba2 import STATE_SPACES_MAMBA2
-from biomamba.model.formats.tensor_files import find_weights, read_tensors
-from biomamba.model.formats.tensor_writer import Container, WeightsFormat, write_weights
-from biomamba.model.formats.transformers_mamba2 import TRANSFORMERS_MAMBA2
-from biomamba.model.formats.weights import Weights, own_tensors
+from biomamba.model.formats import tensors as tensor_writer
+from biomamba.model.formats.layouts import STATE_SPACES_MAMBA2, TRANSFORMERS_MAMBA2, Layout
+from biomamba.model.formats.tensors import (
+    Container,
+    Weights,
+    WeightsFormat,
+    find_weights,
+    own_tensors,
+    read_tensors,
+    write_weights,
+)
 from biomamba.model.language_model import MambaLM
 from biomamba.runtime.errors import CheckpointError
 

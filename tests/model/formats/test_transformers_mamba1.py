@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from biomamba.model.config import Mamba1Config
-from biomamba.model.formats.transformers_mamba1 import TRANSFORMERS_MAMBA1 as LAYOUT
+from biomamba.model.formats.layouts import TRANSFORMERS_MAMBA1 as LAYOUT
 from biomamba.runtime.errors import CheckpointError
 
 

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from biomamba.model.config import Mamba2Config
-from biomamba.model.formats.state_spaces_mamba2 import STATE_SPACES_MAMBA2
-from biomamba.model.formats.weights import Weights, own_tensors, parameter_shapes
+from biomamba.model.formats.layouts import STATE_SPACES_MAMBA2
+from biomamba.model.formats.tensors import Weights, own_tensors, parameter_shapes
 from biomamba.model.language_model import MambaLM
 from biomamba.runtime.errors import CheckpointError
 

@@ -12,23 +12,19 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from tensorboard.backend.event_processing.plugin_event_accumulator import EventAccumulator
 from torch.utils.data import DataLoader
 
-from biomamba.data.batches import Batch
-from biomamba.data.budget import TokenBudget
-from biomamba.data.mixture import Mixture
+from biomamba.data.batches import Batch, StepLoader, StepSampler
+from biomamba.data.datamodule import TrainingData
+from biomamba.data.mixture import Mixture, TokenBudget
 from biomamba.data.tokenizer import Tokenizer
-from biomamba.data.training_data import TrainingData
-from biomamba.data.training_rows import StepLoader, StepSampler
 from biomamba.model.backends.reference import ReferenceScan
 from biomamba.model.config import Mamba2Config
 from biomamba.model.language_model import MambaLM
 from biomamba.training.callbacks.checkpoint import Checkpoints, checkpoint_name
 from biomamba.training.checkpoint_io import DurableCheckpointIO
-from biomamba.training.event_files import put_before_now
-from biomamba.training.module import LanguageModelingModule
-from biomamba.training.objective import Objective
-from biomamba.training.optimizer import AdamW
+from biomamba.training.module import LanguageModelingModule, Objective
+from biomamba.training.optimizer import AdamW, Constant
 from biomamba.training.resume import Start, logger_options
-from biomamba.training.schedule import Constant
+from biomamba.training.run import put_before_now
 
 LENGTH, ROWS, STEPS = 8, 2, 8
 

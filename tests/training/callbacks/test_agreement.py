@@ -11,14 +11,13 @@ from torch import Tensor
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import Replicate, Shard, distribute_tensor
 
-from biomamba.data.budget import TokenBudget
-from biomamba.data.mixture import Mixture
-from biomamba.data.training_data import TrainingData
+from biomamba.data.datamodule import TrainingData
+from biomamba.data.mixture import Mixture, TokenBudget
 from biomamba.model.backends.reference import ReferenceScan
 from biomamba.model.config import Mamba2Config
 from biomamba.model.language_model import MambaLM
 from biomamba.runtime.errors import TrainingError
-from biomamba.training.callbacks.agreement import (
+from biomamba.training.callbacks.preemption import (
     OWN,
     SHARED,
     Agreement,
@@ -27,10 +26,8 @@ from biomamba.training.callbacks.agreement import (
     misplaced_rows,
 )
 from biomamba.training.checkpoint_io import DurableCheckpointIO
-from biomamba.training.module import LanguageModelingModule
-from biomamba.training.objective import Objective
-from biomamba.training.optimizer import AdamW
-from biomamba.training.schedule import Constant
+from biomamba.training.module import LanguageModelingModule, Objective
+from biomamba.training.optimizer import AdamW, Constant
 
 ROWS_PER_STEP = 8
 

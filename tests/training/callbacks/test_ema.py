@@ -11,23 +11,19 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from biomamba.data.batches import PIECE_DTYPE, Batch
-from biomamba.data.budget import TokenBudget
-from biomamba.data.mixture import Mixture
-from biomamba.data.training_data import TrainingData
-from biomamba.data.training_rows import StepLoader, StepSampler
+from biomamba.data.batches import PIECE_DTYPE, Batch, StepLoader, StepSampler
+from biomamba.data.datamodule import TrainingData
+from biomamba.data.mixture import Mixture, TokenBudget
 from biomamba.model.backends.reference import ReferenceScan
 from biomamba.model.checkpoint import load_pretrained
 from biomamba.model.config import Mamba2Config
 from biomamba.model.language_model import MambaLM
 from biomamba.runtime.errors import CheckpointError
+from biomamba.training.callbacks.averaging import Ema
 from biomamba.training.callbacks.checkpoint import Checkpoints, checkpoint_name
-from biomamba.training.callbacks.ema import Ema
 from biomamba.training.checkpoint_io import DurableCheckpointIO
-from biomamba.training.module import LanguageModelingModule
-from biomamba.training.objective import Objective
-from biomamba.training.optimizer import AdamW
-from biomamba.training.schedule import Constant
+from biomamba.training.module import LanguageModelingModule, Objective
+from biomamba.training.optimizer import AdamW, Constant
 
 VOCAB, LENGTH, ROWS, STEPS, DECAY = 16, 4, 2, 6, 0.75
 CONFIG = Mamba2Config(d_model=8, n_layer=2, vocab_size=VOCAB, d_state=4, headdim=4)

@@ -10,7 +10,7 @@ from tensorboard.util.tensor_util import make_ndarray
 from torch.nn import functional as F
 
 from biomamba.runtime.errors import ConfigError
-from biomamba.training.callbacks.histograms import Histograms, gradient_norms, spreads
+from biomamba.training.callbacks.tensorboard import Histograms, gradient_norms, spreads
 
 NewRun = Callable[[str], Any]
 LAYERS = ("layer_00", "layer_01", "outside_layers")

@@ -13,14 +13,10 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader
 
-from biomamba.data.batches import PIECE_DTYPE, Batch
-from biomamba.data.budget import TokenBudget
-from biomamba.data.exposure import Exposure
-from biomamba.data.ledger import Ledger
-from biomamba.data.ledger_chunk import ENTRY_DTYPE
-from biomamba.data.mixture import Mixture
-from biomamba.data.training_data import TrainingData
-from biomamba.data.training_rows import StepLoader, StepSampler
+from biomamba.data.batches import PIECE_DTYPE, Batch, StepLoader, StepSampler
+from biomamba.data.datamodule import Exposure, TrainingData
+from biomamba.data.ledger import ENTRY_DTYPE, Ledger
+from biomamba.data.mixture import Mixture, TokenBudget
 from biomamba.training.callbacks.ledger import LedgerWriter
 
 NUM_STEPS, ROWS_PER_STEP, MICRO_BATCH = 24, 8, 2

@@ -14,9 +14,7 @@ from tensorboard.plugins.hparams.metadata import (
     parse_session_start_info_plugin_data,
 )
 
-from biomamba.training.callbacks.histograms import Histograms
-from biomamba.training.callbacks.run_page import RunPage
-from biomamba.training.chart_layout import LAYOUT_TAG
+from biomamba.training.callbacks.tensorboard import LAYOUT_TAG, Histograms, RunPage
 
 NewRun = Callable[[str], Any]
 CONFIG = {"model": {}, "seed": 3, "optimizer": {"lr": 0.01}, "max_tokens": 128}

@@ -10,11 +10,10 @@ import markdown
 import pytest
 import torch
 
-from biomamba.inference.text_generator import Completion, TextOptions
-from biomamba.model.generation import GenerationOptions
-from biomamba.model.sampling import Sampling
+from biomamba.inference.text_generation import Completion, TextOptions
+from biomamba.model.generation import GenerationOptions, Sampling
 from biomamba.runtime.errors import ConfigError
-from biomamba.training.callbacks.ema import Ema
+from biomamba.training.callbacks.averaging import Ema
 from biomamba.training.callbacks.samples import Samples, as_markdown
 
 PROMPTS = ["Aspirin", "The capital of"]

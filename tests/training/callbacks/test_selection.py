@@ -12,25 +12,21 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from biomamba.data.batches import Batch
-from biomamba.data.budget import TokenBudget
-from biomamba.data.mixture import Mixture
-from biomamba.data.training_data import TrainingData
-from biomamba.data.training_rows import StepLoader, StepSampler
+from biomamba.data.batches import Batch, StepLoader, StepSampler
+from biomamba.data.datamodule import TrainingData
+from biomamba.data.mixture import Mixture, TokenBudget
 from biomamba.model.backends.reference import ReferenceScan
 from biomamba.model.checkpoint import load_pretrained
 from biomamba.model.config import Mamba2Config
 from biomamba.model.language_model import MambaLM
 from biomamba.runtime.errors import CheckpointError, ConfigError
+from biomamba.training.callbacks.averaging import Ema
 from biomamba.training.callbacks.checkpoint import Checkpoints, checkpoint_name
-from biomamba.training.callbacks.ema import Ema
 from biomamba.training.callbacks.selection import Selection
 from biomamba.training.checkpoint_io import DurableCheckpointIO
 from biomamba.training.finish import DueValidation
-from biomamba.training.module import LanguageModelingModule
-from biomamba.training.objective import Objective
-from biomamba.training.optimizer import AdamW
-from biomamba.training.schedule import Constant
+from biomamba.training.module import LanguageModelingModule, Objective
+from biomamba.training.optimizer import AdamW, Constant
 
 VOCAB, LENGTH, ROWS, STEPS = 16, 4, 2, 8
 CONFIG = Mamba2Config(d_model=8, n_layer=1, vocab_size=VOCAB, d_state=4, headdim=4)

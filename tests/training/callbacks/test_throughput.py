@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from biomamba.training.callbacks import throughput
-from biomamba.training.callbacks.throughput import Throughput
+from biomamba.training.callbacks import tensorboard as throughput
+from biomamba.training.callbacks.tensorboard import Throughput
 
 
 class Clock:

@@ -6,8 +6,7 @@ from typing import Any
 
 import pytest
 
-from biomamba.data.cleaning.benchmarks.bioasq import BioASQ
-from biomamba.data.cleaning.benchmarks.item import pmids_of
+from biomamba.data.cleaning.benchmarks import BioASQ, pmids_of
 from biomamba.runtime.errors import ConfigError, DataError
 
 QUESTION: dict[str, Any] = {

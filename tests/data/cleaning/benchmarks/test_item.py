@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from biomamba.data.cleaning.benchmarks.item import hash_files, text_list
-from biomamba.data.text_files import read_json_file
+from biomamba.data.cleaning.benchmarks import hash_files, text_list
+from biomamba.data.rows import read_json_file
 from biomamba.runtime.errors import DataError
 
 

@@ -8,9 +8,9 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from biomamba.data.cleaning.benchmarks.pubmedqa import PubMedQA
-from biomamba.data.sealed import sha256_of
+from biomamba.data.cleaning.benchmarks import PubMedQA
 from biomamba.runtime.errors import DataError
+from biomamba.runtime.files import sha256_of
 
 RECORD: dict[str, Any] = {
     "QUESTION": "Does rest help?",

@@ -8,7 +8,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from biomamba.data.cleaning.benchmarks.texts import TextColumns
+from biomamba.data.cleaning.benchmarks import TextColumns
 from biomamba.runtime.errors import ConfigError, DataError
 
 ROWS: list[dict[str, Any]] = [

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from biomamba.data.cleaning.benchmarks.wikitext import WikiTextArticles
+from biomamba.data.cleaning.benchmarks import WikiTextArticles
 from biomamba.runtime.errors import ConfigError, DataError
 
 LINES = ["", " = Rest = \n", "", " Rest is good . \n", "", " = Sleep = \n", "", " So is sleep . \n"]

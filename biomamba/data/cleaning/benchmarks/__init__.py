@@ -1,1 +1,0 @@
-"""Readers of evaluation sets: the ids and texts that training data must not hold."""

@@ -1,0 +1,1 @@
+"""Token stores: records and manifest, writing, reading, verification."""
