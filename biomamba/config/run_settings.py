@@ -1,7 +1,10 @@
 """The settings that a training run keeps in its folder, as plain values."""
 
+import json
 from collections.abc import Collection
 from contextlib import suppress
+from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +13,8 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from biomamba.config.check import node_problems
-from biomamba.config.safety import restrict_environment
-from biomamba.config.wording import first_line, report
+from biomamba.config.messages import first_line, report
+from biomamba.config.safety import restrict_environment, with_current_names
 from biomamba.runtime.errors import DataError
 from biomamba.runtime.input_files import (
     COUNT,
@@ -36,7 +39,6 @@ _TOLD = (
     "trainer",
     "seed",
 )
-
 _SHAPE: Shape = {
     "data": {"sources": Each(LIST), "corpora": OBJECT, "budget": OBJECT, "tasks": OBJECT},
     "tasks": OBJECT,
@@ -52,8 +54,9 @@ _SHAPE: Shape = {
 
 
 def stored_config(run: Path) -> DictConfig | None:
-    """Return the settings of a run as they were written; None without any.
+    """Return the settings of a run; None without any.
 
+    They are as they were written, but for classes that have moved since, which are named as now.
     They are data: whoever builds something from them checks it first (`checked_part`).
 
     Raises:
@@ -70,7 +73,8 @@ def stored_config(run: Path) -> DictConfig | None:
     if not isinstance(config, DictConfig):
         raise DataError(f"{path}: not the settings of a run: it has no keys; restore it")
     restrict_environment()
-    return config
+    written = OmegaConf.to_container(config, resolve=False)
+    return OmegaConf.create(with_current_names(written))
 
 
 def settings_path(run: Path) -> Path:
@@ -147,3 +151,75 @@ def plain_parts(config: DictConfig) -> dict[str, Any]:
             is_config = OmegaConf.is_config(value)
             parts[str(key)] = OmegaConf.to_container(value, resolve=True) if is_config else value
     return parts
+
+
+# -------------------------------------------------------------------------------------------------
+# What a training run was told: the runs of one recipe differ in their seed only.
+# -------------------------------------------------------------------------------------------------
+
+# Where a run lies and how it was started again says nothing about what it does.
+NOT_RECIPE = frozenset({"seed", "name", "run_id", "paths", "resume", "allow_change"})
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """The settings of a training run.
+
+    Attributes:
+        fingerprint: sha256 over all settings but the seed and the folders of the run itself.
+        seed: Its seed.
+        run: Its folder.
+    """
+
+    fingerprint: str
+    seed: int
+    run: Path
+
+
+def recipe_of(checkpoint: Path) -> Recipe | None:
+    """Return the recipe of the run that wrote a model folder; None if none is known there.
+
+    Raises:
+        DataError: The file of settings of the run is not one.
+    """
+    run = checkpoint.absolute().parent
+    settings = settings_of(run)
+    if settings is None:
+        return None
+    if not isinstance(settings.get("seed"), int):
+        path = run / ".hydra" / "config.yaml"
+        raise DataError(f"{path}: not the settings of a training run: it has no seed")
+    return Recipe(_fingerprint(checkpoint, settings, NOT_RECIPE), settings["seed"], run)
+
+
+def recipe_but_tokens(checkpoint: Path) -> str | None:
+    """Return a sha256 that models share if their runs differ in tokens and seeds only.
+
+    Raises:
+        DataError: As recipe_of.
+    """
+    settings = settings_of(checkpoint.absolute().parent)
+    if settings is None:
+        return None
+    return _fingerprint(checkpoint, settings, NOT_RECIPE | {"max_tokens"})
+
+
+def settings_of(run: Path) -> dict[str, Any] | None:
+    """Return the settings of a run as they were written, references as such; None without any.
+
+    Raises:
+        DataError: The file of settings is not one.
+    """
+    config = stored_config(run)
+    if config is None:
+        return None
+    settings: Any = OmegaConf.to_container(config, resolve=False)
+    return {str(key): value for key, value in settings.items()}
+
+
+def _fingerprint(checkpoint: Path, settings: dict[str, Any], left_out: frozenset[str]) -> str:
+    # As written, with references such as ${seed}: their values would tell the seeds apart.
+    told = {key: value for key, value in settings.items() if key not in left_out}
+    # The averaged weights of a run, in a folder of another name, are another model.
+    text = json.dumps([checkpoint.name, told], sort_keys=True)
+    return sha256(text.encode()).hexdigest()

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from biomamba.data.settings_difference import settings_difference
-from biomamba.data.training_data import TrainingData
+from biomamba.config.safety import with_current_names
+from biomamba.data.datamodule import TrainingData
+from biomamba.data.store.format import settings_difference
 from biomamba.runtime.errors import CheckpointError, ConfigError
-from biomamba.runtime.ranks import is_rank_zero
-from biomamba.runtime.record_shapes import read_run_record
+from biomamba.runtime.input_files import read_run_record
+from biomamba.runtime.random_state import is_rank_zero
 from biomamba.training.callbacks.checkpoint import checkpoints_in
 from biomamba.training.checkpoint_io import CheckpointRecord, verify_checkpoint
 
@@ -124,7 +125,8 @@ def changed_settings(stored: Mapping[str, Any], asked: Mapping[str, Any]) -> str
     if stored.get(key) == asked.get(key):
         # Paths and other words for the same rows.
         stored, asked = ({n: v for n, v in s.items() if n != "data"} for s in (stored, asked))
-    return settings_difference(stored, asked)
+    # A class that has moved since is the same class.
+    return settings_difference(with_current_names(stored), with_current_names(asked))
 
 
 def is_finished(start: Start, num_steps: int, record_path: Path) -> bool:

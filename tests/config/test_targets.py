@@ -9,18 +9,22 @@ from typing import Any
 import pytest
 import yaml
 
-from biomamba.config.location import conf_dir
-from biomamba.config.targets import (
+from biomamba.config.safety import (
     GROUPS,
     TargetError,
     call_problems,
     check_target_name,
+    conf_dir,
+    current_name,
     load_target,
     parameter_names,
+    with_current_names,
 )
-from biomamba.data.corpora.c4 import C4
+from biomamba.data.corpora.table import C4
 
 YAML_FILES = sorted(conf_dir().rglob("*.yaml"))
+# Every `_target_` of the configuration files of commit 65907d0.
+EARLIER_TARGETS = Path(__file__).parents[1] / "fixtures" / "earlier" / "targets.txt"
 
 
 class Guidelines:
@@ -83,8 +87,27 @@ def test_every_name_of_the_table_can_be_loaded() -> None:
             assert callable(load_target(name, group))
 
 
+def test_every_name_that_version_0_1_wrote_is_that_of_a_class_today() -> None:
+    names = EARLIER_TARGETS.read_text(encoding="utf-8").split()
+    assert {load_target(name).__name__ for name in names} == {n.split(".")[-1] for n in names}
+
+
+def test_moved_classes_are_named_as_now_wherever_they_stand() -> None:
+    old, new = "biomamba.data.corpora.c4.C4", "biomamba.data.corpora.table.C4"
+    settings = {"_target_": old, "text": old, "parts": [{"rows": {"_target_": old, "n": None}}]}
+
+    assert with_current_names(settings) == {
+        "_target_": new,
+        "text": old,
+        "parts": [{"rows": {"_target_": new, "n": None}}],
+    }
+    assert check_target_name(old, "corpora.web") == new
+    for name in (new, "data.corpora.c4.C4", "lightning.pytorch.Trainer", "C4", ""):
+        assert current_name(name) == name
+
+
 def test_class_of_an_open_package_is_loaded() -> None:
-    assert load_target("biomamba.data.corpora.c4.C4", "corpora.web") is C4
+    assert load_target("biomamba.data.corpora.table.C4", "corpora.web") is C4
 
 
 @pytest.mark.parametrize(
@@ -95,25 +118,24 @@ def test_class_of_an_open_package_is_loaded() -> None:
         ("torch.optim.AdamW", "optimizer"),
         ("lightning.fabric.utilities.cloud_io._load", "trainer"),
         ("lightning.pytorch.Trainer", "model"),
-        ("biomamba.runtime.code_version._git", "tasks.x"),
-        ("biomamba.runtime.atomic.write_bytes", "corpora.x"),
-        ("biomamba.data.corpora.c4.C4", "model"),
-        ("biomamba.data.corpora.c4.C4", "trainer.c4"),
-        ("biomamba.data.corpora.c4.C4", "paths"),
-        ("biomamba.data.corpora.c4.C4", "sources.c4"),
-        ("biomamba.data.corpora.columns.sys.exit", "corpora.x"),
+        ("biomamba.runtime.provenance._git", "tasks.x"),
+        ("biomamba.runtime.files.write_bytes", "corpora.x"),
+        ("biomamba.data.corpora.table.C4", "model"),
+        ("biomamba.data.corpora.table.C4", "trainer.c4"),
+        ("biomamba.data.corpora.table.C4", "paths"),
+        ("biomamba.data.corpora.table.C4", "sources.c4"),
+        ("biomamba.data.corpora.table.sys.exit", "corpora.x"),
         ("biomamba.data.corpora.medline.Path", "corpora.x"),  # imported there
-        ("biomamba.data.corpora.wikipedia.ColumnCorpus", "corpora.x"),  # imported there
-        ("biomamba.data.corpora.c4.C4.shards", "corpora.x"),
-        ("biomamba.data.corpora.c4.C4.__init__", "corpora.x"),
+        ("biomamba.data.corpora.table.C4.shards", "corpora.x"),
+        ("biomamba.data.corpora.table.C4.__init__", "corpora.x"),
         ("biomamba.data.corpora..c4.C4", "corpora.x"),
         ("biomamba.data.corpora.corpus.Corpus", "corpora.x"),  # the contract itself
         ("biomamba.tasks.task.Task", "tasks.x"),  # abstract
-        ("biomamba.tasks.task_files.named_files", "tasks.x"),  # a function
+        ("biomamba.tasks.task.named_files", "tasks.x"),  # a function
         ("biomamba.training.callbacks.checkpoint.checkpoints_in", "callbacks.x"),
         ("biomambax.Thing", "model"),
-        ("biomamba.data.stage_writer.StageWriter", "data"),
-        ("biomamba.data.stage_writer.StageWriter", ""),
+        ("biomamba.data.prepare.staging.StageWriter", "data"),
+        ("biomamba.data.prepare.staging.StageWriter", ""),
         ("", "model"),
         (None, "model"),
         (3, "model"),
@@ -149,8 +171,8 @@ def test_class_of_a_new_file_needs_no_entry(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_misspelled_target_is_named() -> None:
-    with pytest.raises(TargetError, match=r"cannot import biomamba\.data\.corpora\.c4\.C5"):
-        load_target("biomamba.data.corpora.c4.C5", "corpora.x")
+    with pytest.raises(TargetError, match=r"cannot import biomamba\.data\.corpora\.table\.C5"):
+        load_target("biomamba.data.corpora.table.C5", "corpora.x")
     with pytest.raises(TargetError, match=r"did you mean biomamba\.training\.optimizer\.AdamW"):
         load_target("biomamba.training.optimizer.AdamWW", "optimizer")
 
