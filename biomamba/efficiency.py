@@ -29,7 +29,8 @@ from biomamba.model.language_model import MambaLM
 from biomamba.planning.hardware import main_memory_bytes
 from biomamba.runtime.errors import ConfigError
 from biomamba.runtime.provenance import provenance
-from biomamba.runtime.random_state import seed_everything, world_size
+from biomamba.runtime.random_state import seed_everything
+from biomamba.runtime.ranks import world_size
 from biomamba.timing.candidates import (
     NAME,
     MambaSubject,

@@ -59,7 +59,7 @@ from biomamba.reporting.tables import filter_notes, perplexity_table, positions_
 from biomamba.runtime.errors import ConfigError, DataError
 from biomamba.runtime.files import write_bytes, write_text
 from biomamba.runtime.provenance import provenance
-from biomamba.runtime.random_state import is_rank_zero, local_rank, require_launcher
+from biomamba.runtime.ranks import is_rank_zero, local_rank, require_launcher
 from biomamba.tasks.task import Task
 from biomamba.training.launch import check_run_folder
 from biomamba.training.lineage import Lineage, find_lineage, keep_private

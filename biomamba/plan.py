@@ -52,7 +52,8 @@ from biomamba.runtime.input_files import (
     check_yaml,
 )
 from biomamba.runtime.provenance import machine, provenance
-from biomamba.runtime.random_state import is_rank_zero, seed_everything
+from biomamba.runtime.random_state import seed_everything
+from biomamba.runtime.ranks import is_rank_zero
 from biomamba.tasks.instruct import InstructBudget
 from biomamba.training.launch import check_launch, check_precision, quiet_lightning
 from biomamba.training.module import LanguageModelingModule, Objective

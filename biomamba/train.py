@@ -29,7 +29,8 @@ from biomamba.model.lora import ParameterCount
 from biomamba.reporting.tables import exposure_table
 from biomamba.runtime.files import remove_temporary_files
 from biomamba.runtime.provenance import provenance
-from biomamba.runtime.random_state import is_rank_zero, seed_everything
+from biomamba.runtime.random_state import seed_everything
+from biomamba.runtime.ranks import is_rank_zero
 from biomamba.training.callbacks.checkpoint import Checkpoints
 from biomamba.training.callbacks.preemption import Preemption
 from biomamba.training.callbacks.samples import Samples

@@ -39,7 +39,7 @@ from biomamba.config.schema import register_schemas
 from biomamba.runtime import signals, slurm
 from biomamba.runtime.errors import BioMambaError, ConfigError, as_file_error
 from biomamba.runtime.output import keep_going_without_reader
-from biomamba.runtime.random_state import is_rank_zero, rank, world_size
+from biomamba.runtime.ranks import is_rank_zero, rank, world_size
 
 # -------------------------------------------------------------------------------------------------
 # Run the jobs of a sweep (`-m seed=1,2,3`) one after the other; a bad one does not end the others.

@@ -74,7 +74,8 @@ def stored_config(run: Path) -> DictConfig | None:
         raise DataError(f"{path}: not the settings of a run: it has no keys; restore it")
     restrict_environment()
     written = OmegaConf.to_container(config, resolve=False)
-    return OmegaConf.create(with_current_names(written))
+    current: DictConfig = OmegaConf.create(with_current_names(written))
+    return current
 
 
 def settings_path(run: Path) -> Path:

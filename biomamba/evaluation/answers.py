@@ -36,7 +36,7 @@ from biomamba.evaluation.answer_model import (
 from biomamba.evaluation.label_head import HeadOptions, LabelHead, LabelledFeatures, fit_label_head
 from biomamba.runtime.errors import ConfigError, DataError
 from biomamba.runtime.numbers import check_whole
-from biomamba.runtime.random_state import is_rank_zero
+from biomamba.runtime.ranks import is_rank_zero
 from biomamba.tasks.labels import parse_label
 from biomamba.tasks.prompt import EncodedPrompt, Item
 from biomamba.tasks.task import (

@@ -32,7 +32,7 @@ from biomamba.model.language_model import MambaLM
 from biomamba.model.segments import Segments
 from biomamba.runtime.errors import CheckpointError, ConfigError, DataError
 from biomamba.runtime.numbers import check_whole
-from biomamba.runtime.random_state import rank, world_size
+from biomamba.runtime.ranks import rank, world_size
 
 # -------------------------------------------------------------------------------------------------
 # Let the ranks of an evaluation wait for each other; without a launcher there is nobody to.

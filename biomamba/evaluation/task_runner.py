@@ -30,7 +30,7 @@ from biomamba.evaluation.records import CHANGE, TaskRecord
 from biomamba.evaluation.task_split import TEST, TaskSplit
 from biomamba.metrics.measure import Bootstrap, Measure, interval_of
 from biomamba.metrics.significance import mcnemar, minimum_detectable_difference, paired_difference
-from biomamba.runtime.random_state import rank, world_size
+from biomamba.runtime.ranks import rank, world_size
 from biomamba.tasks.clinical_notes import WritingTask
 from biomamba.tasks.prompt import Item
 from biomamba.tasks.task import EMPTY, ChooseLabel, ChooseOption, Prediction, Task, WriteText

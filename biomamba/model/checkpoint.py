@@ -33,7 +33,7 @@ from biomamba.model.ssd import ScanBackend
 from biomamba.runtime.errors import CheckpointError
 from biomamba.runtime.files import sync_folder, write_json
 from biomamba.runtime.input_files import MIB, OBJECT, TEXT, Shape, read_json
-from biomamba.runtime.random_state import is_rank_zero
+from biomamba.runtime.ranks import is_rank_zero
 
 _CONFIG_SHAPE: Shape = {"ssm_cfg": {"layer": TEXT}, "initializer_cfg": OBJECT, "model_type": TEXT}
 

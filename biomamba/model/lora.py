@@ -27,7 +27,7 @@ from biomamba.runtime.errors import CheckpointError, ConfigError
 from biomamba.runtime.files import sync_folder, write_json
 from biomamba.runtime.input_files import MIB, OBJECT, Each, read_json
 from biomamba.runtime.numbers import check_number, check_whole
-from biomamba.runtime.random_state import is_rank_zero
+from biomamba.runtime.ranks import is_rank_zero
 
 A_NAME, B_NAME = "lora_a", "lora_b"
 

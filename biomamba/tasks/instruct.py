@@ -26,7 +26,7 @@ from biomamba.data.store.reader import MemorySplit, content_fingerprint
 from biomamba.data.tokenizer import Tokenizer
 from biomamba.runtime.errors import ConfigError, DataError
 from biomamba.runtime.numbers import check_number
-from biomamba.runtime.random_state import is_rank_zero
+from biomamba.runtime.ranks import is_rank_zero
 from biomamba.tasks.instruct_samples import Sample, SampleRules, Samples, check_apart, encode_items
 from biomamba.tasks.task import Task
 

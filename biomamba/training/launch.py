@@ -12,7 +12,7 @@ import torch
 from torch.distributed import DistError
 
 from biomamba.runtime.errors import ConfigError, TrainingError
-from biomamba.runtime.random_state import require_launcher, world_size
+from biomamba.runtime.ranks import require_launcher, world_size
 
 # fp32 master weights always: the true half precisions train Mamba2 into divergence
 # (state-spaces/mamba README, "Precision").

@@ -14,7 +14,7 @@ from biomamba.data.store.format import MANIFEST_NAME, Manifest, StoreFacts
 from biomamba.runtime.errors import DataError
 from biomamba.runtime.files import make_private, write_privately
 from biomamba.runtime.input_files import TEXT, Each, Shape, read_json, read_run_record
-from biomamba.runtime.random_state import is_rank_zero
+from biomamba.runtime.ranks import is_rank_zero
 
 RUN_RECORD = "run.json"
 EXPORT_RECORD = "export.json"

@@ -12,7 +12,7 @@ from biomamba.data.datamodule import TrainingData
 from biomamba.data.store.format import settings_difference
 from biomamba.runtime.errors import CheckpointError, ConfigError
 from biomamba.runtime.input_files import read_run_record
-from biomamba.runtime.random_state import is_rank_zero
+from biomamba.runtime.ranks import is_rank_zero
 from biomamba.training.callbacks.checkpoint import checkpoints_in
 from biomamba.training.checkpoint_io import CheckpointRecord, verify_checkpoint
 

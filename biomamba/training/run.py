@@ -22,7 +22,7 @@ from biomamba.model.lora import ParameterCount, save_adapter
 from biomamba.runtime import slurm
 from biomamba.runtime.errors import ConfigError
 from biomamba.runtime.files import remove_temporary_files, write_json
-from biomamba.runtime.random_state import is_rank_zero
+from biomamba.runtime.ranks import is_rank_zero
 from biomamba.runtime.signals import Interrupted
 from biomamba.training.resume import Start, read_record
 

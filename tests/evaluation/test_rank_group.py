@@ -8,7 +8,7 @@ import pytest
 from torch import distributed
 
 from biomamba.evaluation.runner import rank_group
-from biomamba.runtime.random_state import rank
+from biomamba.runtime.ranks import rank
 
 
 def test_a_process_alone_waits_for_nobody() -> None:

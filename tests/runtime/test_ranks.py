@@ -3,13 +3,7 @@
 import pytest
 
 from biomamba.runtime.errors import ConfigError
-from biomamba.runtime.random_state import (
-    is_rank_zero,
-    local_rank,
-    rank,
-    require_launcher,
-    world_size,
-)
+from biomamba.runtime.ranks import is_rank_zero, local_rank, rank, require_launcher, world_size
 
 TORCHRUN = {"RANK": "9", "LOCAL_RANK": "1", "WORLD_SIZE": "16"}
 SRUN = {"SLURM_PROCID": "5", "SLURM_LOCALID": "1", "SLURM_NTASKS": "8", "SLURM_STEP_ID": "0"}

@@ -29,7 +29,8 @@ import lightning
 
 from biomamba import train
 from biomamba.config.compose import compose_config
-from biomamba.runtime.random_state import rank, seed_everything
+from biomamba.runtime.random_state import seed_everything
+from biomamba.runtime.ranks import rank
 from biomamba.training.launch import quiet_lightning
 
 # Holds up one rank or both for the first steps of an attempt, so that signals find them in steps.

@@ -39,7 +39,7 @@ from biomamba.data.streaming.source import Admission, StreamedSource
 from biomamba.data.tokenizer import Tokenizer, TokenizerSource
 from biomamba.runtime.errors import ConfigError, DataError
 from biomamba.runtime.numbers import check_number, check_whole
-from biomamba.runtime.random_state import is_rank_zero
+from biomamba.runtime.ranks import is_rank_zero
 
 # -------------------------------------------------------------------------------------------------
 # Validation documents of a stream: the first that the split rule holds out, kept in memory.

@@ -10,7 +10,7 @@ from biomamba.model.backends.chunked import ChunkedScan
 from biomamba.model.backends.fused import FusedScan
 from biomamba.model.ssd import ConvolvingBackend, MixerParts, MixingBackend, ScanBackend
 from biomamba.runtime.errors import MissingDependencyError
-from biomamba.runtime.random_state import is_rank_zero
+from biomamba.runtime.ranks import is_rank_zero
 
 _LOG = logging.getLogger(__name__)
 # Triton supports NVIDIA GPUs from 8.0 on; below, its products do not use the tensor cores.
