@@ -21,13 +21,14 @@ from biomamba.runtime.input_files import loads, read_text
 
 _OTHERS = 0o077  # the rights of the group and of everybody
 # Of this module and of the writers of checkpoints, tensors and ledgers: .run.json.0badcafe.tmp
-_TEMPORARY_NAME = re.compile(r"\.(.+\.)?[0-9a-f]{8}\.tmp(\.safetensors)?")
+# The second form is that of the library safetensors, which renames a file of its own: .tmpDHn7mo
+_TEMPORARY_NAME = re.compile(r"\.(.+\.)?[0-9a-f]{8}\.tmp(\.safetensors)?|\.tmp[A-Za-z0-9]{6}")
 
 
 def write_bytes(path: Path, content: bytes) -> None:
     """Replace the file by `content`: a temporary file beside it is synced, then renamed over it.
 
-    Missing parent folders are made. After a failure the old file stands and no temporary file
+    Missing parent folders are made. After a failure the old file stays and no temporary file
     stays.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -150,7 +151,7 @@ def write_file(path: Path, content: bytes) -> None:
         write_bytes(path, content)
     except OSError as error:
         raise DataError(
-            f"cannot write {path} ({error.strerror}); make room or mend the rights, and run again"
+            f"cannot write {path} ({error.strerror}); make room or fix the rights, and run again"
         ) from error
 
 
@@ -236,7 +237,7 @@ def folder_lock(
         file = (folder / name).open("w")
     except OSError as error:
         raise DataError(
-            f"cannot write in {folder} ({error.strerror}); mend the rights or choose another folder"
+            f"cannot write in {folder} ({error.strerror}); fix the rights or choose another folder"
         ) from error
     with file:
         try:

@@ -80,7 +80,9 @@ def test_missing_folder_is_not_synced(tmp_path: Path) -> None:
 
 def test_what_a_killed_writer_left_is_removed_and_nothing_else(tmp_path: Path) -> None:
     left = [".run.json.0badcafe.tmp", ".0badcafe.tmp.safetensors", ".tokenizer.json.0123abcd.tmp"]
+    left += [".tmpDHn7mo"]  # of safetensors
     kept = [".hidden", ".notes.tmp", "run.json", "a.0badcafe.tmp", ".run.json.badcafe.tmp"]
+    kept += [".tmp", ".tmpDHn7m", ".tmpDHn7mox", "x.tmpDHn7mo"]
     for name in left + kept:
         (tmp_path / name).write_text("half")
     (tmp_path / ".folder.0badcafe.tmp").mkdir()
