@@ -41,7 +41,7 @@ demo: $(INSTALLED) ## train, adapt and evaluate a tiny model on the embedded tex
 	@echo "run folder: runs/demo"
 	@echo "curves:     $(BIN)/tensorboard --logdir runs/demo   (then open the address it prints)"
 
-# Either goes on where it was stopped when it is called again; docs/reproducing.md.
+# Either continues where it was stopped when it is called again; docs/reproducing.md.
 reproduce-small: $(INSTALLED) ## real text (RAW=<folder>) to a report: base, adapted, fine-tuned (CPU, half an hour)
 	@test -d "$(RAW)" || { \
 		echo "error: no raw files at '$(RAW)': name their folder, make reproduce-small RAW=<folder>" \
@@ -101,7 +101,7 @@ check: $(INSTALLED) ## check format, lint and types
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-format: $(INSTALLED) ## format the code and mend what the linter can mend
+format: $(INSTALLED) ## format the code and fix what the linter can fix
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 

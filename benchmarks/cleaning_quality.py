@@ -45,7 +45,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--raw", required=True)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--only", nargs="*", help="measure these parts anew, keep the others")
+    parser.add_argument("--only", nargs="*", help="measure these parts again, keep the others")
     arguments = parser.parse_args()
     overrides = [f"corpus=[{CORPORA}]", "benchmark=[pubmedqa,bioasq,wikitext]"]
     cfg = compose_config("prepare", [*overrides, f"paths.raw_dir={arguments.raw}"])
@@ -83,7 +83,7 @@ def batches(items: Sequence[Any]) -> Iterator[Sequence[Any]]:
 
 
 def edited(text: str, fraction: float, words: Sequence[str], random: np.random.Generator) -> str:
-    """Replace, insert behind or delete each word with this probability, one third each."""
+    """Replace, insert after or delete each word with this probability, one third each."""
     result = []
     for word in text.split():
         other = words[random.integers(len(words))]
@@ -275,7 +275,7 @@ def named_items(cleaning: Cleaning) -> list[tuple[str, Any]]:
 
 
 def cost(found: list[Document], cleaning: Cleaning, tokenizer: Tokenizer) -> dict[str, float]:
-    """Return microseconds per document for the marks and for tokenising, and their ratio."""
+    """Return microseconds per document for the marks and for tokenizing, and their ratio."""
     chosen = found[:4_096]
     cleaning.marks(chosen[:512])
     seconds = {"marks": 0.0, "tokenise": 0.0}

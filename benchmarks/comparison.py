@@ -40,8 +40,8 @@ def against_others(
     ids_now = partial(datasets_pipeline.mixed_ids, folder, WEIGHTS, tokenizer.eod_id)
     cases: dict[str, Callable[[], float | Sample]] = {
         "token stores": partial(million_tokens, stream_of_steps, 100),
-        "datasets, tokenised while training": partial(_read_packed, texts_now, 240),
-        "datasets, tokenised beforehand": partial(_read_packed, ids_now, 480),
+        "datasets, tokenized while training": partial(_read_packed, texts_now, 240),
+        "datasets, tokenized beforehand": partial(_read_packed, ids_now, 480),
     }
     missing = {}
     for name, venv in sorted(venvs.items()):
@@ -65,7 +65,7 @@ def _comparison(samples: dict[str, list[Sample]], missing: dict[str, str]) -> di
         for name, found in samples.items()
     }
     print_table(
-        "From documents to batches, one thread (bar: 50 times datasets tokenising)",
+        "From documents to batches, one thread (bar: 50 times datasets tokenizing)",
         ["way", "M tokens per CPU second", "token stores are faster by"],
         [
             [

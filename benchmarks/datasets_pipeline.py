@@ -1,6 +1,6 @@
-"""What a training script does without token stores: stream, mix, tokenise and pack with `datasets`.
+"""What a training script does without token stores: stream, mix, tokenize and pack with `datasets`.
 
-`mixed_texts` tokenises while training. `mixed_ids` reads documents that were tokenised beforehand,
+`mixed_texts` tokenizes while training. `mixed_ids` reads documents that were tokenized beforehand,
 which isolates the cost of streaming and mixing. Rows hold the concatenated stream, cut every
 seq_len tokens, as most scripts do it; nothing is shuffled, so nothing is charged for that.
 """
@@ -36,7 +36,7 @@ def write_parquet(folder: Path, name: str, column: str, values: Sequence[Any]) -
 def mixed_texts(
     folder: Path, weights: dict[str, float], tokenizer: Tokenizer
 ) -> Iterator[list[int]]:
-    """Iterate over documents as ids, tokenised on the way."""
+    """Iterate over documents as ids, tokenized on the way."""
 
     def encode(batch: dict[str, list[str]]) -> dict[str, list[list[int]]]:
         return {"ids": tokenizer.encode_batch(batch["text"])}

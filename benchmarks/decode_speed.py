@@ -33,7 +33,7 @@ from biomamba.model.generation import Generation, GenerationOptions, Vocabulary,
 from biomamba.model.language_model import MambaLM
 
 BAR = 4.0  # times the rate of transformers
-CONTEXT_BAR = 1.05  # time per token behind the longest context over that behind the shortest
+CONTEXT_BAR = 1.05  # time per token after the longest context over that after the shortest
 PROMPT_TOKENS = 16
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 SEGMENT_TOKENS = 512
@@ -124,7 +124,7 @@ def _amount(work: Callable[[int], Any], num_tokens: int) -> float:
 def by_context(
     model: MambaLM, contexts: Sequence[int], num_tokens: int, repeats: int
 ) -> dict[str, Any]:
-    """Step behind prompts of several lengths, in turn, and note the memory that each took."""
+    """Step after prompts of several lengths, in turn, and note the memory that each took."""
     cases: dict[str, Callable[[], Sample]] = {}
     facts: dict[str, Any] = {}
     for length in sorted(contexts):
@@ -226,7 +226,7 @@ def _print(results: dict[str, Any]) -> None:
     if "contexts" not in results:
         return
     print_table(
-        f"One row behind a prompt (bar: {CONTEXT_BAR} times)",
+        f"One row after a prompt (bar: {CONTEXT_BAR} times)",
         ["prompt tokens", "ms per step", "times the shortest", "prefill tokens/s", "peak MB"],
         [
             [

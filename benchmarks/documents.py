@@ -2,7 +2,7 @@
 
 Sentences of real texts are drawn at random until a document has the length of a real one. Without
 the real texts the generator of the embedded corpora takes their place; its documents are shorter
-and its words fewer, so tokenisation is faster and rates do not compare with those on real text.
+and its words fewer, so tokenization is faster and rates do not compare with those on real text.
 """
 
 import gzip

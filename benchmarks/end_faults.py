@@ -72,7 +72,7 @@ MAY_DIFFER = {
     "checkpoint": "/loops: Lightning's own counters, of which a start reads none after the last "
     "step; /callbacks/LedgerWriter/folder: a path; /run/reason: the request that a step was saved "
     "for",
-    "curves": "throughput/ and system/: measured; train/ of the steps that a start went on at: "
+    "curves": "throughput/ and system/: measured; train/ of the steps that a start continued at: "
     "SIGKILL may come between a checkpoint and the point of its step",
     "files": "which steps before the last one have checkpoints: a request to stop saves its own; "
     "tensorboard/, .hydra/ and ledger/: a file per start (the curves and the ledger are "
@@ -86,10 +86,10 @@ _MODELS = ("model", "model_ema", "model_best")
 _POLL_SECONDS = 0.002
 _EVENT_SECONDS = 180
 
-# What can be seen from outside while a run ends, and the longest delay behind it in seconds.
+# What can be seen from outside while a run ends, and the longest delay after it in seconds.
 EVENTS = {
     "training starts": 0.6,
-    "last tenth begins": 0.5,
+    "last tenth starts": 0.5,
     "last checkpoint is written": 0.03,
     "last checkpoint is there": 0.5,
     "model_ema is written": 0.03,
@@ -119,7 +119,7 @@ class Watch:
         has_started = len(record.get("starts", [])) > num_starts
         happened = {
             "training starts": has_started,
-            "last tenth begins": was_there < newest and newest >= STEPS * 9 // 10,
+            "last tenth starts": was_there < newest and newest >= STEPS * 9 // 10,
             "last checkpoint is written": was_there < STEPS
             and any(checkpoint_name(STEPS) in name for name in state["checkpoints"]),
             "last checkpoint is there": was_there < STEPS <= newest,
@@ -265,7 +265,7 @@ class Driver:
         return event
 
     def _wait(self, start: Start, watch: Watch, moment: str, delay_seconds: float) -> bool:
-        """Wait for an event and a time behind it; False if the start ended first."""
+        """Wait for an event and a time after it; False if the start ended first."""
         deadline = time.monotonic() + _EVENT_SECONDS
         while moment not in watch.seen:
             if not start.is_running:
@@ -286,7 +286,7 @@ class Driver:
         return Start(run_dir, arguments, world_size, trainer=trainer)
 
     def _events(self, callbacks: str, *, is_first: bool) -> Iterator[str]:
-        """Return the moments in turn; a start behind the last step has others than the first."""
+        """Return the moments in turn; a start after the last step has others than the first."""
         left = [name for name in EVENTS if name not in _LAST_MODEL.get(callbacks, set())]
         early = {"training starts"} if is_first else {n for n in EVENTS if n.startswith("last ")}
         left = [name for name in left if name not in early]
@@ -398,7 +398,7 @@ def _different_curves(run_dir: Path, whole: Path, resumed_steps: set[int]) -> li
 
 
 def _resumed_steps(run_dir: Path) -> set[int]:
-    """Return the steps that starts went on at."""
+    """Return the steps that starts continued at."""
     return {int(start["step"]) for start in _record(run_dir).get("starts", [])[1:]}
 
 

@@ -12,7 +12,7 @@ WEIGHTS = {"pubmed": 0.8, "web": 0.1, "wikipedia": 0.1}
 SEQ_LEN = 1_024
 ROWS_PER_STEP = 256
 MICRO_BATCH_SIZE = 8
-NUM_STEPS = 60_000  # 15 M samples, so that sample 10 M lies within the run
+NUM_STEPS = 60_000  # 15 M samples, so that sample 10 M is within the run
 
 
 def _datamodule(root: Path, num_workers: int = 0) -> PretrainDataModule:

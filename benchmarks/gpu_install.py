@@ -17,7 +17,7 @@ import torch
 
 
 def install(folder: Path, target: Path) -> list[str]:
-    """Install what lies in a folder, put it on the path of imports, and say what was done."""
+    """Install what is in a folder, put it on the path of imports, and say what was done."""
     target.mkdir(parents=True, exist_ok=True)
     done = []
     for file in sorted([*folder.glob("*.whl"), *folder.glob("*.tar.gz")]):

@@ -1,4 +1,4 @@
-"""The models that are compared: ours and others of the same sizes, behind the same functions."""
+"""The models that are compared: ours and others of the same sizes, after the same functions."""
 
 import functools
 from collections.abc import Callable

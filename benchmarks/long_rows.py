@@ -58,7 +58,7 @@ def _single(kind: str, cut: str, tokens: int) -> dict[str, float]:
     ids = torch.randint(MODEL.vocab_size, (1, tokens + 1))
     segments = Segments(SEGMENT_TOKENS if cut == "segments" else tokens)
     _pass(model, ids[:, : WARM_UP_TOKENS + 1], segments)
-    Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+    Path("/proc/self/clear_refs").write_text("5")  # the peak starts again
     before, begin = _memory("VmRSS"), time.perf_counter()
     nll = _pass(model, ids, segments)
     seconds = time.perf_counter() - begin

@@ -3,7 +3,7 @@
     python benchmarks/loss_memory.py
 
 Every measurement is a process of its own, in turn: it runs the loss on a few rows so that libraries
-and threads are there, notes what it holds, and reads the peak of its memory (VmHWM) behind one loss
+and threads are there, notes what it holds, and reads the peak of its memory (VmHWM) after one loss
 on all rows. The gradients, which every way has, are taken off.
 """
 
@@ -77,7 +77,7 @@ def _single(way: str, rows: int, precision: str) -> dict[str, float]:
     with _products(precision):
         WAYS[way](few, weight, targets[:WARM_UP_ROWS]).backward()
     weight.grad = None
-    Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+    Path("/proc/self/clear_refs").write_text("5")  # the peak starts again
     before, wall, cpu = _memory("VmRSS"), time.perf_counter(), cpu_seconds()
     with _products(precision):
         total = WAYS[way](hidden, weight, targets)

@@ -34,7 +34,7 @@ class Sizes:
     boundaries: tuple[int, ...]
 
 
-# Edges of chunks of 64 and 256, neighbours of them, documents of one position.
+# Edges of chunks of 64 and 256, neighbors of them, documents of one position.
 USUAL = Sizes(1, 300, 2, 16, 32, (1, 64, 100, 101, 256))
 INTERPRETED = Sizes(1, 40, 2, 8, 16, (1, 16, 19, 33))
 

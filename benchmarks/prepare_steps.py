@@ -62,7 +62,7 @@ def benchmarks(folder: Path) -> Mapping[str, Benchmark]:
 
 
 def encode(folder: Path) -> dict[str, Any]:
-    """Tokenise all texts, read beforehand, in batches."""
+    """Tokenize all texts, read beforehand, in batches."""
     texts = []
     for path in sorted(folder.glob("*.jsonl.gz")):
         with gzip.open(path, "rt", encoding="utf-8") as file:
@@ -144,7 +144,7 @@ def parse(path: Path) -> dict[str, Any]:
 
 @contextmanager
 def _timed(phases: dict[str, Any], name: str, target: Path | None = None) -> Iterator[None]:
-    """Note the seconds of a phase; measure the staging while it lies in the target."""
+    """Note the seconds of a phase; measure the staging while it is in the target."""
     function = {"stage": "stage_stores", "decide": "decide", "finish": "finish_stores"}[name]
     original = getattr(preparation, function)
 

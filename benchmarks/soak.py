@@ -1,10 +1,10 @@
-"""Stop a run at random moments, go on with other numbers of ranks, and compare with one that ran.
+"""Stop a run at random moments, continue on other numbers of ranks, compare with an unbroken run.
 
     make soak
 
-Three runs of the tiny model on the embedded corpora: one that nobody stops, one that is stopped
-and goes on with one process, one that is stopped and goes on with 1, 2 or 4 ranks. Ends with 1 if
-they differ by more than the tolerances or if a start ends in a way that it should not.
+Three runs of the tiny model on the embedded corpora: one that is never stopped, one that is stopped
+and continues with one process, one that is stopped and continues with 1, 2 or 4 ranks. The exit
+code is 1 if they differ by more than the tolerances or if a start ends in an unexpected way.
 """
 
 import argparse
@@ -134,7 +134,7 @@ def _unexpected(event: dict[str, Any], stop: Stop | None, earlier: list[dict[str
         return f"exit code {event['exit_code']}, not one of {sorted(allowed)}"
     saved = max((before["newest_checkpoint"] for before in earlier), default=0)
     if event["first_step"] is not None and event["first_step"] < saved:
-        return f"went on behind step {event['first_step']} although step {saved} was saved"
+        return f"continued after step {event['first_step']} although step {saved} was saved"
     return ""
 
 
@@ -170,7 +170,7 @@ def comparison(stopped_dir: Path, whole_dir: Path, starts: list[dict[str, Any]])
 
 
 def steps_behind_kills(starts: list[dict[str, Any]]) -> set[int]:
-    """Return the steps that a run went on at after a kill.
+    """Return the steps that a run continued at after a kill.
 
     A kill may come between a checkpoint and the point of its step; a request to stop may not.
     """

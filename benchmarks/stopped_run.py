@@ -31,9 +31,9 @@ class Stop:
         world_size: Ranks of the start.
         signal: Name of the signal.
         is_for_all: It goes to all ranks (and SIGKILL to their launcher), else to one.
-        step: It comes behind the first checkpoint at or behind this step; None: while the ranks
+        step: It comes after the first checkpoint at or after this step; None: while the ranks
             start.
-        delay_seconds: How long behind that.
+        delay_seconds: How long after that.
     """
 
     world_size: int
@@ -174,7 +174,7 @@ class Start:
 
     @property
     def first_step(self) -> int | None:
-        """Step that the training began at; None if it did not come so far."""
+        """Step that the training started at; None if it did not come so far."""
         begun = self._starts()[self._num_earlier :]
         return int(begun[0]["step"]) if begun else None
 

@@ -23,7 +23,7 @@ _SIGMA = 0.5  # of the log-normal lengths
 _TOKENS_PER_SHARD = 5_000_000
 _NUM_VAL = 4  # documents held out of every shard
 
-Shard = tuple[NDArray[np.uint16], NDArray[np.int64]]  # tokens, documents one behind the other
+Shard = tuple[NDArray[np.uint16], NDArray[np.int64]]  # tokens, documents one after the other
 
 
 def random_shards(source: str, num_tokens: int, seed: int) -> Iterator[Shard]:

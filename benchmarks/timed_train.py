@@ -19,7 +19,7 @@ _HOOKS = ("on_train_start", "on_train_batch_start", "on_train_batch_end")
 
 
 class HookTimer(lightning.Callback):
-    """Writes seconds from the begin of a step to that of the next, and of each call of a hook."""
+    """Writes seconds from the start of a step to that of the next, and of each call of a hook."""
 
     def __init__(self) -> None:
         self._begins: list[float] = []

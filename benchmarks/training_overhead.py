@@ -55,7 +55,7 @@ WITHOUT = tuple(f"callbacks.{name}=null" for name in MEASURED)
 def main() -> None:
     """Measure in a temporary folder."""
     options = _options()
-    os.environ["PYTHONPATH"] = str(Path(__file__).parent)  # where timed_train lies
+    os.environ["PYTHONPATH"] = str(Path(__file__).parent)  # where timed_train is
     with tempfile.TemporaryDirectory() as folder:
         fits = _Fits(Path(folder))
         results = {
@@ -128,7 +128,7 @@ def save_time(fits: _Fits, num_saves: int, repeats: int) -> dict[str, Any]:
     def fit(name: str) -> float:
         background = f"callbacks.checkpoint.in_background={str(name == 'background').lower()}"
         every = f"callbacks.checkpoint.every_n_steps={SAVE_EVERY}"
-        # The last step saves too; it is not one of the saves while the training goes on.
+        # The last step saves too; it is not one of the saves while the training continues.
         times = fits.times(SAVE_EVERY * num_saves + 2, (every, background))
         hook = times["hook_seconds"]["Checkpoints.on_train_batch_end"]
         blocked[name] += hook[SAVE_EVERY - 1 :: SAVE_EVERY][:num_saves]

@@ -98,7 +98,7 @@ def checks_of(precision: str, run_dir: Path, data_dir: Path) -> list[tuple[str, 
 
 
 def table(findings: Sequence[Finding]) -> Table:
-    """Tabulate the findings, each remedy below what it mends."""
+    """Tabulate the findings, each remedy below what it fixes."""
     result = Table(show_header=False, box=None, pad_edge=False)
     for _ in range(3):
         result.add_column(overflow="fold")

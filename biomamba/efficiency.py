@@ -5,7 +5,7 @@
     python -m biomamba.report runs=[runs/bench/efficiency_train_small] output=runs/report
 
 Writes efficiency.jsonl into paths.run_dir, a line per point and model, as soon as it is measured;
-the same command goes on where it ended. docs/efficiency.md explains what is measured.
+the same command continues where it ended. docs/efficiency.md explains what is measured.
 """
 
 from biomamba.runtime import signals
@@ -87,7 +87,7 @@ def main(cfg: DictConfig) -> None:
 def conditions_of(
     config: Mapping[str, Any], settings: EfficiencySettings, device: torch.device
 ) -> dict[str, Any]:
-    """Return what points must share, beside machine and versions, to stand in one file."""
+    """Return what points must share, beside machine and versions, to be in one file."""
     found = settings.conditions() | {
         "device": device.type,
         "threads": torch.get_num_threads(),
@@ -148,7 +148,7 @@ def limit_bytes(settings: EfficiencySettings, device: torch.device) -> int:
 
 
 def tell(file: RecordFile) -> None:
-    """Print the exponent of each curve, and where the figures lie."""
+    """Print the exponent of each curve, and where the figures are."""
     for curve in curves(file.records):
         if len(curve.lengths) < MIN_LENGTHS:
             continue

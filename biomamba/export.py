@@ -58,7 +58,7 @@ def main(cfg: DictConfig) -> None:
     if held_back and not cfg.card.allow_restricted:
         raise ConfigError(
             f"{cfg.checkpoint} is not written: {'; '.join(held_back)}. If you may hold these "
-            "weights where output lies, add card.allow_restricted=true"
+            "weights where output is, add card.allow_restricted=true"
         )
     source = find_source(cfg.checkpoint, cfg.weights)
     tokenizer = find_tokenizer(cfg.tokenizer_file, source)
@@ -72,7 +72,7 @@ def main(cfg: DictConfig) -> None:
         largest = max(record["rounded"].values())
         print(f"rounded: {len(record['rounded'])} tensors, by up to {largest:.1e} of a number")
     if not (output / "tokenizer.json").is_file():
-        print("no tokenizer lies beside the weights: add tokenizer_file=<tokenizer.json or hub id>")
+        print("no tokenizer is beside the weights: add tokenizer_file=<tokenizer.json or hub id>")
 
 
 def checks_of(config: dict[str, Any], output: Path) -> Iterator[Callable[[], object]]:

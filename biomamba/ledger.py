@@ -77,7 +77,7 @@ def check_realised(
 
 
 def print_document(ledger: Ledger, document_id: str, source: str | None) -> None:
-    """Print when a document was trained on, and where it lies if it was not."""
+    """Print when a document was trained on, and where it is if it was not."""
     names = ledger.origin.sources
     if source is not None and source not in names:
         raise ConfigError(f"source is {source!r}; the run has {', '.join(names)}")

@@ -5,7 +5,7 @@
     python -m biomamba.plan run=runs/demo/adapt
 
 Takes the settings of biomamba.train. Arithmetic on shapes; only probe=true computes. With `run` the
-settings are those of a run that was made, and what it needed stands beside the plan. Exit code 3 if
+settings are those of a run that was made, and what it needed is beside the plan. Exit code 3 if
 the run does not fit.
 """
 

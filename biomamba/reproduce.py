@@ -3,9 +3,9 @@
     python -m biomamba.reproduce chain=small paths.raw_dir=raw
     python -m biomamba.reproduce chain=small dry_run=true
 
-The same command again goes on with the first step that is not finished. Writes into the folder of
+The same command again continues with the first step that is not finished. Writes into the folder of
 the chain: steps/ (a record of each step that ended), logs/, and the folder of each step. Exit code
-75: stopped so that the same command goes on (130 by Ctrl-C, 129 by SIGHUP); else that of the step
+75: stopped so that the same command continues (130 by Ctrl-C, 129 by SIGHUP); else that of the step
 that failed.
 docs/reproducing.md.
 """
@@ -68,7 +68,7 @@ def main(cfg: DictConfig) -> int | None:
         kept = {name: record for name, record in records.items() if name not in again}
         finished = finished_steps(steps, kept)
         for place in forget(steps, again, folder):
-            tell(f"put aside: {place}")
+            tell(f"moved aside: {place}")
         note_changes(kept, settings)
         runner = Runner(
             steps,
@@ -126,7 +126,7 @@ def note_changes(records: Mapping[str, Record], settings: Mapping[str, str]) -> 
     if changed:
         tell(
             f"note: files under conf/ have changed since {', '.join(changed)} finished; the "
-            f"results are kept, rerun=[{','.join(changed)}] makes them anew"
+            f"results are kept, rerun=[{','.join(changed)}] makes them again"
         )
 
 
@@ -146,7 +146,7 @@ def announce(chain: Chain, runner: Runner) -> None:
     if runner.finished:
         tell(f"{len(runner.finished)} of them are finished")
     if len(runner.finished) < len(runner.steps):
-        tell(f"remaining time: {rough(rest)}; Ctrl-C stops it, the same command goes on")
+        tell(f"remaining time: {rough(rest)}; Ctrl-C stops it, the same command continues")
 
 
 def concluded(ending: Ending, runner: Runner, *, is_rerun: bool) -> int | None:
@@ -157,14 +157,14 @@ def concluded(ending: Ending, runner: Runner, *, is_rerun: bool) -> int | None:
     """
     if ending.stopped:
         left = len(runner.steps) - len(runner.finished)
-        hint = " (without rerun=..., which would begin again)" if is_rerun else ""
+        hint = " (without rerun=..., which would start again)" if is_rerun else ""
         reason = f"{ending.stopped}, {left} steps are left{hint}"
         raise Interrupted(reason, number=ending.number)
     if ending.failed is not None and ending.log is not None:
         sys.stderr.write(
             f"{last_lines(ending.log)}\n"
             f"error: step {ending.failed.name} failed with code {ending.exit_code}; above, the end "
-            f"of {ending.log}. When it is mended, the same command goes on with this step\n"
+            f"of {ending.log}. When it is fixed, the same command continues with this step\n"
         )
         return ending.exit_code
     took = sum(record.seconds for record in runner.records.values())

@@ -89,7 +89,9 @@ def train(cfg: DictConfig) -> None:
     start = begin(cfg, config, datamodule, callbacks)
     if is_finished(start, datamodule.budget.num_steps, run_dir / "run.json"):
         if is_rank_zero():
-            print(f"finished: {run_dir} has done its {start.step} steps; raise max_tokens to go on")
+            print(
+                f"finished: {run_dir} has done its {start.step} steps; raise max_tokens to continue"
+            )
         return
     announce(start, run_dir)
     with signals.immediate():
@@ -129,7 +131,7 @@ def train(cfg: DictConfig) -> None:
 
 
 def begin(cfg: DictConfig, config: Any, datamodule: TrainingData, callbacks: list[Any]) -> Start:
-    """Find where the run goes on, and tell those who must know."""
+    """Find where the run continues, and tell those who must know."""
     run_dir = Path(cfg.paths.run_dir)
     checkpoints = next((found for found in callbacks if isinstance(found, Checkpoints)), None)
     folder = checkpoints.folder if checkpoints else run_dir / "checkpoints"
@@ -145,13 +147,13 @@ def begin(cfg: DictConfig, config: Any, datamodule: TrainingData, callbacks: lis
 
 
 def announce(start: Start, run_dir: Path) -> None:
-    """Say where the run goes on, and make room for what it writes anew."""
+    """Say where the run continues, and make room for what it writes again."""
     if not is_rank_zero():
         return
     put_before_now(run_dir)
     if start.checkpoint is not None:
         changes = f", with other settings: {start.changes}" if start.changes else ""
-        print(f"going on behind step {start.step} with {start.checkpoint}{changes}")
+        print(f"continuing after step {start.step} with {start.checkpoint}{changes}")
         set_ledger_aside(run_dir / "ledger", start)
 
 

@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
 # Submit prepare, train and evaluate as three jobs, each after the success of the one before.
-# From the top of the checkout, with the overrides of each program in one word; those that begin
+# From the top of the checkout, with the overrides of each program in one word; those that start
 # with -- are options of sbatch for that job:
 #   slurm/pipeline.sh NAME "PREPARE" "TRAIN" "EVALUATE" [MODEL]
 #   slurm/pipeline.sh mix80 "--mem=90G" "--nodes=2 +experiment=cpt/mamba2_130m" "" model_ema
 # MODEL is the folder of the run that is evaluated: model (default), model_ema or model_best.
-# The run is runs/pipeline/NAME; a training that was stopped goes on when this is submitted again.
+# The run is runs/pipeline/NAME; a training that was stopped continues when this is submitted again.
 set -euo pipefail
 
 if (($# < 4 || $# > 5)) || [[ ! $1 =~ ^[A-Za-z0-9._-]+$ ]]; then

@@ -207,7 +207,7 @@ def test_two_ranks_end_with_the_weights_of_one_process(workspace: Path) -> None:
     assert records[0]["realised"] == records[1]["realised"]
     base, ranks = (workspace / "runs" / "t" / run_id for run_id in ("base", "ranks"))
     assert np.array_equal(ledger_entries(ranks), ledger_entries(base))
-    # One process goes on behind the checkpoint in the middle, in the same folder.
+    # One process continues after the checkpoint in the middle, in the same folder.
     (half,) = (ranks / "checkpoints").glob("step_*4.ckpt")
     succeed(workspace, "train", "run_id=ranks", f"resume={half}", "name=t", *STEPS, *SMALL)
     chunks = sorted(path.name for path in (ranks / "ledger").iterdir())
@@ -237,7 +237,7 @@ def test_two_shards_end_with_the_weights_of_one_process(workspace: Path) -> None
     records = [json.loads((folder / "run.json").read_text()) for folder in (one, two)]
     for stage in ("before", "after"):
         assert records[1][stage] == pytest.approx(records[0][stage], rel=1e-5)
-    # One process goes on from the middle of the sharded run.
+    # One process continues from the middle of the sharded run.
     (half,) = (two / "checkpoints").glob("step_*4.ckpt")
     succeed(workspace, "train", "run_id=unshard", f"resume={half}", "name=t", *STEPS, *SMALL)
     found = load_file(workspace / "runs" / "t" / "unshard" / "model" / "model.safetensors")

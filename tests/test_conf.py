@@ -37,7 +37,7 @@ FLOAT_INTEGER = re.compile(r"[:\[{,]\s*\d[\d.]*[eE]\+?\d+\s*([,}\]#]|$)", re.MUL
 
 
 def is_part(path: Path) -> bool:
-    """Files that begin with _ are inherited by others, never chosen."""
+    """Files that start with _ are inherited by others, never chosen."""
     return path.name.startswith("_")
 
 
@@ -50,7 +50,7 @@ OPTIONS = [p for p in FILES if p.parent != CONF and p not in EXPERIMENTS and not
 
 
 def config_of(path: Path) -> str:
-    """Return the program of an experiment: the one its file name begins with, else `train`.
+    """Return the program of an experiment: the one its file name starts with, else `train`.
 
     All experiments in the folder eval are of `evaluate`, those in bench of `efficiency`.
     """

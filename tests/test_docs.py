@@ -1,6 +1,6 @@
 """The pages: commands that compose, links and targets that exist, and who runs each block.
 
-Above a block of commands stands who runs it: `<!-- run: tests/test_x.py -->` names a test (with
+Above a block of commands is who runs it: `<!-- run: tests/test_x.py -->` names a test (with
 `::part of it` if need be), `<!-- needs: a GPU, minutes -->` what keeps tests from it, and
 `<!-- overrides: train data=instruct -->` the program that takes the overrides of the block. A line
 that is nothing but a path in backquotes and a colon says that the block below is that file.
@@ -35,7 +35,7 @@ NEEDS = {
     "earlier runs",
     "minutes",
 }
-# Blocks that begin with these lines are run there; the README opens with commands, not comments.
+# Blocks that start with these lines are run there; the README opens with commands, not comments.
 RUN_BY = {"make demo": "tests/test_cli.py"}
 SHELL = ("sh", "bash")
 FENCE = re.compile(r"^(?P<indent> *)```(?P<language>\w*)\s*$")
@@ -95,7 +95,7 @@ COMMANDS = [block for block in BLOCKS if block.language in SHELL and block.page 
 
 
 def statements(text: str) -> Iterator[list[str]]:
-    """Yield the words of each command of a block or a transcript; `#` begins a comment."""
+    """Yield the words of each command of a block or a transcript; `#` starts a comment."""
     if any(line.startswith("$ ") for line in text.splitlines()):
         text = "\n".join(li[2:] for li in text.splitlines() if li.startswith(("$ ", "> ")))
     text = re.sub(r"\$?\([^()]*\)", "value", re.sub(r"\\\n\s*", " ", text))

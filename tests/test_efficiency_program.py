@@ -54,7 +54,7 @@ def test_all_phases_of_both_models_are_measured_once(
     run(tmp_path)
     assert path.read_bytes() == before
     out = capsys.readouterr().out
-    assert "6 of 6 points lie in" in out
+    assert "6 of 6 points are in" in out
     assert "train 1 x length, mamba2: time ~ length^" in out
 
     with pytest.raises(ConfigError, match=r"repeats=2, now it is 3.*overwrite=true"):

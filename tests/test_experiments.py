@@ -39,7 +39,7 @@ SAME_AS_REFERENCE = {
     "ablation/packing_reset",
     *(f"ablation/optimizer_{x}" for x in ("ema_on", "layer_decay_on", "lr_5e-6", "wsd")),
 }
-# No small model is published to go on with, and notes and some questions are not open.
+# No small model is published to continue with, and notes and some questions are not open.
 UNLIKE_TWIN = {
     "cpt/biomamba1_130m_v1": {"is_scratch", "rate"},
     **{n: {"packing", "rate"} for n in TRAINED if n.startswith("sft/pubmedqa_bioasq")},

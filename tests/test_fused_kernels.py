@@ -107,7 +107,7 @@ def test_kernels_in_half_precision() -> None:
     for number in (0, 3, 4):  # x, B, C as under autocast
         inputs[number] = inputs[number].detach().to(dtype).requires_grad_()
     wide = [t.detach().float().requires_grad_() for t in inputs]
-    # Six roundings to half precision lie between an input and a gradient: x, B or C, states and
+    # Six roundings to half precision are between an input and a gradient: x, B or C, states and
     # decayed scores between the products, the gradient of y, and the result.
     assert_same(inputs, documents_at((19, 32)), 6 * unit, wide)
     y, final = FusedScan(CHUNK).scan(*inputs[:5])

@@ -1,6 +1,6 @@
 """Faults of the libraries that the design works around; an upstream fix makes a test here fail.
 
-Each test asserts the behaviour that one would wish for and is expected to fail in one known way.
+Each test asserts the behavior that one would wish for and is expected to fail in one known way.
 When one passes, see whether the part of the design that its reason names can become simpler.
 """
 

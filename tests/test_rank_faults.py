@@ -145,7 +145,7 @@ def test_a_lost_rank_ends_the_other_one_in_bounded_time(
     code, message = pair.wait(0, BOUND_SECONDS)
     assert code == USER_ERROR_CODE, message
     assert "lost another rank of the run (" in message
-    # The checkpoint of step 2 is there to go on from.
+    # The checkpoint of step 2 is there to continue from.
     assert (pair.run_dir / "checkpoints" / "step_0000002.ckpt").is_file()
 
 
@@ -182,7 +182,7 @@ def test_a_rank_whose_weights_lost_a_bit_is_named(workspace: Path, pairs: list[P
     for rank in range(2):
         code, message = pair.wait(rank)
         assert code not in {0, None}
-        assert "the ranks of the run have come apart behind step 4: weights: rank 1 (" in message
+        assert "the ranks of the run have come apart after step 4: weights: rank 1 (" in message
 
 
 def test_shards_go_on_with_the_average_of_copies(workspace: Path, pairs: list[Pair]) -> None:

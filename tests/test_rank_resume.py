@@ -1,4 +1,4 @@
-"""Runs of several ranks that are stopped in any way go on as if nobody had stopped them.
+"""Runs of several ranks that are stopped in any way continue as if nobody had stopped them.
 
 Copies (DDP) and shards (FSDP2), fp32 and bf16-mixed, with and without accumulation: batches,
 weights, optimizer, average, guard and random states must be bit-equal.
@@ -251,7 +251,7 @@ def check_ends(ends: Sequence[Any], fault: Fault, run_dir: Path) -> None:
             assert "lost another rank of the run (" in errors[rank]
         return
     assert codes == [STOPPED_CODE] * 2, errors
-    # A request that comes behind the last agreement of a step is heard at the end of the next.
+    # A request that comes after the last agreement of a step is heard at the end of the next.
     saved = fault.step + 1
     path = run_dir / "checkpoints" / f"step_{saved:07d}.ckpt"
     assert verify_checkpoint(path).reason == fault.number.name
@@ -289,7 +289,7 @@ def test_a_rank_with_a_checkpoint_of_its_own_is_named(start: Start, tmp_path: Pa
     named = f"resume={tmp_path}/of_${{oc.env:RANK}}/step_0000002.ckpt"
     for end in start(tmp_path / "other", *options, named):
         assert end.code == USER_ERROR_CODE, end.errors
-        assert "have come apart behind step 2: checkpoint: rank 1 (" in end.errors
+        assert "have come apart after step 2: checkpoint: rank 1 (" in end.errors
 
 
 def distance(one: Path, other: Path) -> float:
@@ -352,7 +352,7 @@ def state_of(run_dir: Path, step: int) -> dict[str, Any]:
 
 
 def last_state(run_dir: Path) -> dict[str, Any]:
-    """Everything but where the run lies and how many batches it has validated on."""
+    """Everything but where the run is and how many batches it has validated on."""
     state = state_of(run_dir, STEPS)
     state["callbacks"].pop("LedgerWriter")
     state["loops"].pop("validate_loop")

@@ -1,4 +1,4 @@
-"""The README begins with the two commands, and its tour is the real tree."""
+"""The README starts with the two commands, and its tour is the real tree."""
 
 import re
 import subprocess
@@ -9,7 +9,7 @@ import pytest
 CHECKOUT = Path(__file__).resolve().parents[1]
 README = (CHECKOUT / "README.md").read_text(encoding="utf-8")
 TOUR = re.search(r"^## Tour$.*?^```\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
-# Of these the tour shows what lies inside; of conf/ the groups alone.
+# Of these the tour shows what is inside; of conf/ the groups alone.
 SHOWN = ("biomamba", "conf")
 
 

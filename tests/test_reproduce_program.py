@@ -320,14 +320,14 @@ def finish(running: subprocess.Popen[str]) -> tuple[int, str]:
 
 
 def wait_for_checkpoint(folder: Path, behind: int) -> int:
-    """Wait until a run has saved behind a step; return the newest saved one."""
+    """Wait until a run has saved after a step; return the newest saved one."""
     end = time.monotonic() + PATIENCE_SECONDS
     while time.monotonic() < end:
         steps = [int(path.stem.split("_")[1]) for path in folder.glob("checkpoints/step_*.ckpt")]
         if max(steps, default=0) > behind:
             return max(steps)
         time.sleep(0.02)
-    raise AssertionError(f"no checkpoint behind step {behind} in {folder}")
+    raise AssertionError(f"no checkpoint after step {behind} in {folder}")
 
 
 def weights(folder: Path) -> list[str]:
@@ -347,7 +347,7 @@ def test_a_chain_that_was_stopped_and_killed_ends_with_the_same_bits(
     stopped.send_signal(signal.SIGTERM)
     code, text = finish(stopped)
     assert code == 75, text
-    assert "3 steps are left; start the same command again to go on" in text
+    assert "3 steps are left; start the same command again to continue" in text
     data = (tmp_path / "broken" / "steps" / "data.json").read_bytes()
     assert (
         json.loads((tmp_path / "broken" / "steps" / "train-1.json").read_text())["exit_code"] == 75
@@ -362,7 +362,7 @@ def test_a_chain_that_was_stopped_and_killed_ends_with_the_same_bits(
     code, text = finish(tiny("broken"))
     assert code == 0, text
     log = (tmp_path / "broken" / "logs" / "train-1.log").read_text()
-    assert log.count("going on behind step ") == 2
+    assert log.count("continuing after step ") == 2
     assert (tmp_path / "broken" / "steps" / "data.json").read_bytes() == data
     assert (tmp_path / "broken" / "logs" / "data.log").read_text().count("$ python") == 1
     assert weights(tmp_path / "broken") == weights(tmp_path / "straight")

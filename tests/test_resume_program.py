@@ -1,4 +1,4 @@
-"""A run that stops and goes on is the run that did not stop: weights, curves, ledger, record."""
+"""A run that stops and continues is the run that did not stop: weights, curves, ledger, record."""
 
 import json
 import os
@@ -235,7 +235,7 @@ def test_a_run_stopped_behind_its_last_step_is_finished_without_training(run: Ru
             ("callbacks=ema_select", "callbacks.ema.decay=0.5", "callbacks.selection.mode=max"),
             ["model", "model_ema", "model_best"],
         ),
-        # The second validation is not better: the run stops at step 8, and goes on from there.
+        # The second validation is not better: the run stops at step 8, and continues from there.
         (
             ("callbacks=select", "callbacks.selection.mode=max", "callbacks.selection.patience=1"),
             ["model", "model_best"],
@@ -273,7 +273,7 @@ def test_what_a_run_leaves_depends_on_its_last_checkpoint_alone(
 def test_a_validation_that_a_stop_came_before_reads_all_batches(
     run: Run, step: int, patience: int | None
 ) -> None:
-    """Lightning goes on behind the batches of the validation before the checkpoint."""
+    """Lightning continues after the batches of the validation before the checkpoint."""
     overrides = ["callbacks=ema_select", "callbacks.ema.decay=0.5", "callbacks.selection.mode=max"]
     overrides += [f"callbacks.selection.patience={patience or 'null'}"]
     whole = run("whole", *overrides)

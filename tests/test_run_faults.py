@@ -135,7 +135,7 @@ def test_a_data_worker_that_dies_ends_the_run_with_its_cause(
     # Two workers load at most six of the ten steps ahead of the fourth: the last is still missing.
     end = start(tmp_path / "run", "data.num_workers=2", step=3, act=kill_the_workers)
     assert end.code == USER_ERROR_CODE, end.errors
-    for part in ("error: a process that loads data died", "the same command goes on"):
+    for part in ("error: a process that loads data died", "the same command continues"):
         assert part in end.errors
     assert "Traceback" not in end.errors
     end = start(tmp_path / "run", "data.num_workers=2")

@@ -104,7 +104,7 @@ def test_ranks_and_stops_leave_no_trace_in_what_is_selected(
     assert told["before"]["val/mts_dialog/nll"] > chosen["figure"]
     for trainer in ("cpu_2", "cpu_2_fsdp"):
         ranks = start(trainer, f"trainer={trainer}", num_ranks=2)
-        # Stopped behind step 2, before its validation; gone on with alone.
+        # Stopped after step 2, before its validation; gone on with alone.
         alone = start(f"{trainer}_alone", f"resume={ranks}/checkpoints/step_0000002.ckpt")
         for run_dir in (ranks, alone):
             found = record(run_dir)["selection"]

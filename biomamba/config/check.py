@@ -4,7 +4,7 @@ Every `_target_` must be on the list of its group (see targets.py). Each node is
 signature of its target: unknown and missing keys, types, missing values, interpolations. Value
 objects (frozen dataclasses made of nothing but values) are built on trial, so that their own rules
 are part of the report. Numbers are finite and fit into 64 bits, and seeds into 32, wherever they
-stand: parameters of other libraries have no rules of their own that say so.
+be: parameters of other libraries have no rules of their own that say so.
 """
 
 import math
@@ -50,7 +50,7 @@ def config_problems(cfg: DictConfig) -> list[str]:
 
 
 def node_problems(node: DictConfig, key: str) -> list[str]:
-    """Return the problems of one node of a config, which stands at the dotted key."""
+    """Return the problems of one node of a config, which is at the dotted key."""
     tree, problems = plain_tree(node, key)
     checker = _Checker(problems)
     checker.visit(tree, key)
@@ -150,7 +150,7 @@ def build(node: Any, /, **extra: Any) -> Any:
     """Build a `_target_` node; None stays None, a dict or list of nodes becomes one of objects.
 
     Constructors receive plain dicts and lists. Every `_target_` must be on the list of the group
-    that its dotted key begins with (biomamba/config/safety.py), whoever checked the node before:
+    that its dotted key starts with (biomamba/config/safety.py), whoever checked the node before:
     Hydra's own `instantiate` calls whatever a node names. `extra` holds keyword arguments known
     only at run time; they win over the node's own.
 
@@ -163,7 +163,7 @@ def build(node: Any, /, **extra: Any) -> Any:
         return None
     key = ""
     if OmegaConf.is_config(node):
-        # The key of a node of its own, as tests make them, begins with the name of no group.
+        # The key of a node of its own, as tests make them, starts with the name of no group.
         key = str(node._get_full_key(None) or "")
         try:
             node = OmegaConf.to_container(node, resolve=True, throw_on_missing=True)

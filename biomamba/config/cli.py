@@ -1,9 +1,9 @@
 """Run a command-line program: check first, build later, and report a user's mistake in one line.
 
-Exit codes: 0 done, 2 a mistake that the user can mend (also unknown options), 75 stopped by
-SIGTERM, SIGUSR1, SIGUSR2 or the time limit so that the same command goes on, 130 by Ctrl-C and 129
-by SIGHUP (a training saves first), 1 a defect (with traceback); a program may return a code of its
-own.
+Exit codes: 0 done, 2 a mistake that the user can fix (also unknown options), 75 stopped by
+SIGTERM, SIGUSR1, SIGUSR2 or the time limit so that the same command continues, 130 by Ctrl-C and
+129 by SIGHUP (a training saves first), 1 a defect (with traceback); a program may return a code of
+its own.
 A refusal of the operating system (no such file, no right, no space) is a mistake, too.
 HYDRA_FULL_ERROR=1 shows the traceback of a user's mistake too.
 """
@@ -194,7 +194,7 @@ def report_failure(error: Exception) -> int:
 
 
 def as_mistake(error: Exception) -> BioMambaError | None:
-    """Return what the user can mend; None for a defect."""
+    """Return what the user can fix; None for a defect."""
     if isinstance(error, BioMambaError):
         return error
     if isinstance(error, OSError):

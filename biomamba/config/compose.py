@@ -187,7 +187,7 @@ def _groups(folders: Sequence[Path]) -> list[str]:
 
 
 def _options(group: str, folders: Sequence[Path]) -> list[str]:
-    """Return the options of a group and of its subfolders; files that begin with _ are parts."""
+    """Return the options of a group and of its subfolders; files that start with _ are parts."""
     return [
         path.relative_to(folder / group).with_suffix("").as_posix()
         for folder in folders
@@ -285,7 +285,7 @@ def _sort_out(
 ) -> tuple[list[str], list[Rejection]]:
     """Split the overrides into those that compose together and those that do not.
 
-    An override may need one that stands behind it, so the failing ones are tried again for as
+    An override may need one that is behind it, so the failing ones are tried again for as
     long as some of them succeed.
     """
     accepted: list[str] = []

@@ -89,7 +89,7 @@ def checked_part(run: Path, config: DictConfig, names: Collection[str]) -> None:
     Args:
         run: The folder of the run, for the message.
         config: Its settings.
-        names: Dotted keys whose nodes are to be built; those that are missing are left aside.
+        names: Dotted keys whose nodes are to be built; those that are missing are ignored.
 
     Raises:
         DataError: It lists every problem by key.
@@ -158,7 +158,7 @@ def plain_parts(config: DictConfig) -> dict[str, Any]:
 # What a training run was told: the runs of one recipe differ in their seed only.
 # -------------------------------------------------------------------------------------------------
 
-# Where a run lies and how it was started again says nothing about what it does.
+# Where a run is and how it was started again says nothing about what it does.
 NOT_RECIPE = frozenset({"seed", "name", "run_id", "paths", "resume", "allow_change"})
 
 

@@ -34,7 +34,7 @@ from biomamba.runtime.errors import ConfigError
 from biomamba.runtime.input_files import check_yaml
 
 # -------------------------------------------------------------------------------------------------
-# Where the configuration files lie: inside an installed package, or beside it in a checkout.
+# Where the configuration files are: inside an installed package, or beside it in a checkout.
 # -------------------------------------------------------------------------------------------------
 
 _PACKAGE = Path(__file__).resolve().parents[1]
@@ -72,7 +72,7 @@ def conf_dir(package: Path = _PACKAGE) -> Path:
 TARGET = "_target_"
 
 # Modules that configs, checkpoints and run folders of earlier versions name, and where their
-# classes are now. The entries stay: a run that was started before a move goes on after it.
+# classes are now. The entries stay: a run that was started before a move continues after it.
 MOVED_MODULES = {
     "data.budget": "data.mixture",
     "data.cleaning.benchmarks.bioasq": "data.cleaning.benchmarks",
@@ -151,7 +151,7 @@ class Package:
     """A package whose classes may be named if they fulfill a contract.
 
     Attributes:
-        name: Of the package; a module of it may lie at any depth.
+        name: Of the package; a module of it may be at any depth.
         contract: Dotted name of the base class, or of the protocol whose methods are needed.
     """
 
@@ -361,7 +361,7 @@ def is_value_object(target: Any) -> bool:
 
 
 def call_problems(target: Any, node: dict[str, Any]) -> Iterator[str]:
-    """Yield what is wrong with the arguments of one node, nested nodes left aside."""
+    """Yield what is wrong with the arguments of one node, nested nodes ignored."""
     name = node[TARGET]
     given = {key: value for key, value in node.items() if not key.startswith("_")}
     try:
@@ -438,7 +438,7 @@ def _refusal(name: object, key: str, group: Group) -> str:
 MAX_BYTES = 200
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+=,@-]*")
 _RULE = (
-    f"a plain name of 1 to {MAX_BYTES} of the characters A-Z a-z 0-9 _ . + = , @ - that begins "
+    f"a plain name of 1 to {MAX_BYTES} of the characters A-Z a-z 0-9 _ . + = , @ - that starts "
     "with a letter, digit or _"
 )
 # Keys of mappings from names: of stores, files of answers, pools of documents.
@@ -451,7 +451,7 @@ def name_problems(tree: Mapping[str, Any]) -> Iterator[str]:
     """Yield one line per name of a config that cannot be a part of a path, and per such path.
 
     Args:
-        tree: The config as plain values; what could not be resolved is left aside.
+        tree: The config as plain values; what could not be resolved is ignored.
     """
     for key in ("run_id", "name"):
         if key in tree and tree[key] is not None:
@@ -559,7 +559,7 @@ class _Files(FileConfigSource):
         name = PurePosixPath(config_path)
         # By name: a link inside the folder is the choice of its owner.
         if name.is_absolute() or ".." in name.parts:
-            raise ConfigError(f"config file {config_path}: lies outside its folder {self.path}")
+            raise ConfigError(f"config file {config_path}: is outside its folder {self.path}")
         path = Path(self.path, self._normalize_file_name(config_path))
         if path.is_file() and Path(self.path) != conf_dir():
             check_yaml(path, error=ConfigError)

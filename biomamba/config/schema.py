@@ -1,7 +1,7 @@
 """The keys a program accepts at the top level of its configuration.
 
 Each primary config names its schema first in its defaults list, so that Hydra refuses any other
-top-level key, also one that stands in an experiment file. Everything below an `Any` key is
+top-level key, also one that is in an experiment file. Everything below an `Any` key is
 checked against the class that it builds (see check.py). A key without a default must be set by
 the YAML files.
 """

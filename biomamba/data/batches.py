@@ -1,11 +1,11 @@
 """The tensors that reach the model, built from the pieces of packed rows.
 
 A stored document is S = [t1 .. tn, EOD]. Its targets are S, its inputs [EOD, t1 .. tn]: EOD also
-begins a document, so a document takes exactly its n + 1 positions, every token is predicted once
+starts a document, so a document takes exactly its n + 1 positions, every token is predicted once
 per epoch and bits per byte count every byte. A piece S[a:b] of a cut document has the targets
 S[a:b] and continues with the input S[a-1].
 
-Deviation: the released code of arXiv 2408.02600 appends no EOD and begins a text without one.
+Deviation: the released code of arXiv 2408.02600 appends no EOD and starts a text without one.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -218,7 +218,7 @@ def lay_out(
     eod_id: int,
     with_documents: bool = False,
 ) -> Batch:
-    """Put pieces one behind the other in their rows and pad the rows.
+    """Put pieces one after the other in their rows and pad the rows.
 
     Args:
         contents: The pieces; those of a row fit in seq_len.

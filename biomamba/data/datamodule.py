@@ -135,8 +135,8 @@ class TrainingData(LightningDataModule, ABC):
     here, equal on all ranks.
 
     Attributes:
-        allow_change: Go on behind the steps of another stream; its rows are not told apart from
-            those of this one.
+        allow_change: Continue after the steps of another stream; its rows are not distinguished
+            from those of this one.
 
     Args:
         budget: Size of the run.
@@ -212,10 +212,10 @@ class TrainingData(LightningDataModule, ABC):
         return {"consumed_steps": self.consumed_steps, "fingerprint": self.fingerprint}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Continue behind the steps of a checkpoint.
+        """Continue after the steps of a checkpoint.
 
         Raises:
-            DataError: If the checkpoint saw another stream or lies beyond the budget.
+            DataError: If the checkpoint saw another stream or is beyond the budget.
         """
         if state_dict["fingerprint"] != self.fingerprint and not self.allow_change:
             raise DataError(
@@ -339,7 +339,7 @@ class PlannedData(TrainingData):
         self._ready = _Ready(sources, rows, validation, found)
 
     def train_dataloader(self) -> DataLoader[list[Batch]]:
-        """Load the steps of this rank behind those that a checkpoint has consumed."""
+        """Load the steps of this rank after those that a checkpoint has consumed."""
         rank, world_size = self._place()
         steps = self.steps(rank=rank, world_size=world_size)
         return training_loader(

@@ -1,7 +1,7 @@
 """The ledger of a run: the pieces of documents that each step consumed, over all ranks.
 
 The folder holds one chunk per rank and some steps (ledger_chunk.py). Rank r of W consumed the r-th
-part of a step, so the entries of all ranks one behind the other are the global step, whatever the
+part of a step, so the entries of all ranks one after the other are the global step, whatever the
 number of ranks; it may change within a ledger.
 """
 
@@ -26,7 +26,7 @@ from biomamba.runtime.input_files import LIST, OBJECT, Each, Shape, parse_json
 # -------------------------------------------------------------------------------------------------
 # One file of a ledger: which pieces of documents one rank consumed in some steps of a run.
 #
-#     magic | header, one line of JSON | columns, one behind the other | SHA-256 of all before
+#     magic | header, one line of JSON | columns, one after the other | SHA-256 of all before
 #
 # Every column is a plain little-endian array of the smallest unsigned type that holds it. A piece
 # takes 12 to 15 bytes (key 8, source 1, start 1 to 4, tokens 2), a step 1 or 2: at 400 tokens to a
@@ -107,7 +107,7 @@ class Chunk:
     entries: NDArray[Any]
 
     def before(self, step: int) -> "Chunk":
-        """Return the part that lies before a step within the span."""
+        """Return the part that is before a step within the span."""
         span = Span(self.span.first_step, step, self.span.rank, self.span.world_size)
         return Chunk(self.origin, span, self.entries[self.entries["step"] < step])
 
@@ -187,7 +187,7 @@ def _entries(columns: list[tuple[str, str, int]], body: bytes, span: Span) -> ND
 
 @dataclass(frozen=True)
 class _Section:
-    """The chunks of all ranks that begin at one step; all of them hold the steps to `end_step`."""
+    """The chunks of all ranks that start at one step; all of them hold the steps to `end_step`."""
 
     spans: list[Span]
     end_step: int
@@ -201,11 +201,11 @@ class Ledger:
     """A ledger on disk.
 
     Attributes:
-        folder: Where it lies.
+        folder: Where it is.
         origin: The run, as its last chunk names it.
         gaps: Steps that are not recorded, as (first, end): the run was resumed there without its
             earlier ledger.
-        end_step: The step behind the last recorded one.
+        end_step: The step after the last recorded one.
         num_unfinished_steps: Steps at the end that only some of the ranks wrote before the run
             was killed; they are left out.
 
@@ -365,7 +365,7 @@ class SourceTotals:
     Attributes:
         tokens: Tokens, repeated ones counted again.
         documents: Different documents.
-        repeats: Number of documents by how often they were begun; 0 is a document of which only
+        repeats: Number of documents by how often they were started; 0 is a document of which only
             a later piece was met.
     """
 

@@ -119,7 +119,7 @@ class _WatchedIterator(_MultiProcessingDataLoaderIter):
             self._end = DataError(
                 f"{self._awaited()} has given nothing for {waited:.0f} s: look what it waits for "
                 "(a disk, a network, a debugger), or raise data.worker_timeout_seconds; the same "
-                "command goes on behind the newest checkpoint"
+                "command continues after the newest checkpoint"
             )
         else:
             return False

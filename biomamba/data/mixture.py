@@ -247,7 +247,7 @@ class Mixture:
         """Return the first step of each part.
 
         Raises:
-            ConfigError: If a stage does not begin with a step of the run.
+            ConfigError: If a stage does not start with a step of the run.
         """
         for stage in self.stages:
             start, step = stage.start_tokens, budget.tokens_per_step
@@ -363,8 +363,8 @@ Ints = NDArray[np.int64]
 class MixedRows:
     """The endless stream of training rows.
 
-    Every part of the mixture begins a block of its own, and its last block ends with it. A source
-    goes on where it stood, so its epochs run over the borders of the parts.
+    Every part of the mixture starts a block of its own, and its last block ends with it. A source
+    continues where it was, so its epochs run over the borders of the parts.
 
     Args:
         mixture: The shares.

@@ -114,10 +114,10 @@ class NlmMirror:
             if partial.is_file() and md5_of(partial) == parse_md5(record, path.name):
                 move_into_place(partial, path)
                 return
-            _LOG.warning("%s does not agree with its MD5; fetching it anew", url)
+            _LOG.warning("%s does not agree with its MD5; fetching it again", url)
             partial.unlink(missing_ok=True)
         raise DataError(
-            f"{url} does not agree with its MD5 file, also when fetched anew; it may be about to "
+            f"{url} does not agree with its MD5 file, also when fetched again; it may be about to "
             "be replaced, run again later"
         )
 
@@ -212,5 +212,5 @@ class LocalFiles:
         return [path for entry in self.paths for path in expand_files(entry, SUFFIXES)]
 
     def settings(self) -> dict[str, Any]:
-        """Return nothing: the files' names and hashes say all, wherever they lie."""
+        """Return nothing: the files' names and hashes say all, wherever they are."""
         return {}

@@ -101,7 +101,7 @@ class SingleDocument:
 
     Attributes:
         drop_overflow: Throw away what exceeds the row of a document, its end-of-document token
-            included; otherwise a longer document goes on in further rows.
+            included; otherwise a longer document continues in further rows.
 
     Source: with drop_overflow the padded variant of LeoYML/BioMamba@e61db22.
     """

@@ -97,7 +97,7 @@ def fetch_bytes(url: str, patience: Patience) -> bytes:
 
 
 def fetch_file(url: str, partial: Path, patience: Patience) -> None:
-    """Complete a partial file, or begin it if it is absent.
+    """Complete a partial file, or start it if it is absent.
 
     Raises:
         DataError: If the server refuses it or keeps failing, or the disk is full. What has
@@ -163,12 +163,12 @@ def _opened(partial: Path, mode: str) -> IO[bytes]:
 
 @contextmanager
 def _disk(partial: Path) -> Iterator[None]:
-    """Tell faults of the disk, which no retry mends, from those of the network."""
+    """Tell faults of the disk, which no retry fixes, from those of the network."""
     try:
         yield
     except OSError as error:
         raise DataError(
-            f"cannot write {partial} ({error.strerror}); make room or mend the rights and run again"
+            f"cannot write {partial} ({error.strerror}); make room or fix the rights and run again"
         ) from error
 
 
@@ -366,7 +366,7 @@ def _advice(status: int) -> str:
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _ROWS_AT_ONCE = 64
 # `datasets` would repeat a read of a compressed file that failed half-way: bytes get lost and the
-# rows behind them are broken (measured with datasets 5.2). So it may not repeat anything.
+# rows after them are broken (measured with datasets 5.2). So it may not repeat anything.
 datasets.config.STREAMING_READ_MAX_RETRIES = 1
 datasets.config.STREAMING_OPEN_MAX_RETRIES = 1
 datasets.config.STREAMING_READ_RETRY_INTERVAL = 0

@@ -329,7 +329,7 @@ class LocalShard:
             digest = sha256_of(self.path)
         except OSError as error:
             raise DataError(
-                f"cannot read {self.path} ({error.strerror}); mend the rights or fetch it again"
+                f"cannot read {self.path} ({error.strerror}); fix the rights or fetch it again"
             ) from error
         if self.expected is not None:
             self.expected.check(self.path, digest)

@@ -194,7 +194,7 @@ class Pretrained:
         return Tokenizer.load(self.path, self.revision)
 
     def settings(self) -> dict[str, Any]:
-        """Return the kind alone: the fingerprint identifies the content, wherever it lies."""
+        """Return the kind alone: the fingerprint identifies the content, wherever it is."""
         return {"kind": "pretrained"}
 
 
@@ -251,7 +251,7 @@ def obtain_tokenizer(
         source: How to make it.
         texts: Gives the training texts.
         trained_on: Gives the identity of those texts, for the record of a trained tokenizer.
-        overwrite: Make it anew even if the set has one.
+        overwrite: Make it again even if the set has one.
 
     Raises:
         DataError: If the set has a tokenizer of another kind, or a damaged one.
@@ -312,7 +312,7 @@ _MAX_NEW_TOKENS = 256  # of conf/generate.yaml
 
 @dataclass(frozen=True)
 class SpecialIds:
-    """Ids that begin, end and fill up a text; None where there is none."""
+    """Ids that start, end and fill up a text; None where there is none."""
 
     bos: int | None = None
     eos: int | list[int] | None = None
@@ -320,7 +320,7 @@ class SpecialIds:
 
     @classmethod
     def of(cls, tokenizer: Tokenizer) -> "SpecialIds":
-        """Return those of our tokenizers: the end of a document begins the next and fills up."""
+        """Return those of our tokenizers: the end of a document starts the next and fills up."""
         return cls(tokenizer.eod_id, tokenizer.eod_id, tokenizer.eod_id)
 
     def as_config(self) -> dict[str, Any]:

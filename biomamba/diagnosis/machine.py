@@ -75,7 +75,7 @@ def problem(topic: str, text: str, remedy: str) -> Finding:
 
 
 def run_checks(checks: Sequence[tuple[str, Check]]) -> list[Finding]:
-    """Return the findings of all checks; one that fails is a problem, and the others go on."""
+    """Return the findings of all checks; one that fails is a problem, and the others continue."""
     return [finding for topic, check in checks for finding in _guarded(topic, check)]
 
 
@@ -84,7 +84,7 @@ def _guarded(topic: str, check: Check) -> list[Finding]:
         return list(check())
     except Exception as error:  # noqa: BLE001 - a report must come out on any machine
         what = f"{type(error).__name__}: {error}".splitlines()[0]
-        return [problem(topic, f"could not be checked ({what})", "mend what the error names")]
+        return [problem(topic, f"could not be checked ({what})", "fix what the error names")]
 
 
 def worst(findings: Iterable[Finding]) -> State:
@@ -235,7 +235,7 @@ def _answer() -> Iterator[Finding]:
         yield warning(
             "slurm",
             f"sbatch fails: {version}",
-            "submit from a node that is set up for it, or mend what the error names",
+            "submit from a node that is set up for it, or fix what the error names",
         )
         return
     job = slurm.job_id()

@@ -22,7 +22,7 @@ _REPLACEMENTS = 40
 
 
 def check_run_folder(folder: Path, size_bytes: int = _PROBE_BYTES) -> Iterator[Finding]:
-    """Check the file system that a run folder would lie on; nothing stays there."""
+    """Check the file system that a run folder would be on; nothing stays there."""
     topic, place = "run folder", existing_parent(folder)
     yield _room(place)
     try:

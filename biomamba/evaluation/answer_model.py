@@ -1,7 +1,7 @@
 """What evaluation asks of a model that answers the items of tasks, whatever its kind.
 
 Prompts come from `Prompt.encode` with the tokenizer of the model that is asked. The model itself
-puts before them what its documents begin with (our models: the end-of-document token).
+puts before them what its documents start with (our models: the end-of-document token).
 """
 
 import fcntl
@@ -29,7 +29,7 @@ POOLINGS = ("last", "mean", "max")
 
 @dataclass(frozen=True)
 class ScoreRequest:
-    """A prompt and the answers to be scored behind it, as ids without special tokens."""
+    """A prompt and the answers to be scored after it, as ids without special tokens."""
 
     prompt_ids: Sequence[int]
     answers: Sequence[Sequence[int]]
@@ -37,7 +37,7 @@ class ScoreRequest:
 
 @dataclass(frozen=True)
 class Written:
-    """What a model wrote behind a prompt.
+    """What a model wrote after a prompt.
 
     Attributes:
         candidates: The answers, best first, without what follows a stop text; at least one.
@@ -62,10 +62,10 @@ class AnswerTokenizer(PromptTokenizer, Protocol):
 
 @runtime_checkable
 class JoiningTokenizer(Protocol):
-    """A tokenizer that may write an answer otherwise behind a prompt than alone."""
+    """A tokenizer that may write an answer otherwise after a prompt than alone."""
 
     def join(self, prompt: str, answers: Sequence[str]) -> ScoreRequest:
-        """Return a prompt and its answers as they are written one behind the other."""
+        """Return a prompt and its answers as they are written one after the other."""
 
 
 def score_request(
@@ -101,7 +101,7 @@ class AnswerModel(Protocol):
         """Most ids of prompt and answer together; None where there is no limit."""
 
     def score(self, requests: Sequence[ScoreRequest]) -> list[list[float]]:
-        """Return the log-probability (nats) of each answer behind its prompt, summed over ids."""
+        """Return the log-probability (nats) of each answer after its prompt, summed over ids."""
 
     def write(self, prompts: Sequence[Sequence[int]], options: WriteText) -> list[Written]:
         """Return what follows each prompt."""
@@ -109,7 +109,7 @@ class AnswerModel(Protocol):
 
 @runtime_checkable
 class FeatureModel(Protocol):
-    """An answer model that shows its hidden states behind a prompt."""
+    """An answer model that shows its hidden states after a prompt."""
 
     def features(self, prompts: Sequence[Sequence[int]], pooling: str) -> NDArray[np.float64]:
         """Return one vector per prompt (prompts, width), pooled over its positions."""
@@ -117,7 +117,7 @@ class FeatureModel(Protocol):
 
 @dataclass(frozen=True)
 class Passage:
-    """A question and the text in which its answer stands."""
+    """A question and the text in which its answer is."""
 
     question: str
     context: str
@@ -159,7 +159,7 @@ class RawAnswer:
     Attributes:
         key: The id of the item; for restricted tasks a hash of it.
         log_probabilities: Of each label or option (nats, summed over its ids); all finite.
-        prior_log_probabilities: The same behind a prompt whose parts are empty; empty if not asked.
+        prior_log_probabilities: The same after a prompt whose parts are empty; empty if not asked.
         num_tokens: Ids of each label or option.
         candidates: What was written, best first; never kept of restricted tasks.
         label: What was read from the best one, if labels are written.
@@ -195,7 +195,7 @@ class RawAnswer:
 
     @classmethod
     def from_plain(cls, values: Mapping[str, Any]) -> "RawAnswer":
-        """Return the answer that `plain` described; other values are left aside.
+        """Return the answer that `plain` described; other values are ignored.
 
         Raises:
             ValueError: A log probability is not finite.
@@ -334,7 +334,7 @@ class AnswerLog:
         return sorted(self.folder.glob(f"{self.name}.part_*.jsonl"))
 
     def _lines(self, path: Path) -> Iterator[str]:
-        """Iterate over the complete lines behind the header, which must be ours."""
+        """Iterate over the complete lines after the header, which must be ours."""
         if not path.is_file():
             return
         header, *lines = path.read_bytes().split(b"\n")

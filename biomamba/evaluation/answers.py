@@ -69,7 +69,7 @@ class AnswerOptions:
             a label strictly (biomamba/tasks/labels.py); `head` asks a linear head that was
             fitted on training and validation items (biomamba/evaluation/label_head.py).
         head: How the head is fitted; None with the other ways.
-        prior_correction: Divide the probability of an answer by the one it has behind the prompt
+        prior_correction: Divide the probability of an answer by the one it has after the prompt
             with every part empty. Source: Zhao et al., arXiv 2102.09690; Holtzman et al.,
             arXiv 2104.08315.
         decision: `argmax`, or `thresholds`: an offset for every label but the first, fitted on the
@@ -249,7 +249,7 @@ class Questions:
     def batches(self, items: Sequence[Item]) -> list[list[Item]]:
         """Return the items in batches of similar length, the longest first.
 
-        Which items stand together depends on nothing but the items and the batch size.
+        Which items are together depends on nothing but the items and the batch size.
         """
         parts = self.task.prompt.parts
 
@@ -312,7 +312,7 @@ class Questions:
             )
 
     def features(self, items: Sequence[Item]) -> tuple[NDArray[np.float64], list[int]]:
-        """Return the hidden states behind the prompts, pooled, and how much was cut of each.
+        """Return the hidden states after the prompts, pooled, and how much was cut of each.
 
         Raises:
             ConfigError: The model has no hidden states to give.
@@ -344,13 +344,13 @@ class Questions:
         return scores
 
     def _prompts(self, item: Item, texts: Sequence[str]) -> list[EncodedPrompt]:
-        """Return the prompt of an item, or one for each option that stands in it."""
+        """Return the prompt of an item, or one for each option that is in it."""
         replaced = item.option_parts or [{}]
         items = [replace(item, parts={**item.parts, **parts}) for parts in replaced]
         return [self._encode(each, self._longest(texts)) for each in items]
 
     def _priors(self, texts: Sequence[Sequence[str]]) -> list[list[float]]:
-        """Return the scores behind the prompt with every part empty; the same ones once."""
+        """Return the scores after the prompt with every part empty; the same ones once."""
         if not self.options.prior_correction:
             return [[] for _ in texts]
         different = list(dict.fromkeys(tuple(each) for each in texts))
@@ -442,7 +442,7 @@ def _raw(written: Written, status: str, label: str | None, num_cut_tokens: int) 
 # From the scores of labels and options to predictions.
 #
 # Every rule is an argmax of one number per answer: its log-probability, divided by its length if
-# the task says so, minus that behind an empty prompt if asked (prior correction), plus an offset
+# the task says so, minus that after an empty prompt if asked (prior correction), plus an offset
 # per label if thresholds were fitted. For two labels an offset is a threshold on their log-odds.
 # -------------------------------------------------------------------------------------------------
 

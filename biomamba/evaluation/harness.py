@@ -4,8 +4,8 @@
         --model_args checkpoint=runs/x/model --tasks hellaswag,piqa --output_path runs/x/harness
 
 The options are those of `lm_eval`. Texts are encoded, cut and scored as by its model `hf`, so the
-figures compare with published ones: without `add_bos_token=true` nothing stands before a text,
-although our documents begin with their end-of-document token, and texts of more than `max_length`
+figures compare with published ones: without `add_bos_token=true` nothing is before a text,
+although our documents start with their end-of-document token, and texts of more than `max_length`
 tokens are cut on the left or, for perplexities, scored in windows.
 Source: lm_eval/models/huggingface.py of lm-eval 0.4.13.
 """
@@ -39,9 +39,9 @@ class HarnessAnswers:
 
     Args:
         checkpoint: Folder or hub id of one of our models.
-        tokenizer_file: Where no tokenizer.json lies beside it.
+        tokenizer_file: Where no tokenizer.json is beside it.
         max_length: Tokens that are read at most.
-        add_bos_token: Whether the end-of-document token stands before every text, as in training.
+        add_bos_token: Whether the end-of-document token is before every text, as in training.
         batch_size: Texts that pass at once.
         device: Of torch; the CPU where there is no GPU, which the harness names by default.
 
@@ -85,7 +85,7 @@ class HarnessAnswers:
         requests: Sequence[Any],
         disable_tqdm: bool = False,  # noqa: ARG002 - of the harness
     ) -> list[float]:
-        """Return the log-probability of each whole text, every token behind all that fits."""
+        """Return the log-probability of each whole text, every token after all that fits."""
         pairs, owner = list[tuple[list[int], list[int]]](), list[int]()
         for number, request in enumerate(requests):
             ids = self._tokenizer.encode(request.args[0])
@@ -134,7 +134,7 @@ class HarnessAnswers:
         return [found[n] for n in range(len(requests))]
 
     def _begun(self, ids: list[int]) -> list[int]:
-        """Return ids behind what begins a text; there is always something."""
+        """Return ids after what starts a text; there is always something."""
         return [self._eod, *ids] if self._add_bos_token or not ids else ids
 
     def _pair(self, context: str, text: str) -> tuple[list[int], list[int]]:
@@ -156,7 +156,7 @@ class HarnessAnswers:
     def _scores(self, pairs: Sequence[tuple[list[int], list[int]]]) -> Iterator[tuple[float, bool]]:
         rows = [[*before, *ids][-self._max_length - 1 :] for before, ids in pairs]
         longest = max(len(row) for row in rows) - 1
-        # Filling stands on the right, where no position that is scored can see it.
+        # Filling is on the right, where no position that is scored can see it.
         filled = [[*row[:-1], *[self._eod] * (longest + 1 - len(row))] for row in rows]
         hidden, _ = self._model.hidden(
             torch.tensor(filled, device=self._device), keeps_states=False

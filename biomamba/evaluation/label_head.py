@@ -1,6 +1,6 @@
 """A linear classification head on the features of prompts: fitted once, exactly, then asked.
 
-Features are standardised by those of the training items. Weights W and biases b minimise
+Features are standardized by those of the training items. Weights W and biases b minimize
 
     sum_i w_i nll_i / sum_i w_i + l2 / 2 |W|^2
 
@@ -41,7 +41,7 @@ class HeadOptions:
     """How a head is fitted.
 
     Attributes:
-        pooling: Of the hidden states behind a prompt: `last`, `mean` or `max` over its positions.
+        pooling: Of the hidden states after a prompt: `last`, `mean` or `max` over its positions.
         class_weighted: All labels count alike, however many training items each has.
 
     Raises:
@@ -66,7 +66,7 @@ class LabelledFeatures:
 
 @dataclass(frozen=True)
 class Scale:
-    """Standardises features; one that does not vary in training becomes 0.
+    """Standardizes features; one that does not vary in training becomes 0.
 
     Attributes:
         mean: (width,)
@@ -84,7 +84,7 @@ class Scale:
         return cls(features.mean(0), np.where(varies, 1 / np.where(varies, spread, 1), 0))
 
     def __call__(self, features: Floats) -> Floats:
-        """Return standardised features."""
+        """Return standardized features."""
         scaled: Floats = (features - self.mean) * self.factor
         return scaled
 
@@ -166,7 +166,7 @@ def fit_label_head(
     scaled = LabelledFeatures(scale(train.features), train.labels)
     scaled_val = scale(val.features)
     weights, fitted, val_nll = None, {}, {}
-    for strength in STRENGTHS:  # from strong to weak: each begins where the one before ended
+    for strength in STRENGTHS:  # from strong to weak: each starts where the one before ended
         weights = fit_weights(scaled, weight_of[train.labels], strength, start=weights)
         fitted[strength] = weights
         val_nll[strength] = _mean_nll(
@@ -219,7 +219,7 @@ def fit_weights(
 def objective(
     weights: Floats, train: LabelledFeatures, item_weights: Floats, strength: float
 ) -> tuple[float, Floats]:
-    """Return what is minimised, and its gradient (labels, width + 1)."""
+    """Return what is minimized, and its gradient (labels, width + 1)."""
     log_p = _log_probabilities(weights, train.features)
     penalised = weights.copy()
     penalised[:, -1] = 0  # biases are free

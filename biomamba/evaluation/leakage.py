@@ -2,7 +2,7 @@
 
 Prompts are searched in three ways. What the sections of a note hold by the parser of the task is
 looked for in the prompt, and so is the target. And the words of headings whose sections are
-withheld are counted without the parser: a heading that it does not recognise leaves its section in
+withheld are counted without the parser: a heading that it does not recognize leaves its section in
 the prompt, where only such a count can see it. So the search for headings shares no code and no
 spelling with biomamba/tasks.
 
@@ -43,7 +43,7 @@ class LeakageSettings:
     Attributes:
         splits: Which splits are audited.
         run_words: So many words in a row in prompt and withheld text are a leak.
-        min_words: A withheld text with fewer words stands in many prompts by chance: it is counted
+        min_words: A withheld text with fewer words is in many prompts by chance: it is counted
             apart and never as a leak.
     """
 
@@ -66,10 +66,10 @@ class TextLeaks:
     Attributes:
         num_texts: Items that have such a text.
         num_short: Those with too few words to tell.
-        num_whole: Those whose text stands in the prompt from its first word to its last.
+        num_whole: Those whose text is in the prompt from its first word to its last.
         num_with_runs: Those of which the prompt holds the whole or a long run of words.
         num_words: Words of all that are not short.
-        num_leaked_words: Those of them that stand in a run that the prompt holds.
+        num_leaked_words: Those of them that are in a run that the prompt holds.
     """
 
     num_texts: int = 0
@@ -108,7 +108,7 @@ class SplitLeakage:
         num_leaking: Those whose prompt leaks one of the texts at least.
         texts: By name of the withheld text.
         num_with_headings: Items whose prompt has the words of the heading of a withheld section, as
-            a heading that was not recognised, a reference to it, or words of a sentence.
+            a heading that was not recognized, a reference to it, or words of a sentence.
         headings: Those items by heading.
         num_prompts_in_train: Items whose prompt is, word for word, that of a training item.
         num_targets_in_train: Those whose reference is, if it is not short.
@@ -164,7 +164,7 @@ def split_leakage(
 
 
 def headings_in(text: str, names: Sequence[str]) -> list[str]:
-    """Return the headings whose words stand in a text in a row, whatever is between the words.
+    """Return the headings whose words are in a text in a row, whatever is between the words.
 
     White space of any kind, line breaks, punctuation, invisible characters and case make no
     difference.

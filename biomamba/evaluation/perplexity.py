@@ -241,9 +241,9 @@ def perplexity_records(
 # -------------------------------------------------------------------------------------------------
 # Score the documents of token stores as texts, with a model that has another tokenizer.
 #
-# The tokens of a store are decoded and encoded anew. As with our models each document is scored
-# whole, with what ends a text, in windows without overlap; the first one begins as texts of the
-# model do, a later one with the token before it (behind the mark that the tokenizer puts before any
+# The tokens of a store are decoded and encoded again. As with our models each document is scored
+# whole, with what ends a text, in windows without overlap; the first one starts as texts of the
+# model do, a later one with the token before it (after the mark that the tokenizer puts before any
 # text). Tokens are those of the model, so a figure per token would not compare; bits per byte do:
 # the same texts, whose bytes were counted when the store was made.
 #
@@ -317,7 +317,7 @@ def score_texts(
 
 
 def check_window(model: TransformersCausal, window_tokens: int) -> None:
-    """Raise ConfigError if a model cannot read such a window behind what stands before it."""
+    """Raise ConfigError if a model cannot read such a window after what is before it."""
     if model.max_tokens is None:
         return
     before = max(len(model.first_ids), len(model.tokenizer.first_ids) + 1)

@@ -24,7 +24,7 @@ class ResultRecord:
     there is none, and null in the file. method says how the interval was made, or why there is
     none; records of earlier versions do not tell. provenance holds the checkpoint and data
     fingerprints, config hash, commit and hardware. A figure of some positions of the documents only
-    names the first one and the one behind the last; else both are None.
+    names the first one and the one after the last; else both are None.
     """
 
     model: str
@@ -170,7 +170,7 @@ class TaskRecord:
     """A metric of one model on one split of one task.
 
     Attributes:
-        metric: Name of the measure; with `_change` behind it the difference to the model `against`.
+        metric: Name of the measure; with `_change` after it the difference to the model `against`.
         low, high: Bounds of the interval of `level`, made by `method`; nan where there is none.
         n: Items.
         n_groups: Groups of items that are not independent, as the notes of one patient.

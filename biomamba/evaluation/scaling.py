@@ -52,7 +52,7 @@ class Curve:
 
     @property
     def is_bound(self) -> bool:
-        """Whether the losses do not tell the parameters: one lies at the end of its range."""
+        """Whether the losses do not tell the parameters: one is at the end of its range."""
         is_known = 2 * _MIN_EXPONENT < self.exponent < 0.99 * MAX_EXPONENT
         return not is_known or min(self.floor, self.height) < _NOTHING * (self.floor + self.height)
 
@@ -79,7 +79,7 @@ class ScalingFit:
 
     @property
     def is_told(self) -> bool:
-        """Whether the losses tell E from B: no parameter, nor a bound, lies at its end."""
+        """Whether the losses tell E from B: no parameter, nor a bound, is at its end."""
         is_free = self.exponent.high < 0.99 * MAX_EXPONENT and self.floor.low > _NOTHING
         return not self.curve.is_bound and is_free and self.exponent.low > 2 * _MIN_EXPONENT
 

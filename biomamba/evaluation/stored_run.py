@@ -91,7 +91,7 @@ def scored_documents(stored: StoredScores) -> Scored:
     """Return perplexity and bits per byte of stored documents; a document is key and bytes."""
     keys = [f"{key:016x}" for key in stored.keys.tolist()]
     sizes = stored.scores.num_bytes.tolist()
-    # Documents of two stores may share key and size, and are then told apart by their place.
+    # Documents of two stores may share key and size, and are then distinguished by their place.
     copies = _copies(list(zip(keys, sizes, strict=True)))
     return Scored(
         subject=stored.origin.source,
@@ -133,7 +133,7 @@ _CHOSEN = ("by", "decision", "prior_correction", "fitted_on")
 
 @dataclass
 class StoredModel:
-    """One model of an evaluation: sha256 of its weights, where they lay, and its scores."""
+    """One model of an evaluation: sha256 of its weights, where they were, and its scores."""
 
     label: str
     checkpoint: str

@@ -1,6 +1,6 @@
 """Models on tasks: answers on all ranks, then predictions, figures and records on rank zero.
 
-Which items stand together in a batch depends on the items alone, so any number of ranks and of
+Which items are together in a batch depends on the items alone, so any number of ranks and of
 restarts gives the same answers.
 """
 
@@ -284,7 +284,7 @@ class Session:
         folder: Path,
         head: LabelHead | None = None,
     ) -> "Session":
-        """Return the session whose answers lie in a folder."""
+        """Return the session whose answers are in a folder."""
         task = split.task
         suffix = "" if split.split == TEST else f".{split.split}"
         header = header_of(split, model, options, head)
@@ -361,7 +361,7 @@ def items_digest(items: Sequence[Item], *, is_restricted: bool) -> str:
         asked: dict[str, Any] = asdict(item)
         if not is_restricted:
             names = ["id", "parts", "options", "option_parts"]
-            # Scored behind each option; else it is compared with the answer only.
+            # Scored after each option; else it is compared with the answer only.
             names += ["target"] if item.option_parts else []
             asked = {name: asked[name] for name in names}
         digest.update(f"{json.dumps(asked, sort_keys=True)}\n".encode())

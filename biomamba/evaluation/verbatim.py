@@ -42,7 +42,7 @@ class Repeated:
         num_notes: Notes that share a long run with it.
         longest_run_words: Words of the longest run; 0 without one.
         longest_run_sha256: Of its words joined by spaces; empty without one.
-        num_repeated_words: Words that stand in a run.
+        num_repeated_words: Words that are in a run.
     """
 
     num_words: int
@@ -92,7 +92,7 @@ class VerbatimAudit:
                 starts.setdefault(name, []).extend(places)
         for name, places in starts.items():
             covered = self._covered[name]
-            # +1 where a run begins and -1 behind its end: the sum says how many are over a word.
+            # +1 where a run starts and -1 after its end: the sum says how many are over a word.
             change = np.zeros(covered.size + 1, np.int64)
             np.add.at(change, places, 1)
             np.add.at(change, np.array(places) + length, -1)

@@ -1,7 +1,7 @@
 """The n best continuations of prompts, without sampling: a beam search.
 
 Hypotheses are ranked by their log-probability per id, the end of document counted, so that short
-ones are not preferred. A prompt ends when `width` hypotheses have ended and none that goes on is
+ones are not preferred. A prompt ends when `width` hypotheses have ended and none that continues is
 better per id than the worst of them. Source: the search of transformers with length_penalty=1 and
 early_stopping=False.
 """
@@ -54,7 +54,7 @@ class BeamOptions:
 
 @dataclass
 class _Beam:
-    """The hypotheses of one prompt: those that go on, with their totals, and those that ended."""
+    """The hypotheses of one prompt: those that continue, with their totals, and finished ones."""
 
     options: BeamOptions
     going: list[tuple[tuple[int, ...], float]] = field(default_factory=lambda: [((), 0.0)])
@@ -63,11 +63,11 @@ class _Beam:
     def extend(
         self, log_probabilities: Tensor, eos_id: int | None, is_stopped: IsStopped
     ) -> list[tuple[int, int]]:
-        """Take the best continuations (going, vocab); return parent and id of those that go on."""
+        """Take the best continuations (going, vocab); return parent and id of each."""
         width = self.options.width
         before = log_probabilities.new_tensor([total for _, total in self.going])
         totals = log_probabilities + before.unsqueeze(1)
-        # Twice as many as can go on, because each hypothesis may end in one of them.
+        # Twice as many as can continue, because each hypothesis may end in one of them.
         best = totals.flatten().topk(min(2 * width, totals.numel()))
         going: list[tuple[tuple[int, ...], float]] = []
         kept = []

@@ -38,7 +38,7 @@ def find_tokenizer(checkpoint: str, named: str | None) -> Tokenizer:
     except DataError:
         open_checkpoint(checkpoint)  # says what is wrong if there is no checkpoint at all
     raise DataError(
-        f"checkpoint={checkpoint}: no tokenizer.json lies beside the weights; name the tokenizer "
+        f"checkpoint={checkpoint}: no tokenizer.json is beside the weights; name the tokenizer "
         "that the model was trained with: tokenizer_file=<tokenizer.json or hub id>, for the "
         "published state-spaces checkpoints tokenizer_file=EleutherAI/gpt-neox-20b"
     )
@@ -47,7 +47,7 @@ def find_tokenizer(checkpoint: str, named: str | None) -> Tokenizer:
 # -------------------------------------------------------------------------------------------------
 # Turn ids that come one by one into text that can be shown at once.
 #
-# A token of a byte-level tokenizer can end inside a character, and a stop string can begin inside
+# A token of a byte-level tokenizer can end inside a character, and a stop string can start inside
 # one token and end in a later one. What may still change is held back until it is certain.
 # -------------------------------------------------------------------------------------------------
 
@@ -60,7 +60,7 @@ class TextStream:
     Args:
         decode: From ids to text.
         stop: Texts that end the continuation; they do not belong to it.
-        before: Last ids of the prompt: some tokenizers write a token otherwise behind others.
+        before: Last ids of the prompt: some tokenizers write a token otherwise after others.
 
     Raises:
         ValueError: A stop string is empty.
@@ -119,7 +119,7 @@ class TextStream:
 
 
 def _overlap(text: str, stop: str) -> int:
-    """Return the length of the longest end of the text with which the stop string begins."""
+    """Return the length of the longest end of the text with which the stop string starts."""
     longest = min(len(text), len(stop) - 1)
     return next((n for n in range(longest, 0, -1) if stop.startswith(text[-n:])), 0)
 
@@ -131,7 +131,7 @@ def _overlap(text: str, stop: str) -> int:
 
 @dataclass(frozen=True)
 class Prompt:
-    """A text to go on with, and the id (None: none) that its line gave it.
+    """A text to continue with, and the id (None: none) that its line gave it.
 
     Raises:
         DataError: The text is empty; the message does not quote the prompt.
@@ -142,7 +142,7 @@ class Prompt:
 
     def __post_init__(self) -> None:
         if not self.text:
-            raise DataError("the prompt is empty; give at least one character to go on with")
+            raise DataError("the prompt is empty; give at least one character to continue with")
         check_unicode(self.text, "prompt")
 
 
@@ -164,7 +164,7 @@ def read_prompts(path: Path) -> list[Prompt]:
     except DataError as error:
         raise DataError(f"prompts={error}") from None
     if not lines[-1]:
-        lines.pop()  # behind the last line break
+        lines.pop()  # after the last line break
     prompts = list(_parse(path, lines))
     if not prompts:
         raise DataError(f"prompts={path}: holds no prompt")
@@ -240,7 +240,7 @@ class Completion:
     Attributes:
         num_new_tokens: Tokens that were generated, those of a stop string among them.
         stop_reason: "eos" (the model ended the document), "length" (no more tokens were wanted),
-            "stop" (a stop string), or empty while it goes on.
+            "stop" (a stop string), or empty while it continues.
     """
 
     text: str = ""
@@ -269,7 +269,7 @@ class TextGenerator:
         self._vocabulary = Vocabulary(tokenizer.vocab_size, tokenizer.eod_id)
 
     def start(self, prompts: Sequence[str], seeds: Sequence[int]) -> "TextRun":
-        """Begin to continue prompts together, one seed for each; the run before must have ended.
+        """Start to continue prompts together, one seed for each; the run before must have ended.
 
         What a row gets depends on its prompt and seed, not on the other rows.
         """

@@ -18,12 +18,12 @@ from biomamba.metrics.overlap import grams_of, longest_shared_run, words_of
 #
 # A small set of rules in the manner of NegEx (Chapman et al., J Biomed Inform 34, 2001): a word of
 # negation reaches forward over the findings of its clause until a word that ends it; a few words
-# negate what stands before them. Questions, also those that have lost their mark, and what
+# negate what is before them. Questions, also those that have lost their mark, and what
 # relatives have say nothing of the patient and are left out. What the rules cannot see:
 # docs/clinical.md.
 # -------------------------------------------------------------------------------------------------
 
-# Names that mean the same stand on one line; the first one names the finding.
+# Names that mean the same are on one line; the first one names the finding.
 _FINDINGS = """
 fever|fevers|febrile
 chills|chill
@@ -225,7 +225,7 @@ def in_figures(text: str) -> str:
 def _values(run: list[str]) -> list[str]:
     """Return the numbers of a run of number words."""
     found: list[int] = []
-    joins_below = 0  # a word of a smaller value goes on with the last number
+    joins_below = 0  # a word of a smaller value continues with the last number
     for word in run:
         if word in _SCALES:
             scale = _SCALES[word]

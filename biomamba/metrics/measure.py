@@ -99,7 +99,7 @@ def percentile_interval(
     """Return a value with quantiles of its resamples (resamples,), in at least two documents.
 
     Resamples scatter too little by the factor sqrt((n - 1) / n), and their quantiles are those of a
-    normal law where Student's t is due. So the quantiles lie further out, such that the interval of
+    normal law where Student's t is due. So the quantiles are further out, such that the interval of
     a mean is about as wide as its t interval.
     Source: Hesterberg, What teachers should know about the bootstrap, American Statistician 69,
     2015, section 3.3 (expanded percentile interval).
@@ -127,7 +127,7 @@ class Measure:
         is_proportion: The value is hits / items with columns [hit, 1], hit being 0 or 1: it has an
             exact binomial law if the items are independent.
         is_smooth: The statistic has a derivative at the sums. A sum of absolute gaps has none where
-            a gap is 0: its resamples lie above it, and no interval or test of them holds.
+            a gap is 0: its resamples are above it, and no interval or test of them holds.
     """
 
     name: str
@@ -228,7 +228,7 @@ def interval_of(
     over groups. The bounds are nan where there is none: one group says nothing about others, and
     neither do resamples that are all alike (a figure of 0, because no item has what is counted) or
     not all finite, or a sum in which fewer than MIN_COUNTING groups take part. A figure that is not
-    smooth is above 0 by chance, and its resamples lie above it.
+    smooth is above 0 by chance, and its resamples are above it.
 
     Raises:
         ValueError: without items, or without one group name per item.

@@ -51,7 +51,7 @@ def bleu(outputs: Sequence[str], references: Sequence[Sequence[str]]) -> Measure
 
 
 def signatures(references: Sequence[Sequence[str]]) -> dict[str, str]:
-    """Return what identifies the computation of each figure, to stand beside it in a record."""
+    """Return what identifies the computation of each figure, to be beside it in a record."""
     counts = sorted({len(texts) for texts in references})
     num_references = str(counts[0]) if len(counts) == 1 else "var"
     metric = BLEU()
@@ -97,7 +97,7 @@ def words_of(text: str) -> list[str]:
 
 
 def grams_of(words: Sequence[str], length: int) -> list[Gram]:
-    """Return all runs of `length` words, one per place where one begins."""
+    """Return all runs of `length` words, one per place where one starts."""
     return [tuple(words[start : start + length]) for start in range(len(words) - length + 1)]
 
 
@@ -164,7 +164,7 @@ class SharedRuns:
         return len(self._next) - 1
 
     def lengths(self, words: Iterable[str]) -> Iterator[int]:
-        """Yield for each word how long the run is that ends with it and stands in the text."""
+        """Yield for each word how long the run is that ends with it and is in the text."""
         state = length = 0
         for word in words:
             while state and word not in self._next[state]:
@@ -176,5 +176,5 @@ class SharedRuns:
 
 
 def longest_shared_run(first: Sequence[str], second: Sequence[str]) -> int:
-    """Return how many words the longest run has that stands in both."""
+    """Return how many words the longest run has that is in both."""
     return max(SharedRuns(first).lengths(second), default=0) if first else 0

@@ -1,7 +1,7 @@
 """Ranked candidates against groups of synonyms: the figures of BioASQ factoid questions.
 
 Source: BioASQ/Evaluation-Measures, EvaluatorTask1b and QuestionAnswerEvaluator, and their measured
-behaviour: two texts are equal if they are so in lower case, character by character, so that a space
+behavior: two texts are equal if they are so in lower case, character by character, so that a space
 at an end or a full stop makes them differ. That evaluator takes any number of candidates, although
 the rules allow five; here all beyond five are left out, as a submitter has to.
 """
@@ -46,7 +46,7 @@ def ranking_measures(
 # Lists of answers against groups of synonyms: the figures of BioASQ list questions.
 #
 # Source: BioASQ/Evaluation-Measures, QuestionAnswerEvaluator.calculatePRFforListQuestions, and its
-# measured behaviour. Texts are equal as in ranking.py.
+# measured behavior. Texts are equal as in ranking.py.
 # -------------------------------------------------------------------------------------------------
 
 
@@ -64,7 +64,7 @@ def list_score(groups: Groups, answers: Sequence[str]) -> ListScore:
 
     Each answer takes the first group that is left and holds it; an answer that finds none, as a
     repeated one, is wrong. A group that none took is missed, unless an answer not yet used for
-    another such group is in it too (a text may stand in two groups).
+    another such group is in it too (a text may be in two groups).
     """
     if not answers:
         return ListScore()

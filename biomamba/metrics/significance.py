@@ -34,7 +34,7 @@ from biomamba.runtime.numbers import check_number, check_whole
 # Two models on the same items: how far apart they are, and whether chance explains it.
 #
 # The tests of this module ask: if each group of items had been answered by the two models with
-# their names exchanged at random, how often would they lie as far apart as they do? For a mean over
+# their names exchanged at random, how often would they be as far apart as they are? For a mean over
 # items that tests whether the means are equal. Other figures (precision, F1, BLEU) can be equal
 # while the models answer differently, and then their plain difference after a swap scatters
 # otherwise than it does by chance. Divided by its standard error after each swap it does not: the
@@ -118,7 +118,7 @@ def paired_difference(
     """Return how much larger the figure of the first model is, from the same items in one order.
 
     The p value is that of McNemar's exact test for proportions of independent items, else of the
-    randomisation test that exchanges the answers of the models group by group: over all exchanges
+    randomization test that exchanges the answers of the models group by group: over all exchanges
     if few groups differ, else over num_resamples drawn ones, (1 + as extreme) / (1 + drawn). It
     compares the difference of means over items as it is, and that of other figures divided by its
     standard error. A figure that is not smooth (the calibration error), or in which few items
@@ -326,7 +326,7 @@ def minimum_detectable_difference(
 ) -> float:
     """Return the smallest difference in a proportion to a model of other answers on n items each.
 
-    The other model is taken to lie towards 1/2, where proportions scatter most, and its errors to
+    The other model is taken to be towards 1/2, where proportions scatter most, and its errors to
     be unrelated; errors that fall on the same items show smaller differences
     (minimum_detectable_paired_difference). nan if n items show no difference at all.
     Source: Fleiss, Levin and Paik, Statistical Methods for Rates and Proportions, 3rd edition,

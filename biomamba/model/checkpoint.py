@@ -47,7 +47,7 @@ def build_model(
     compile_norms: bool = False,
     adaptation: Adaptation | None = None,
 ) -> MambaLM:
-    """Build a model, freshly initialised or (checkpoint: folder or hub id) with loaded weights.
+    """Build a model, freshly initialized or (checkpoint: folder or hub id) with loaded weights.
 
     Raises:
         CheckpointError: The checkpoint cannot be read or its architecture is not `config`'s.
@@ -93,7 +93,7 @@ class StoredModel:
     """A checkpoint on disk whose config.json was read.
 
     Attributes:
-        folder: Where it lies.
+        folder: Where it is.
         layout: Its layout.
         config: Its architecture.
         raw: The content of its config.json.
@@ -171,7 +171,7 @@ def weights_digest(path_or_hub_id: str | Path) -> str:
 
 
 def load_weights(config: MambaConfig, backend: ScanBackend, weights: Weights) -> MambaLM:
-    """Build a model without initialising it, and copy the weights into it as float32, one by one.
+    """Build a model without initializing it, and copy the weights into it as float32, one by one.
 
     Raises:
         CheckpointError: A number is not finite.
@@ -211,5 +211,5 @@ def save_pretrained(model: MambaLM, folder: str | Path) -> None:
         temporary.unlink(missing_ok=True)
     sync_folder(folder)
     write_json(folder / CONFIG, layout.render(model.config))
-    for other in (TORCH, *INDICES):  # else two sets of weights would lie side by side
+    for other in (TORCH, *INDICES):  # else two sets of weights would be side by side
         (folder / other).unlink(missing_ok=True)

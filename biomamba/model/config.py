@@ -1,7 +1,7 @@
 """The shape of a language model: what all have in common, Mamba-1 and Mamba2.
 
 Field names are those of the state-spaces checkpoints (`config.json` and its `ssm_cfg`), so that a
-published configuration can be compared field by field. Letters of the papers stand behind each
+published configuration can be compared field by field. Letters of the papers are after each
 size.
 """
 
@@ -22,7 +22,7 @@ _LARGEST_SIZE = 1 << 20
 
 @dataclass(frozen=True, kw_only=True)
 class MambaConfig(ABC):
-    """What every model of the family has: sizes, embedding, norms, initialisation of dt.
+    """What every model of the family has: sizes, embedding, norms, initialization of dt.
 
     Raises:
         ValueError: A field has a value that no model can have; the message names the field.
@@ -54,13 +54,13 @@ class MambaConfig(ABC):
     rms_norm: bool = True
     """RMSNorm before each block; LayerNorm is not implemented, so it must be True."""
     dt_min: float = 0.001
-    """Lower bound of the step size dt at initialisation."""
+    """Lower bound of the step size dt at initialization."""
     dt_max: float = 0.1
-    """Upper bound of the step size dt at initialisation."""
+    """Upper bound of the step size dt at initialization."""
     dt_init_floor: float = 1e-4
-    """Smallest step size dt at initialisation, whatever dt_min is."""
+    """Smallest step size dt at initialization, whatever dt_min is."""
     initializer_range: float = 0.02
-    """Standard deviation of the embedding at initialisation."""
+    """Standard deviation of the embedding at initialization."""
     static: Sequence[str] = ()
     """Which of dt, B and C are learned constants instead of functions of the input."""
 
@@ -120,7 +120,7 @@ class MambaConfig(ABC):
 
 @dataclass(frozen=True, kw_only=True)
 class Mamba1Config(MambaConfig):
-    """Sizes and initialisation of a Mamba-1 language model.
+    """Sizes and initialization of a Mamba-1 language model.
 
     Source: arXiv 2312.00752, sections 3.4 (block) and E.2.1 (scales);
     state-spaces/mamba@03a38fb:mamba_ssm/modules/mamba_simple.py (defaults).
@@ -135,7 +135,7 @@ class Mamba1Config(MambaConfig):
     dt_init: str = "random"
     """How the weights of that projection start: random (uniform) or constant."""
     dt_scale: float = 1.0
-    """Factor of their size at initialisation."""
+    """Factor of their size at initialization."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -175,7 +175,7 @@ class Mamba1Config(MambaConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class Mamba2Config(MambaConfig):
-    """Sizes and initialisation of a Mamba2 language model.
+    """Sizes and initialization of a Mamba2 language model.
 
     Source: arXiv 2405.21060, section 7 (block) and appendix D.2 (scales);
     state-spaces/mamba@03a38fb:mamba_ssm/modules/mamba2.py (defaults).
@@ -192,7 +192,7 @@ class Mamba2Config(MambaConfig):
     chunk_size: int = 256  # Q
     """Chunk length the checkpoint was trained with; results do not depend on it."""
     A_init_range: Sequence[float] = (1.0, 16.0)
-    """Bounds of the uniform distribution of -A at initialisation."""
+    """Bounds of the uniform distribution of -A at initialization."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -22,7 +22,7 @@ class CausalConv1d(nn.Module):
     """Convolve each channel with its own d_conv past inputs and apply SiLU.
 
     Parameters are named and shaped like those of `nn.Conv1d(channels, channels, d_conv,
-    groups=channels)` and initialised like them. A backend with a kernel for it does the work.
+    groups=channels)` and initialized like them. A backend with a kernel for it does the work.
     """
 
     def __init__(self, channels: int, d_conv: int, backend: object = None) -> None:

@@ -216,7 +216,7 @@ class CudaCapture:
 
 
 class GraphedDecoder(Decoder):
-    """A decoder whose steps are recorded; where that fails it goes on like any other.
+    """A decoder whose steps are recorded; where that fails it continues like any other.
 
     Args:
         is_required: Whether a step that cannot be recorded is an error.
@@ -242,7 +242,7 @@ class GraphedDecoder(Decoder):
 
     @torch.no_grad()
     def load(self, states: Sequence[LayerState]) -> None:
-        """Begin with a copy of these states."""
+        """Start with a copy of these states."""
         self._num_rows = len(states[0].conv)
         self._size = _power_of_two(self._num_rows)
         if self.is_graphed and self._recorded():
@@ -256,7 +256,7 @@ class GraphedDecoder(Decoder):
 
     @torch.no_grad()
     def keep(self, rows: Sequence[int]) -> None:
-        """Go on with these rows only, in this order."""
+        """Continue with these rows only, in this order."""
         if not self.is_graphed:
             super().keep(rows)
             return
@@ -295,7 +295,9 @@ class GraphedDecoder(Decoder):
                     "generation.cuda_graph=true, but a step of the model cannot be recorded "
                     f"({error}): set generation.cuda_graph=auto, which then goes without"
                 ) from error
-            _LOG.warning("generation goes on without CUDA graphs: no step was recorded (%s)", error)
+            _LOG.warning(
+                "generation continues without CUDA graphs: no step was recorded (%s)", error
+            )
             self.is_graphed = False
             self._steps.clear()
         return self.is_graphed

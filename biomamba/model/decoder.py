@@ -27,7 +27,7 @@ class ThinProduct:
 
     Args:
         weight: (outputs, inputs); read at every call, never written.
-        shares_memory: On a CPU, lay the weight out anew (inputs first) and make `weight` a view of
+        shares_memory: On a CPU, lay the weight out again (inputs first) and make `weight` a view of
             it, so that the numbers are held once. Otherwise they are held a second time.
         dtype: Of the product and of a copy of the weight; None for that of the weight, no copy.
     """
@@ -65,7 +65,7 @@ def _num_parts(inputs: int) -> int:
 # A Mamba2 block that takes one position at a time, for generation.
 #
 # The same numbers as `MambaBlock.step` up to the order of sums, in fewer and cheaper operations:
-# states are updated where they lie, the convolution writes into a ring instead of shifting, and the
+# states are updated where they are, the convolution writes into a ring instead of shifting, and the
 # state is kept with the channels last, so that its products read memory in order. Letters and
 # shapes: see `biomamba.model.ssd`.
 # -------------------------------------------------------------------------------------------------
@@ -135,7 +135,7 @@ class Mamba2Step:
         return self._ring[:-1].roll(-self._position, 0)
 
     def keep(self, rows: Tensor) -> None:
-        """Go on with these rows only."""
+        """Continue with these rows only."""
         groups = self.config.ngroups
         self._ring = self._ring[:, rows]
         self._ssm = torch.unflatten(self._ssm, 0, (-1, groups))[rows].flatten(0, 1)
@@ -196,7 +196,7 @@ def _ring_taps(weight: Tensor, bias: Tensor) -> Tensor:
     """Return the factors of a ring of inputs and a row of ones, for each position of the oldest.
 
     `weight` (channels, 1, d_conv), oldest input first; the result is (d_conv, d_conv + 1, 1,
-    channels), where entry p is for the ring whose oldest input lies at p.
+    channels), where entry p is for the ring whose oldest input is at p.
     """
     taps = weight.squeeze(1).t()
     rings = [torch.cat([taps.roll(p, 0), bias.unsqueeze(0)]) for p in range(len(taps))]
@@ -220,7 +220,7 @@ class BlockStep(Protocol):
         ...
 
     def keep(self, rows: Tensor) -> None:
-        """Go on with these rows only."""
+        """Continue with these rows only."""
         ...
 
     def __call__(self, residual: Tensor) -> Tensor:
@@ -244,7 +244,7 @@ class PlainStep:
         return LayerState(*(part.clone() for part in self._state))
 
     def keep(self, rows: Tensor) -> None:
-        """Go on with these rows only."""
+        """Continue with these rows only."""
         self._state = LayerState(*(part[rows] for part in self._state))
 
     def __call__(self, residual: Tensor) -> Tensor:
@@ -256,8 +256,8 @@ class PlainStep:
 class Decoder:
     """Computes the logits of one further id per row, like `MambaLM.step`, but faster.
 
-    On a CPU it lays the projections of the model out anew (same numbers, same parameters) and holds
-    the matrix of the head a second time. The weights must not change while it is in use.
+    On a CPU it changes the memory layout of the projections (same numbers, same parameters) and
+    holds the matrix of the head a second time. The weights must not change while it is in use.
 
     Attributes:
         product_dtype: Of projections and head, as under autocast: copies of their matrices are read
@@ -288,7 +288,7 @@ class Decoder:
 
     @torch.no_grad()
     def load(self, states: Sequence[LayerState]) -> None:
-        """Begin with a copy of these states."""
+        """Start with a copy of these states."""
         for block, state in zip(self.blocks, states, strict=True):
             block.load(state)
 
@@ -299,7 +299,7 @@ class Decoder:
 
     @torch.no_grad()
     def keep(self, rows: Sequence[int]) -> None:
-        """Go on with these rows only, in this order."""
+        """Continue with these rows only, in this order."""
         index = torch.tensor(rows, device=self.model.head_weight.device)
         for block in self.blocks:
             block.keep(index)

@@ -96,7 +96,7 @@ class Sampler:
                 self._seen[row, torch.tensor(prompt, device=device)] = True
 
     def keep(self, rows: Sequence[int]) -> None:
-        """Go on with these rows only, in this order."""
+        """Continue with these rows only, in this order."""
         self._streams = [self._streams[row] for row in rows]
         if self._seen is not None:
             self._seen = self._seen[list(rows)]
@@ -241,7 +241,7 @@ class Generation:
         return {row: token for row, token in chosen.items() if token != vocabulary.eos_id}
 
     def _step(self) -> None:
-        """Compute the logits behind the ids chosen last, of the rows that go on."""
+        """Compute the logits after the ids chosen last, of the rows that continue."""
         if self._ids is None:
             return
         going = [n for n, row in enumerate(self._rows) if row not in self.reasons]
@@ -282,7 +282,7 @@ def generate(
 def prefill(
     model: MambaLM, prompts: Sequence[Sequence[int]], segment_tokens: int
 ) -> tuple[Tensor, list[LayerState]]:
-    """Return the logits (prompts, padded_vocab) behind each prompt, and the states there.
+    """Return the logits (prompts, padded_vocab) after each prompt, and the states there.
 
     The prompts pass in segments of `segment_tokens` positions that hand on their states, so that
     the memory does not grow with their length. Shorter ones are filled up on the left; a document

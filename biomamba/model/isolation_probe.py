@@ -53,7 +53,7 @@ def probe_isolation(model: MambaLM, device: torch.device, dtype: torch.dtype) ->
     choice = choice_of(own.backend, device, dtype, is_selective=is_selective)
     chunk_size = getattr(choice.backend, "chunk_size", 64)
     # A boundary on the edge of a chunk and others off it, documents shorter than the convolution,
-    # and one that goes on into another chunk.
+    # and one that continues into another chunk.
     lengths = [chunk_size, chunk_size // 2 + 3, 1, 2, chunk_size + 5]
     mixer = _remembering(own).to(device)
     try:
@@ -123,7 +123,7 @@ def _errors(
 def _error(actual: Tensor, expected: Tensor) -> float:
     """Return the largest difference of a position, relative to its own size.
 
-    Behind a boundary a leak is large beside what little the document has there. A size that is
+    After a boundary a leak is large beside what little the document has there. A size that is
     small by chance, because its terms cancel, counts as a quarter of the mean.
     """
     sizes = expected.norm(dim=-1)

@@ -152,7 +152,7 @@ class MambaLM(nn.Module):
         with keeps_states=False: those of a training step at 1.3B take 100 MB per row.
 
         Raises:
-            DataError: An id lies outside the vocabulary.
+            DataError: An id is outside the vocabulary.
         """
         hidden, final_states = self.backbone(input_ids, seq_idx, states, keeps_states=keeps_states)
         return hidden, final_states

@@ -109,7 +109,7 @@ class LoraWeight(nn.Module):
         self.scale = scale
         self.lora_a = nn.Parameter(base.new_empty(rank, base.shape[1]))
         self.lora_b = nn.Parameter(base.new_zeros(base.shape[0], rank))
-        nn.init.kaiming_uniform_(self.lora_a, a=math.sqrt(5))  # as nn.Linear begins
+        nn.init.kaiming_uniform_(self.lora_a, a=math.sqrt(5))  # as nn.Linear starts
 
     @property
     def lora_rank(self) -> int:
@@ -280,7 +280,7 @@ class Adaptation:
     With lora only the adapters are. train and freeze are patterns of parameter names, such as
     `*.norm.weight` or `backbone.layers.0.*`: with train only what matches one is trained (besides
     the adapters), and nothing that matches one of freeze. adapter is the model folder of an earlier
-    run with the same adapters, which go on from there.
+    run with the same adapters, which continue from there.
     """
 
     lora: Lora | None = None

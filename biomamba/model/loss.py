@@ -39,7 +39,7 @@ _PIECE_BYTES = {"cpu": 4 << 20}
 _PIECE_BYTES_ELSEWHERE = 48 << 20
 # Columns of the weight gradient that are added up at once where products are narrower than sums.
 _VOCAB_PIECE = 4096
-# Softmax entries over a large vocabulary lie below the normal range of fp16 (6e-5); scaled they
+# Softmax entries over a large vocabulary are below the normal range of fp16 (6e-5); scaled they
 # keep their digits, and the sum over a block of rows that agree on one wrong word still fits.
 _FP16_SCALE = 8.0
 
@@ -149,7 +149,7 @@ def _blocks(
     scored = (targets != IGNORED_TARGET).nonzero().squeeze(1)
     is_whole = len(scored) == len(targets)
     for start in range(0, len(scored), size):
-        # A slice is read where it lies; chosen rows are copied.
+        # A slice is read where it is; chosen rows are copied.
         rows = slice(start, start + size) if is_whole else scored[start : start + size]
         yield rows, hidden[rows].to(narrow.dtype)
 

@@ -87,7 +87,7 @@ class Mamba2Mixer(nn.Module):
     def reset_parameters(self) -> None:
         """Draw A, dt and the output projection as mamba_ssm does.
 
-        Static B and C begin as vectors of length 1 with equal entries.
+        Static B and C start as vectors of length 1 with equal entries.
         Source: state-spaces/mamba@03a38fb:mamba_ssm/modules/mamba2.py and
         mamba_ssm/models/mixer_seq_simple.py (out_proj scaled by 1/sqrt(n_layer)).
         """

@@ -27,7 +27,7 @@ from biomamba.runtime.errors import ConfigError
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float, dtype: torch.dtype) -> Tensor:
-    """Normalise x (..., size); see RMSNorm."""
+    """Normalize x (..., size); see RMSNorm."""
     wide = x.to(state_dtype(x))
     return (_normed(wide, eps) * weight.to(wide.dtype)).to(dtype)
 
@@ -38,7 +38,7 @@ def gated_rms_norm(
     weight: Tensor,
     settings: tuple[float, int, torch.dtype],
 ) -> Tensor:
-    """Gate y with z and normalise in groups; see GatedRMSNorm.
+    """Gate y with z and normalize in groups; see GatedRMSNorm.
 
     inputs = y and z; settings = eps, ngroups and the dtype of the output.
     """
@@ -101,7 +101,7 @@ class RMSNorm(nn.Module):
         self.weight = nn.Parameter(torch.ones(size))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalise x (..., size)."""
+        """Normalize x (..., size)."""
         if self.is_compiled:
             return compiled(rms_norm)(x, self.weight, self.eps, product_dtype(self.weight))
         normed: Tensor = _Norm.apply(  # type: ignore[no-untyped-call]
@@ -111,7 +111,7 @@ class RMSNorm(nn.Module):
 
 
 class GatedRMSNorm(nn.Module):
-    """Gate, then normalise each of `ngroups` parts of the last dimension: norm(y * silu(z)).
+    """Gate, then normalize each of `ngroups` parts of the last dimension: norm(y * silu(z)).
 
     Source: state-spaces/mamba@03a38fb:mamba_ssm/modules/mamba2.py (RMSNormGated with
     norm_before_gate=False, group_size=d_inner/ngroups).
@@ -125,7 +125,7 @@ class GatedRMSNorm(nn.Module):
         self.weight = nn.Parameter(torch.ones(size))
 
     def forward(self, y: Tensor, z: Tensor, skip: tuple[Tensor, Tensor] | None = None) -> Tensor:
-        """Gate y with z, both (..., size), and normalise.
+        """Gate y with z, both (..., size), and normalize.
 
         `skip` = x (..., size) and D (size,): y + D x takes the place of y.
         """

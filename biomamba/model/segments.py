@@ -19,13 +19,13 @@ STATES = ("reset", "carry", "zero")
 
 @dataclass(frozen=True)
 class Segments:
-    """How a row is cut, and what each segment begins with.
+    """How a row is cut, and what each segment starts with.
 
     Attributes:
         tokens: Positions of a segment; the last one of a row may be shorter.
-        state: `reset` goes on with the state of the segment before and resets it where a document
-            begins, as an uncut row does; `carry` lets it pass from one document to the next too;
-            `zero` begins every segment with an empty state.
+        state: `reset` continues with the state of the segment before and resets it where a document
+            starts, as an uncut row does; `carry` lets it pass from one document to the next too;
+            `zero` starts every segment with an empty state.
     """
 
     tokens: int
@@ -66,7 +66,7 @@ def hidden_by_segment(
     """Yield the positions of each segment and its hidden vectors (batch, positions, d_model).
 
     A segment is computed when it is asked for; whoever needs its gradients calls backward before
-    going on, so that only one segment is in memory. Arguments as of `MambaLM.hidden`.
+    continuing, so that only one segment is in memory. Arguments as of `MambaLM.hidden`.
     """
     states: Sequence[LayerState] | None = None
     length = input_ids.shape[1]

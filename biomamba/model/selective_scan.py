@@ -5,7 +5,7 @@ multiply. What is fast is the plain recurrence on data that stays in the cache: 
 A, B and C for a tile of positions at once, then one fused multiply-add per position. The backward
 makes the states again, from the one that entered each tile; no others are kept.
 
-Inside, a state is (rows, d_state, channels): channels lie next to each other in memory. Time comes
+Inside, a state is (rows, d_state, channels): channels are next to each other in memory. Time comes
 first: t = positions, r = rows, d = channels of one tile; n = d_state. A map is (t, r, n), or (n, d)
 if it is the same at all positions. Other letters: see `biomamba.model.ssd`.
 """
@@ -140,7 +140,7 @@ class _Grads(NamedTuple):
 
 
 class _Arrays:
-    """Memory for arrays (t, r, n, d), the same for every tile: to ask for it anew is slow."""
+    """Memory for arrays (t, r, n, d), the same for every tile: to ask for it again is slow."""
 
     def __init__(self, count: int, tiles: list[_Tile], like: Tensor) -> None:
         t, r, d = (max(sizes) for sizes in zip(*(tile.sizes for tile in tiles), strict=True))

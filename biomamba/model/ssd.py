@@ -132,7 +132,7 @@ class MixerParts(NamedTuple):
 
 @runtime_checkable
 class MixingBackend(Protocol):
-    """A backend with a kernel for all that lies between the projections of a Mamba2 mixer.
+    """A backend with a kernel for all that is between the projections of a Mamba2 mixer.
 
     It keeps the projected input only and computes the rest again in the backward pass.
     """

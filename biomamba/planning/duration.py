@@ -54,11 +54,11 @@ def operations_per_token(run: RunSettings) -> int:
 
 
 def assumed_rate(run: RunSettings, hardware: Hardware) -> Rate:
-    """Return peak times assumed utilisation over operations; no rate where either is not known."""
+    """Return peak times assumed utilization over operations; no rate where either is not known."""
     peak = hardware.peak_tflops.get(run.precision)
     part = hardware.assumed_utilisation.get(run.backend)
     if peak is None or part is None:
-        lacking = f"peak in {run.precision}" if peak is None else f"utilisation of {run.backend}"
+        lacking = f"peak in {run.precision}" if peak is None else f"utilization of {run.backend}"
         return Rate(UNKNOWN, f"no {lacking} is known of this hardware; probe=true measures", None)
     rate = hardware.world_size * peak * 1e12 * part / operations_per_token(run)
     source = (

@@ -108,7 +108,7 @@ class StepTimer(lightning.Callback):
         self.seconds.append(_now() - self._begin)
 
     def measured(self, probe: Probe) -> Sequence[float]:
-        """Return the seconds behind the warm-up."""
+        """Return the seconds after the warm-up."""
         return self.seconds[probe.warmup_steps :]
 
 

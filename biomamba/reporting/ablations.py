@@ -96,7 +96,7 @@ def _before(
     records: Sequence[ComparisonRecord],
     settings: ComparisonSettings,
 ) -> list[ComparisonRecord]:
-    """Return the figures of the model that the runs began with, if it is one."""
+    """Return the figures of the model that the runs started with, if it is one."""
     names = [name for group in family.groups if (name := scores.of_group(group)) is not None]
     found = {scores.origins.get(name) for name in names}
     (name,) = found if len(found) == 1 else (None,)
@@ -113,7 +113,7 @@ def _before(
 def _before_rows(before: Sequence[ComparisonRecord], subjects: Sequence[str]) -> list[list[str]]:
     if not before:
         return []
-    row = [before[0].model, "where all of them began", NONE]
+    row = [before[0].model, "where all of them started", NONE]
     for subject in subjects:
         found = next((record for record in before if record.subject == subject), None)
         row += [value_cell(found) if found else NONE, NONE, NONE]

@@ -52,7 +52,7 @@ class Line:
 def growth_plot(panels: Mapping[str, Mapping[str, Line]]) -> bytes:
     """Draw a log-log panel of every title with the lines of its models, as a PNG.
 
-    A model has one colour in all panels. A cross at the top marks where memory ran out.
+    A model has one color in all panels. A cross at the top marks where memory ran out.
     """
     rows = -(-len(panels) // _COLUMNS)
     columns = min(_COLUMNS, len(panels))
@@ -105,7 +105,7 @@ Values = Callable[[EfficiencyRecord], list[float]]
 
 @dataclass(frozen=True, kw_only=True)
 class Measured:
-    """A folder of measurements: its name in the report, where it lies, and its points."""
+    """A folder of measurements: its name in the report, where it is, and its points."""
 
     name: str
     folder: Path
@@ -307,8 +307,8 @@ def _points_table(measured: Sequence[Measured]) -> Table:
     return Table(
         name="efficiency_points",
         caption="Every point. Milliseconds: median of the repeats (fastest to slowest), of a "
-        "training step, until the first token, or per new token behind a context. Memory: weights, "
-        "states and caches, and the most that came on top. Utilisation: useful operations per "
+        "training step, until the first token, or per new token after a context. Memory: weights, "
+        "states and caches, and the most that came on top. Utilization: useful operations per "
         "second over those of a product of square matrices in the same turns.",
         header=[*names, "ms", "tokens/s", "GiB", "utilisation"],
         rows=rows,

@@ -43,7 +43,7 @@ class Folders:
 
 
 def find_folders(named: Sequence[Path]) -> Folders:
-    """Return the folders with records that are named, match a pattern, or lie below a folder.
+    """Return the folders with records that are named, match a pattern, or are below a folder.
 
     A folder that is found in several ways counts once.
 
@@ -111,7 +111,7 @@ def _below(place: Path) -> Iterator[Path]:
 
 
 def _is_unfinished(folder: Path) -> bool:
-    """Whether a training run began here and has written no record."""
+    """Whether a training run started here and has written no record."""
     return (folder / _SETTINGS / "config.yaml").is_file() and (folder / _TRAINED).is_dir()
 
 
@@ -252,7 +252,7 @@ class ReportInputs:
 
 
 def read_inputs(named: Sequence[Path]) -> ReportInputs:
-    """Read every folder that is named, matches a pattern, or lies below one, as what it is.
+    """Read every folder that is named, matches a pattern, or is below one, as what it is.
 
     Raises:
         ConfigError: Something is named twice, or nothing.

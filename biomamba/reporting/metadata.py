@@ -101,7 +101,7 @@ def by_year(known: Known) -> Groups:
 def by_subject(known: Known, tree: MeshTree | None, depth: int) -> Groups:
     """Return documents by branch, or without trees by descriptor, the largest group first.
 
-    A document counts once in each branch that one of its descriptors lies in.
+    A document counts once in each branch that one of its descriptors is in.
     """
     groups: dict[str, list[int]] = {}
     for place, facts in enumerate(known):
@@ -230,7 +230,7 @@ def _part(measure: Measure, places: np.ndarray[tuple[int, ...], np.dtype[np.int6
 # Figures by year and by subject as pictures.
 # -------------------------------------------------------------------------------------------------
 
-# Colours that the colour-blind tell apart (Okabe and Ito).
+# Colors that the color-blind tell apart (Okabe and Ito).
 _COLOURS = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 _SIGNIFICANT = 0.05
 
@@ -238,8 +238,8 @@ _SIGNIFICANT = 0.05
 def years_plot(figures: Sequence[GroupFigure], newest: Mapping[str, int]) -> bytes:
     """Draw bits per byte by year with bands, and below how they change, as a PNG.
 
-    A column of panels per source. Behind the newest year of a training run (by its name) a dashed
-    line stands: no document of that run is younger.
+    A column of panels per source. After the newest year of a training run (by its name) a dashed
+    line is: no document of that run is younger.
     """
     sources = list(dict.fromkeys(figure.source for figure in figures))
     rows = 2 if any(figure.change is not None for figure in figures) else 1
@@ -432,7 +432,7 @@ NO_FACTS = (
 class MetadataSettings:
     """How documents are grouped.
 
-    Groups of fewer than min_documents documents are counted only, as are those behind the
+    Groups of fewer than min_documents documents are counted only, as are those after the
     num_subjects largest subjects; mesh_tree is NLM's file of MeSH trees (None: by descriptor), and
     mesh_depth the depth of their branches: 1 as C04, 2 as C04.588. newest_year marks the youngest
     document trained on (None: as the training runs tell).
@@ -560,7 +560,7 @@ class _View:
             + self._explanation()
             + " Years differ in their documents too: the change compares models on the same ones."
         )
-        mark = "A dashed line stands behind the newest year of a training run. " if newest else ""
+        mark = "A dashed line is behind the newest year of a training run. " if newest else ""
         picture = Picture(
             name=f"{name}_curve",
             caption=f"Bits per byte by year, and their change. {mark}Bands are intervals.",

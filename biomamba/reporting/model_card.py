@@ -251,7 +251,7 @@ def restriction_note(lineage: Lineage) -> str:
         lines.append(
             "These weights were trained on data that may not be shared, and a language model can "
             "give back what it was trained on: treat them as restricted as the data. Do not upload "
-            "them where the data may not lie."
+            "them where the data may not be."
         )
     lines += [f"- {why}" for why in restricted]
     lines += [f"- {what}: whether it may be shared is {_UNKNOWN}" for what in unknown]
@@ -337,7 +337,7 @@ def _kept_out(run: TrainedRun) -> str:
     if run.tasks:
         return (
             "fine-tuned on the training splits of its tasks, never on their test splits; whether "
-            f"its items stand in other benchmarks is {_UNKNOWN}."
+            f"its items are in other benchmarks is {_UNKNOWN}."
         )
     streamed = run.record.get("data", {}).get("streamed", {}).get("benchmark_files")
     if streamed is not None:
@@ -568,8 +568,8 @@ python -m biomamba.generate checkpoint={facts.name} prompt="The patient was"
 python -m biomamba.evaluate checkpoint={facts.name} task=[pubmedqa]
 ```
 
-Every document of the training begins with the end-of-document token, which is also the
-beginning-of-document token: begin a prompt with it, as above (biomamba does it by itself). In a
+Every document of the training starts with the end-of-document token, which is also the
+beginning-of-document token: start a prompt with it, as above (biomamba does it by itself). In a
 text, AutoTokenizer reads the literal name of this token as the token; biomamba reads it as plain
 text, and so does `tokenizer(text, split_special_tokens=True)`. Generation is greedy unless told
 otherwise."""

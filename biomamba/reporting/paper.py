@@ -58,7 +58,7 @@ class Paper:
 
     Attributes:
         title: What was measured.
-        source: Where the values stand.
+        source: Where the values are.
         subjects: Our names of the source or task; of the first the figures compare, the others are
             other test sets that are shown as such.
         values: Metric, as in our records -> scale -> published value, a share where it is one.
@@ -175,7 +175,7 @@ def _told(value: Any) -> str:
 
 
 # -------------------------------------------------------------------------------------------------
-# Figures of ours that may stand beside one of a paper.
+# Figures of ours that may be beside one of a paper.
 # -------------------------------------------------------------------------------------------------
 
 

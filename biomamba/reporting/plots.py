@@ -44,7 +44,7 @@ def positions_plot(records: Sequence[ResultRecord]) -> bytes:
 
 
 def _middle(record: ResultRecord) -> float:
-    """Return the geometric middle of a bucket; the first one begins at 0."""
+    """Return the geometric middle of a bucket; the first one starts at 0."""
     assert record.first_position is not None
     assert record.end_position is not None
     return float((max(record.first_position, 1) * record.end_position) ** 0.5)
@@ -54,7 +54,7 @@ def _middle(record: ResultRecord) -> float:
 # Comparisons of models as pictures.
 # -------------------------------------------------------------------------------------------------
 
-# Colours that the colour-blind tell apart (Okabe and Ito).
+# Colors that the color-blind tell apart (Okabe and Ito).
 _COLOURS = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 _MAX_COLUMNS = 3
 
@@ -144,7 +144,7 @@ def changes_plot(changes: Mapping[str, Mapping[str, NDArray[np.float64]]], refer
     figure = Figure(figsize=(4.2 * columns, 3.2 * lines), layout="constrained")
     panels = figure.subplots(lines, columns, squeeze=False).flatten()
     for panel, (source, models) in zip(panels, changes.items(), strict=False):
-        # The reference has the first colour in every picture.
+        # The reference has the first color in every picture.
         for colour, (model, values) in zip(
             _COLOURS[1:] * len(models), models.items(), strict=False
         ):
@@ -175,7 +175,7 @@ def _png(figure: Figure) -> bytes:
 # Learning curves as pictures, several runs in one.
 # -------------------------------------------------------------------------------------------------
 
-# Colours that the colour-blind tell apart (Okabe and Ito).
+# Colors that the color-blind tell apart (Okabe and Ito).
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _MANY = 5e5  # tokens, from which on they are counted in millions
 
@@ -252,7 +252,7 @@ def png_of(figure: Figure) -> bytes:
 
 
 def _colours(recipes: Sequence[RunGroup]) -> dict[str, str]:
-    """Return a colour for each recipe, the same in all panels."""
+    """Return a color for each recipe, the same in all panels."""
     return {recipe.name: COLOURS[n % len(COLOURS)] for n, recipe in enumerate(recipes)}
 
 
@@ -278,7 +278,7 @@ class _Scale:
         self.label = f"tokens trained on, {name}" if self._in_tokens else "steps"
 
     def places(self, run: TrainingRun, curve: Curve) -> list[float]:
-        """Return where the points of a curve lie; between logged steps tokens are interpolated."""
+        """Return where the points of a curve are; between logged steps tokens are interpolated."""
         if not self._in_tokens:
             return [float(step) for step in curve]
         known = run.tokens_by_step
@@ -323,7 +323,7 @@ def _finish(panel: Axes) -> None:
 # Recipes beside each other as pictures: figures with intervals, and the seeds as small dots.
 # -------------------------------------------------------------------------------------------------
 
-# Colours that the colour-blind tell apart (Okabe and Ito).
+# Colors that the color-blind tell apart (Okabe and Ito).
 _PLAIN, _TOLD, _SEED = "0.35", "#D55E00", "#0072B2"
 _SIGNIFICANT = 0.05
 
@@ -332,7 +332,7 @@ def recipes_plot(records: Sequence[ComparisonRecord], reference: str) -> bytes:
     """Draw one figure of every model, a panel per subject and a line per model, as a PNG.
 
     Large dots are means with their intervals, small ones the seeds. The line is the reference; what
-    differs from it by p (Holm) below 0.05 is filled in the second colour.
+    differs from it by p (Holm) below 0.05 is filled in the second color.
     """
     subjects = list(dict.fromkeys(record.subject for record in records))
     models = list(dict.fromkeys(record.model for record in records))

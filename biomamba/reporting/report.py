@@ -39,7 +39,7 @@ from biomamba.runtime.files import write_bytes, write_text
 # A report as one HTML file that needs nothing else: no server, no script, no other file.
 # -------------------------------------------------------------------------------------------------
 
-ABSTRACT = "in-short"  # anchor of the section that stands above the contents
+ABSTRACT = "in-short"  # anchor of the section that is above the contents
 _PNG_WIDTH = slice(16, 20)  # bytes of a PNG that hold its width
 _STYLE = """
 :root { color-scheme: light dark; --text: #1c1e21; --soft: #5c6470; --line: #d9dde3;
@@ -92,7 +92,7 @@ th:first-child, td:first-child { position: sticky; left: 0; background: inherit;
 def report_html(title: str, subtitle: str, sections: Sequence[Section]) -> str:
     """Return the file; every text in it is escaped."""
     labels = labels_of(sections)
-    # What a reader wants first stands above the contents.
+    # What a reader wants first is above the contents.
     first = [section for section in sections if section.anchor == ABSTRACT]
     rest = [section for section in sections if section.anchor != ABSTRACT]
     links = [f'<li><a href="#{s.anchor}">{escape(s.title)}</a></li>' for s in rest]

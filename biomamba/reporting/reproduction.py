@@ -29,7 +29,7 @@ class Card:
         status: `run`: the same model on the same test set; `another model`: what there is instead,
             which must not be compared; `not run`: nothing.
         gap: Ours minus the published value; None unless it was run.
-        is_inside: Whether the published value lies in our interval; None unless it was run.
+        is_inside: Whether the published value is in our interval; None unless it was run.
         filtered: Whether the items of a task were kept out of the training data of our model (see
             TaskRecord); None for documents of a source.
         paper_low, paper_high: Of a published share of hits, from the number of items.
@@ -209,7 +209,7 @@ def card_section(cards: Sequence[Card]) -> Section:
             ],
         )
     parts: list[Part] = [
-        f"{_counted(cards)} A value of another model, or of another test set, stands here to show "
+        f"{_counted(cards)} A value of another model, or of another test set, is here to show "
         "what there is; it is not compared with the published one."
     ]
     for name in dict.fromkeys(card.paper for card in cards):
@@ -257,7 +257,7 @@ def _table(name: str, cards: Sequence[Card]) -> Table:
     return Table(
         name=f"cards_{name}",
         caption=f"{first.title}. Published: {first.source}. Inside: whether the published value "
-        "lies in our interval. Filtered: whether the files of the test are among those that our "
+        "is in our interval. Filtered: whether the files of the test are among those that our "
         "training data were filtered against. reproduction_cards.md and .json have every card in "
         "full.",
         header=[

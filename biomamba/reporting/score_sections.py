@@ -226,7 +226,7 @@ def _table(
         name="frontier",
         caption="A model is not dominated if no other one is lower in one figure and not higher in "
         "the other, by means. Intervals are over documents, and over seeds where there are "
-        "several; where they overlap, a rank may be chance: paired tests stand above.",
+        "several; where they overlap, a rank may be chance: paired tests are above.",
         header=[header[index] for index in shown],
         rows=[[row[index] for index in shown] for row in rows],
         files=files,
@@ -393,9 +393,9 @@ def _counted(scores: ReportScores, ladder: Mapping[str, float]) -> str:
 
 
 def _fit_row(name: str, fit: ScalingFit) -> list[str]:
-    note = "-" if fit.is_told else "E and B are not told apart"
+    note = "-" if fit.is_told else "E and B are not distinguished"
     if fit.curve.is_bound:
-        note = "at the end of a range: not told apart by these losses"
+        note = "at the end of a range: not distinguished by these losses"
     parameters = [_interval_text(fit.floor, ".3f"), _interval_text(fit.coefficient, ".3g")]
     return [
         name,

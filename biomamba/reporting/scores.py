@@ -29,10 +29,10 @@ class RunLinks:
 
 
 def link_runs(models: Iterable[StoredModel], runs: Sequence[TrainingRun]) -> RunLinks:
-    """Find the run of every checkpoint: by where it lay, or else by its weights.
+    """Find the run of every checkpoint: by where it was, or else by its weights.
 
     The path of an evaluation may be from another folder or machine: its end decides then. Weights
-    that lie there must have the sha256 that was evaluated; if none lie there, the path is believed.
+    that are there must have the sha256 that was evaluated; if none are there, the path is believed.
     """
     links, weights = RunLinks(), _Weights()
     for model in models:
@@ -50,7 +50,7 @@ def link_runs(models: Iterable[StoredModel], runs: Sequence[TrainingRun]) -> Run
         if model.checkpoint not in links.runs and len(exact) == 1:
             links.notes.append(
                 f"The weights in {exact[0].folder / name} are not those that were evaluated: they "
-                "were trained anew since; evaluate them again."
+                "were trained again since; evaluate them again."
             )
     return links
 
@@ -100,7 +100,7 @@ class _Weights:
 
 
 def relinked(model: StoredModel, links: RunLinks) -> StoredModel:
-    """Return a model with the path of its weights where they lie now."""
+    """Return a model with the path of its weights where they are now."""
     folder: Mapping[str, Path] = links.folders
     path = str(folder[model.checkpoint]) if model.checkpoint in folder else model.path
     return StoredModel(model.label, model.checkpoint, path, dict(model.scored))
@@ -116,14 +116,14 @@ class ReportScores:
     """What can be compared.
 
     Attributes:
-        models: Every model on every source that it was scored on; the one that others began with
+        models: Every model on every source that it was scored on; the one that others started with
             first. The seeds of a recipe are one model.
         panels: Models that were scored on the same sources in the same way, with these only.
         notes: What cannot be compared, and why.
-        paths: Where the weights lie, by sha256.
+        paths: Where the weights are, by sha256.
         files: The files that hold the scores.
         groups: The training runs of a model, where they are known.
-        origins: Name of the model that the runs of a model began with, where that was scored.
+        origins: Name of the model that the runs of a model started with, where that was scored.
         trained: The training runs of a checkpoint by its sha256, of those asked tasks too.
     """
 
@@ -212,7 +212,7 @@ def _with_groups(
 def _origins(
     models: Models, groups: Mapping[str, RunGroup], paths: Mapping[str, str]
 ) -> dict[str, str]:
-    """Return the model that the runs of each model began with."""
+    """Return the model that the runs of each model started with."""
     found = {}
     for name, group in groups.items():
         settings = group.settings.get("model")
@@ -226,7 +226,7 @@ def _origins(
 
 
 def _in_order(models: Models, origins: Mapping[str, str], every: Sequence[StoredModel]) -> Models:
-    """Return the model first that most others began with, or were evaluated beside."""
+    """Return the model first that most others started with, or were evaluated beside."""
     beside = Counter(model.checkpoint for model in every)
     began = Counter(origins.values())
 

@@ -126,7 +126,7 @@ def tasks_section(
 
 def _table(evaluation: Evaluation, task: str, records: Sequence[TaskRecord], number: int) -> Table:
     header, rows = task_cells(records)
-    # The caption names the task; how intervals were made stands in the CSV file.
+    # The caption names the task; how intervals were made is in the CSV file.
     shown = [index for index, name in enumerate(header) if name not in ("task", "interval")]
     first = next((record for record in records if record.answer), records[0])
     chosen = [str(first.answer[key]) for key in ("by", "decision") if first.answer.get(key)]

@@ -31,7 +31,7 @@ def coverage(ledger: Ledger) -> str:
 def summary(found: Mapping[str, SourceTotals], epoch_tokens: Mapping[str, int]) -> str:
     """Return tokens, share, epochs and repetition of each source; epochs where they are known."""
     total = max(1, sum(source.tokens for source in found.values()))
-    header = ["source", "tokens", "share", "epochs", "documents", "times begun: documents"]
+    header = ["source", "tokens", "share", "epochs", "documents", "times started: documents"]
     rows = [
         [
             name,

@@ -31,8 +31,8 @@ _READING = (
 )
 _SAME_SOURCES = "runs on the same sources share a panel: losses on other texts do not compare."
 _DOTS = (
-    "Hollow dot: before the run; filled dot: after it. A run that began with another one's weights "
-    "starts anew at 0."
+    "Hollow dot: before the run; filled dot: after it. A run that started from the weights of "
+    "another one starts again at 0."
 )
 
 
@@ -104,7 +104,7 @@ def curves_section(groups: Sequence[RunGroup], families: Families | None = None)
         parts.append(table)
     missing = [run.name for group in groups for run in group.runs if not run.curves]
     if missing:
-        parts.append(f"No TensorBoard events lie in {', '.join(missing)}: no curves of them.")
+        parts.append(f"No TensorBoard events are in {', '.join(missing)}: no curves of them.")
     return Section(title, parts)
 
 
@@ -191,7 +191,7 @@ def _facts(run: TrainingRun) -> dict[str, str]:
     trained = record.get("parameters", {}).get("trained")
     return {
         "model": _model(run.settings),
-        "began with": _began_with(run.settings),
+        "started with": _began_with(run.settings),
         "parameters": _count(actual.total_parameters),
         "trained": NONE if trained == actual.total_parameters else _count(trained),
         "sources": ", ".join(record.get("sources", {})) or NONE,

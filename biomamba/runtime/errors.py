@@ -1,4 +1,4 @@
-"""Errors that a user can cause and mend.
+"""Errors that a user can cause and fix.
 
 Each message names the key or file, what was found, what is allowed and what to do. The command
 line programs print it without a traceback and exit with code 2; anything else is a defect and
@@ -12,7 +12,7 @@ from types import ModuleType
 
 
 class BioMambaError(Exception):
-    """Base of all errors that the user can mend."""
+    """Base of all errors that the user can fix."""
 
 
 class ConfigError(BioMambaError, ValueError):
@@ -32,7 +32,7 @@ class MissingDependencyError(BioMambaError):
 
 
 class TrainingError(BioMambaError):
-    """A run cannot go on without damage to its result."""
+    """A run cannot continue without damage to its result."""
 
 
 class FileError(BioMambaError):

@@ -159,7 +159,7 @@ def loads(text: str | bytes) -> Any:
 def parse_json(
     text: str, where: str, shape: Shape | None = None, *, error: type[BioMambaError] = DataError
 ) -> Any:
-    """Return the value of a JSON text that stands at `where`; see `read_json`."""
+    """Return the value of a JSON text that is at `where`; see `read_json`."""
     try:
         content = loads(text)
     except ValueError as problem:

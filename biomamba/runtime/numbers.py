@@ -26,7 +26,7 @@ def check_number(
     at_most: float | None = None,
     optional: bool = False,
 ) -> None:
-    """Check that a number is finite and lies within the given bounds.
+    """Check that a number is finite and is within the given bounds.
 
     Args:
         name: Key of the number, for the message.

@@ -1,7 +1,7 @@
 """Output that nobody reads any more: a closed pipe or terminal never ends a program.
 
 `python -m biomamba.train ... | head -1` closes the pipe after a line, and a lost SSH connection the
-terminal. A later print would raise BrokenPipeError or EIO wherever it stands, before models and
+terminal. A later print would raise BrokenPipeError or EIO wherever it is, before models and
 records are written. What cannot be shown is dropped; log files and records keep it.
 """
 

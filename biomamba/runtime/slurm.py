@@ -12,7 +12,7 @@ from datetime import datetime
 from biomamba.runtime import signals
 
 _TIMEOUT_SECONDS = 20
-_AGAIN = "start the same command again to go on"
+_AGAIN = "start the same command again to continue"
 _FIELD = re.compile(r"(\w+)=(\S+)")
 
 
@@ -53,7 +53,7 @@ def end_time() -> float | None:
 
 
 def go_on(number: int) -> str:
-    """Say how a run that a signal stopped goes on; SLURM is asked unless a person stopped it."""
+    """Say how a run that a signal stopped continues; SLURM is asked unless a person stopped it."""
     return _AGAIN if number in signals.BY_HAND else requeue()
 
 
@@ -68,13 +68,15 @@ def requeue() -> str:
         return _AGAIN
     state = job_fields().get("JobState")
     if state is None:
-        return f"scontrol does not answer: run 'scontrol requeue {job}' to go on"
+        return f"scontrol does not answer: run 'scontrol requeue {job}' to continue"
     if state != "RUNNING":
         return f"job {job} is {state}, so it is left to SLURM"
     code, text = _scontrol("requeue", job)
     if code == 0:
         return f"job {job} is in the queue again"
-    return f"job {job} cannot be requeued ({text.strip()}): submit the same command again to go on"
+    return (
+        f"job {job} cannot be requeued ({text.strip()}): submit the same command again to continue"
+    )
 
 
 def _scontrol(*arguments: str) -> tuple[int, str]:

@@ -292,7 +292,7 @@ class BioASQYesNo(BioASQTask):
     def measures(
         self, items: Sequence[Item], predictions: Sequence[Prediction]
     ) -> Sequence[Measure]:
-        """Return macro-F1, the official main figure, accuracy and what stands behind them."""
+        """Return macro-F1, the official main figure, accuracy and what is behind them."""
         return label_figures(LABELS, items, predictions, main="macro_f1")
 
 

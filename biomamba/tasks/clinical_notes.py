@@ -154,7 +154,7 @@ def section_figure(outputs: Sequence[str], references: Sequence[Sequence[str]]) 
 
 def _output(item: Item, prediction: Prediction) -> str:
     if prediction.id != item.id:
-        raise ValueError(f"prediction {prediction.id} stands where item {item.id} is measured")
+        raise ValueError(f"prediction {prediction.id} is in the place of item {item.id}")
     return "" if prediction.status == EMPTY else prediction.text
 
 
@@ -162,7 +162,7 @@ def _output(item: Item, prediction: Prediction) -> str:
 # Tasks made of whole notes: which notes a split has, and how many.
 #
 # The split is that of the hash of the patient, so all notes of a patient are in one split. A text
-# that stands in two splits stays in the held-out one only, and one that comes twice in a split
+# that is in two splits stays in the held-out one only, and one that comes twice in a split
 # stays once: templated reports of different patients can be the same to the letter. Case, spacing
 # and punctuation make no difference.
 # -------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""The sections of clinical notes: where each heading stands and what follows it.
+"""The sections of clinical notes: where each heading is and what follows it.
 
 Texts are cut, never changed: the sections in their order give back the whole text, and a heading
 that comes twice gives two sections.
@@ -49,7 +49,7 @@ discharge condition
 discharge instructions
 followup instructions|follow-up instructions|follow up instructions
 """
-# And what other notes have; in MIMIC-IV-Note these words stand inside of sections.
+# And what other notes have; in MIMIC-IV-Note these words are inside of sections.
 _OF_OTHERS = """
 allergies|allergy
 attending|attending physician
@@ -126,10 +126,10 @@ _GAP = r"(?:[^\S\r\n\x0b\x0c\x85\u2028\u2029]|[\u00ad\u200b-\u200d\u2060\ufeff])
 _BREAK = r"(?:\r?\n|[\r\x0b\x0c\x85\u2028\u2029])"
 _LINE_START = r"(?:^|(?<=[\r\x0b\x0c\x85\u2028\u2029]))"
 _HYPHEN = r"[-\u2010-\u2015\u2212]"
-# Behind a heading: a colon, or a dash that begins no word.
+# After a heading: a colon, or a dash that starts no word.
 _MARK = rf"(?:[:\uff1a]+{_GAP}*{_HYPHEN}*(?=\s|\Z|[^-])|{_HYPHEN}+(?=\s|\Z)|[\u2012-\u2015]+)"
 _BOLD = r"[*=]{0,3}"
-# Sections that are written at the discharge. Their headings count inside of a line too, behind
+# Sections that are written at the discharge. Their headings count inside of a line too, after
 # words as "see": what follows must not be taken for the section before.
 _AT_DISCHARGE = (
     "brief hospital course",
@@ -159,9 +159,9 @@ def _spellings(names: Sequence[str]) -> str:
 
 
 def _line_pattern(names: Sequence[str]) -> re.Pattern[str]:
-    """Match a heading that begins a line and has it to itself or a mark behind it.
+    """Match a heading that starts a line and has it to itself or a mark after it.
 
-    Those of the discharge also where a line refers to them, and the brief hospital course behind
+    Those of the discharge also where a line refers to them, and the brief hospital course after
     the end of a sentence if it is written with capitals.
     """
     end = rf"{_GAP}*{_BOLD}{_GAP}*(?:{_MARK}{_BOLD}{_GAP}*{_BREAK}?|\.?{_GAP}*(?:{_BREAK}|\Z))"
@@ -179,7 +179,7 @@ def _line_pattern(names: Sequence[str]) -> re.Pattern[str]:
 _PATTERNS = {
     "mimic": _line_pattern(list(_MIMIC_NAMES)),
     "lines": _line_pattern(list(_NAME_OF)),
-    # In capitals, at the beginning or behind a comma or full stop, before a mark or comma.
+    # In capitals, at the beginning or after a comma or full stop, before a mark or comma.
     "inline": re.compile(
         r"(?:\A|(?<=[,.\n])|(?<=[,.]\s)|(?<=[,.]\s\s))"
         rf"(?P<name>{_spellings([name.upper() for name in _NAME_OF])})"
@@ -204,7 +204,7 @@ class Section:
     """One heading and what follows it up to the next one.
 
     Attributes:
-        heading: Its common name in lower case; empty for what stands before the first heading.
+        heading: Its common name in lower case; empty for what is before the first heading.
         title: The heading as it is written, with its colon and the white space around it.
         body: What follows; may be empty.
     """
@@ -278,8 +278,8 @@ def headings_of(text: str) -> frozenset[str]:
 #
 # Source: LeoYML/BioMamba@e61db22, ft_biomamba/mimic_data.py. It does not know "Brief Hospital
 # Course", so that text stays in the section before it, often "Pertinent Results"; of headings that
-# come twice only the last is kept; a heading behind an empty section is not seen; a heading needs
-# no colon, so a line "Medications on Admission:" begins a section "Medications".
+# come twice only the last is kept; a heading after an empty section is not seen; a heading needs
+# no colon, so a line "Medications on Admission:" starts a section "Medications".
 # -------------------------------------------------------------------------------------------------
 
 PREAMBLE = "preamble"

@@ -32,7 +32,7 @@ from biomamba.tasks.task import (
 class DialogueTask(WritingTask):
     """A text is written from a dialogue of doctor and patient.
 
-    A dialogue that stands with the same text in a later split too (train, val, test) is left out
+    A dialogue whose text is also in a later split (train, val, test) is left out
     and counted; case, punctuation and white space make no difference.
 
     Attributes:
@@ -170,7 +170,7 @@ SECTIONS = MappingProxyType(
 class MtsDialog(DialogueTask):
     """The text of a section whose header is given, by the official files.
 
-    The ids of the files begin at 0 in each, so an item is named by file and id. Parts: `dialogue`,
+    The ids of the files start at 0 in each, so an item is named by file and id. Parts: `dialogue`,
     `section` (the header in words). Facts: `section_header` and `file`.
     """
 

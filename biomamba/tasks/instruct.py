@@ -2,7 +2,7 @@
 
 Everything that holds for pretraining holds here: step t is a pure function of seed, shares and t,
 whatever the ranks, workers and micro-batches; samples keep their own state; a ledger says what was
-trained on; a run goes on where it was stopped.
+trained on; a run continues where it was stopped.
 """
 
 import math
@@ -133,7 +133,7 @@ class InstructBudget:
     """The size of a run, of which one of epochs and max_tokens is given.
 
     Attributes:
-        epochs: How often the tasks are passed over; a step that is begun is completed.
+        epochs: How often the tasks are passed over; a step that is started is completed.
         max_tokens: Positions of the whole run.
         tokens_per_step: Positions of one optimizer step over all ranks.
         seq_len: Positions of a row.
@@ -171,7 +171,7 @@ def epoch_of(
 ) -> tuple[int, Mixture]:
     """Return the rows of an epoch, and the mixture of the tasks.
 
-    An epoch without shares is every sample once. With shares it goes on until every task that has
+    An epoch without shares is every sample once. With shares it continues until every task that has
     one was passed over, by when the smaller ones were repeated.
     Source: arXiv 2408.02600 repeats its smaller set until it has its share.
 

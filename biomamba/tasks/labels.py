@@ -17,7 +17,7 @@ from biomamba.tasks.task import EMPTY, Prediction
 # The rule is strict, because what it cannot read counts as wrong and is reported as unparsable,
 # whereas a guess would be a figure about the guess:
 #
-# 1. A line is cut into clauses at punctuation and behind "answer is"; `-` and an apostrophe inside
+# 1. A line is cut into clauses at punctuation and after "answer is"; `-` and an apostrophe inside
 #    a word belong to it.
 # 2. A label counts where it opens or closes a clause, as whole words in any case, after `and`, `or`
 #    or `but` too: "No, it is not" and "The answer is yes since it helps", but not "normal", "there

@@ -1,4 +1,4 @@
-"""Multiple choice: the option with the largest likelihood behind its question is the answer."""
+"""Multiple choice: the option with the largest likelihood after its question is the answer."""
 
 import re
 import string
@@ -93,7 +93,7 @@ class Choice:
 
     Attributes:
         question: Text before the answer; that before the blank in a sentence of winogrande.
-        ending: Text behind the blank, which follows every option; empty otherwise.
+        ending: Text after the blank, which follows every option; empty otherwise.
         key: Hash of all texts, to find the same row under another id.
         match_key: Hash of their letters and digits, whatever their case and punctuation: what is
             equal for a question of another split.
@@ -153,7 +153,7 @@ def _choice(row: Row, columns: ChoiceColumns, where: str) -> Choice | Reject:
     if answer in columns.no_answer:
         return Reject("answer is secret", where)
     if columns.form == "winogrande" and not ending:
-        return Reject("no text behind a blank", where)
+        return Reject("no text after a blank", where)
     if reason := _reason(texts, options):
         return Reject(reason, where)
     if len(names) != len(options):
@@ -246,7 +246,7 @@ def _without_brackets(text: str) -> str:
 
 
 # -------------------------------------------------------------------------------------------------
-# Multiple choice: the option with the largest likelihood behind its question is the answer.
+# Multiple choice: the option with the largest likelihood after its question is the answer.
 # -------------------------------------------------------------------------------------------------
 
 NORMALISE = ("bytes", "tokens", "none")
@@ -257,8 +257,8 @@ WRITTEN_AS = ("text", "letter")
 class MultipleChoice(Task):
     """Questions with options, from local files or from the hub.
 
-    The parts of a prompt are `question` and `options` (one per line behind its letter).
-    In winogrande the options stand inside the question and what is scored follows them
+    The parts of a prompt are `question` and `options` (one per line after its letter).
+    In winogrande the options are inside the question and what is scored follows them
     (`Item.option_parts`).
 
     Attributes:
@@ -300,7 +300,7 @@ class MultipleChoice(Task):
             "none",
         ):
             raise ConfigError(
-                "form winogrande scores one ending behind each option; set written_as to text and "
+                "form winogrande scores one ending after each option; set written_as to text and "
                 "normalise to none"
             )
 

@@ -30,7 +30,7 @@ class Item:
         references: What an answer is compared with: groups of texts that mean the same. A label
             task needs none.
         options: Answers to choose from, differing from item to item; empty in other tasks.
-        option_parts: The parts that each option replaces, where the options stand in the prompt and
+        option_parts: The parts that each option replaces, where the options are in the prompt and
             the target, the same for all, follows them; empty where the options are the answers.
         group: Items of one group stay in one split and are drawn together by a bootstrap, as the
             notes of one patient; None: the item is a group of its own.
@@ -66,7 +66,7 @@ class Items:
 # -------------------------------------------------------------------------------------------------
 
 CUTS = ("left", "middle", "right")
-_GAP = " ... "  # stands where the middle of a part was left out
+_GAP = " ... "  # marks where the middle of a part was left out
 
 
 class PromptTooLongError(DataError):

@@ -105,7 +105,7 @@ class PubMedQA(Task):
     def items(self, split: str) -> Items:
         """Return `train` or `val`, neither with a test question.
 
-        A question of the test, or of `val`, that stands in the file under another PMID too is left
+        A question of the test, or of `val`, that is in the file under another PMID too is left
         out of what comes before it, and counted.
         """
         check_training_split(split)
@@ -140,7 +140,7 @@ class PubMedQA(Task):
     def measures(
         self, items: Sequence[Item], predictions: Sequence[Prediction]
     ) -> Sequence[Measure]:
-        """Return accuracy, macro-F1 and what stands behind them."""
+        """Return accuracy, macro-F1 and what is behind them."""
         return label_figures(self.answer.labels, items, predictions)
 
     @property
@@ -241,6 +241,6 @@ def _item(record: PubMedQARecord) -> Item | Reject:
 
 
 def _context(sections: Sequence[str], texts: Sequence[str]) -> str:
-    """Join the sections that have a text, each behind its label."""
+    """Join the sections that have a text, each after its label."""
     pairs = [(name.strip(), text.strip()) for name, text in zip(sections, texts, strict=True)]
     return "\n\n".join(f"{name}: {text}" if name else text for name, text in pairs if text)

@@ -94,7 +94,7 @@ class Task(ABC):
 
     Attributes:
         name: Name of the task in tables and files.
-        protocol: Which published protocol the figures follow, as `pqal-500-3way`; stands beside
+        protocol: Which published protocol the figures follow, as `pqal-500-3way`; is beside
             every figure.
         prompt: How an item is put to a model.
         access: `restricted` keeps every text of the items out of logs, exceptions, event files and
@@ -323,12 +323,12 @@ def _chosen(items: Sequence[Item], limit: int) -> list[Item]:
 
 
 def check_apart(parts: Iterable[tuple[str, Items]]) -> None:
-    """Raise DataError if an item or a group stands in two splits."""
+    """Raise DataError if an item or a group is in two splits."""
     home: dict[str, str] = {}
     for split, found in parts:
         for unit in sorted({item.unit for item in found.items}):
             if home.setdefault(unit, split) != split:
-                raise DataError(f"{unit} stands in {home[unit]} and in {split}: splits must differ")
+                raise DataError(f"{unit} is in {home[unit]} and in {split}: splits must differ")
 
 
 def reasons_of(rejects: Counter[str]) -> str:

@@ -24,14 +24,14 @@ Prompts = Sequence[Sequence[int]]
 
 
 class Continuation(Protocol):
-    """Rows that are being continued behind their context."""
+    """Rows that are being continued after their context."""
 
     def reset(self) -> None:
         """Go back to the end of the context, as far as it makes a difference."""
         ...
 
     def step(self, ids: Tensor) -> Tensor:
-        """Return the most likely next id of each row (rows,) behind these ids (rows,)."""
+        """Return the most likely next id of each row (rows,) after these ids (rows,)."""
         ...
 
     def held_bytes(self) -> int:
@@ -68,18 +68,18 @@ class Subject(Protocol):
         ...
 
     def hidden(self, ids: Tensor) -> Tensor:
-        """Return the hidden vectors (rows, length, d_model) behind the last norm."""
+        """Return the hidden vectors (rows, length, d_model) after the last norm."""
         ...
 
     def first_ids(self, prompts: Prompts, new_tokens: int) -> Tensor:
         """Read the prompts and return the most likely next id of each (rows,).
 
-        Whatever `new_tokens` more ids will need is kept as it would be to go on.
+        Whatever `new_tokens` more ids will need is kept as it would be to continue.
         """
         ...
 
     def begin(self, prompts: Prompts, new_tokens: int) -> tuple[Tensor, Continuation]:
-        """Read the prompts; return the most likely next ids and what continues behind them."""
+        """Read the prompts; return the most likely next ids and what continues after them."""
         ...
 
     def operations(self, point: Point, new_tokens: int) -> float:
@@ -142,7 +142,7 @@ class MambaSubject:
         return self._model.head_weight
 
     def hidden(self, ids: Tensor) -> Tensor:
-        """Return the hidden vectors (rows, length, d_model) behind the last norm."""
+        """Return the hidden vectors (rows, length, d_model) after the last norm."""
         return self._model.hidden(ids, keeps_states=False)[0]
 
     def first_ids(self, prompts: Prompts, new_tokens: int) -> Tensor:
@@ -153,7 +153,7 @@ class MambaSubject:
         return logits.argmax(-1)
 
     def begin(self, prompts: Prompts, new_tokens: int) -> tuple[Tensor, "MambaContinuation"]:
-        """Read the prompts; return the most likely next ids and what continues behind them."""
+        """Read the prompts; return the most likely next ids and what continues after them."""
         del new_tokens
         with self._autocast():
             logits, states = prefill(self._model, prompts, self._prefill_tokens)
@@ -185,7 +185,7 @@ class MambaSubject:
 
 
 class MambaContinuation:
-    """Rows behind their context, whose state has the same size wherever they are."""
+    """Rows after their context, whose state has the same size wherever they are."""
 
     def __init__(self, decoder: Decoder) -> None:
         self._decoder = decoder
@@ -194,7 +194,7 @@ class MambaContinuation:
         """Do nothing: the work does not depend on the position."""
 
     def step(self, ids: Tensor) -> Tensor:
-        """Return the most likely next id of each row (rows,) behind these ids (rows,)."""
+        """Return the most likely next id of each row (rows,) after these ids (rows,)."""
         return self._decoder.step(ids).argmax(-1)
 
     def held_bytes(self) -> int:
@@ -321,7 +321,7 @@ def import_transformers() -> Any:
 class TransformerSubject:
     """A Transformer, measured; see `Subject`.
 
-    Keys and values lie in memory that is taken once for the whole row, so that no token copies
+    Keys and values are in memory that is taken once for the whole row, so that no token copies
     them. Full rows need no mask, which lets SDPA take its fastest kernel.
     """
 
@@ -374,7 +374,7 @@ class TransformerSubject:
         return weight
 
     def hidden(self, ids: Tensor) -> Tensor:
-        """Return the hidden vectors (rows, length, d_model) behind the last norm."""
+        """Return the hidden vectors (rows, length, d_model) after the last norm."""
         found: Tensor = self.module.gpt_neox(ids, use_cache=False).last_hidden_state
         return found
 
@@ -383,7 +383,7 @@ class TransformerSubject:
         return self.begin(prompts, new_tokens)[0]
 
     def begin(self, prompts: Prompts, new_tokens: int) -> tuple[Tensor, "TransformerContinuation"]:
-        """Read the prompts; return the most likely next ids and what continues behind them."""
+        """Read the prompts; return the most likely next ids and what continues after them."""
         ids = torch.tensor(prompts, device=self.head_weight.device)
         size = ids.shape[1] + new_tokens
         cache = import_transformers().StaticCache(self.module.config, max_cache_len=size)
@@ -409,18 +409,18 @@ class TransformerSubject:
 
 
 class TransformerContinuation:
-    """Rows behind their context, with the keys and values of everything before."""
+    """Rows after their context, with the keys and values of everything before."""
 
     def __init__(self, module: Any, cache: Any, context: int) -> None:
         self._module, self._cache, self._context = module, cache, context
 
     def reset(self) -> None:
-        """Forget the ids behind the context."""
+        """Forget the ids after the context."""
         for layer in self._cache.layers:
             layer.cumulative_length.fill_(self._context)
 
     def step(self, ids: Tensor) -> Tensor:
-        """Return the most likely next id of each row (rows,) behind these ids (rows,)."""
+        """Return the most likely next id of each row (rows,) after these ids (rows,)."""
         found = self._module(ids.unsqueeze(1), past_key_values=self._cache, use_cache=True)
         ids = found.logits[:, -1].argmax(-1)
         return ids

@@ -237,7 +237,7 @@ class Task(Protocol):
         ...
 
     def held_bytes(self) -> int:
-        """Count the bytes that lie in memory between two runs."""
+        """Count the bytes that are in memory between two runs."""
         ...
 
 
@@ -308,7 +308,7 @@ def _seconds(task: Task, clock: Clock) -> float:
 
 
 def _reason(error: RuntimeError | MemoryError) -> str:
-    """Return the words of an error of memory; any other one is a defect and goes on."""
+    """Return the words of an error of memory; any other one is a defect and continues."""
     reason = exhausted(error)
     if reason is None:
         raise error

@@ -49,7 +49,7 @@ class EfficiencySettings:
 
     Attributes:
         phases: Some of `train` (a whole step), `prefill` (time to the first token) and `decode`
-            (tokens behind a context).
+            (tokens after a context).
         lengths: Tokens of a row; of the context in `decode`.
         batches: Rows at once; each with every length.
         repeats: Measurements of each point; the models take turns.
@@ -144,7 +144,7 @@ class EfficiencySettings:
 # -------------------------------------------------------------------------------------------------
 
 EFFICIENCY_FILE = "efficiency.jsonl"
-# What must be the same for points to stand beside each other, inside of provenance.
+# What must be the same for points to be beside each other, inside of provenance.
 _PROVENANCE = ("machine", "versions")
 
 
@@ -160,7 +160,7 @@ class EfficiencyRecord:
         tokens_per_second: Of the median repeat: read, or written in `decode`.
         operations: Useful operations of one repeat.
         peak_operations_per_second: Of a product of square matrices in the same turns.
-        utilisation: Operations per second of the median repeat over that peak.
+        utilization: Operations per second of the median repeat over that peak.
         held_bytes: Weights, states and caches between two repeats.
         growth_bytes: What came on top at the most; None: the system does not tell.
         conditions: Settings that every point of a file shares.
@@ -432,7 +432,7 @@ def fit_growth(lengths: Sequence[int], seconds: Sequence[float]) -> Growth:
 
     The interval is Student's, for the slope of a straight line through log times: its residuals
     hold the noise of the machine and the bend of a curve that is no power, and both widen it. The
-    parts minimise the sum of squared relative errors.
+    parts minimize the sum of squared relative errors.
 
     Raises:
         ValueError: There are fewer than two lengths, or a time is not positive.

@@ -34,7 +34,7 @@ from biomamba.training.optimizer import AdamW
 from biomamba.training.step_guard import clip, global_norm
 
 # -------------------------------------------------------------------------------------------------
-# The three kinds of work that are measured: a step of training, a prompt, tokens behind it.
+# The three kinds of work that are measured: a step of training, a prompt, tokens after it.
 # -------------------------------------------------------------------------------------------------
 
 _OPTIMIZER = AdamW(lr=1e-5, weight_decay=0.1)
@@ -115,7 +115,7 @@ class PrefillTask:
 
 
 class DecodeTask:
-    """New tokens behind prompts that were read."""
+    """New tokens after prompts that were read."""
 
     @torch.no_grad()
     def __init__(self, subject: Subject, prompts: list[list[int]], new_tokens: int) -> None:
@@ -221,7 +221,7 @@ def measure(bench: Bench, makers: Mapping[str, MakeSubject], file: RecordFile) -
     todo = [p for p in points if any(not file.has(name, p) for name in makers)]
     progress = Progress([point.tokens for point in todo], bench.clock.now)
     if len(todo) < len(points):
-        bench.say(f"{len(points) - len(todo)} of {len(points)} points lie in {file.path} already")
+        bench.say(f"{len(points) - len(todo)} of {len(points)} points are in {file.path} already")
     for phase in bench.settings.phases:
         of_phase = [point for point in todo if point.phase == phase]
         if of_phase:

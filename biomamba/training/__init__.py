@@ -1,1 +1,1 @@
-"""The LightningModule, its optimiser, schedule and callbacks."""
+"""The LightningModule, its optimizer, schedule and callbacks."""

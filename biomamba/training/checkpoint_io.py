@@ -39,7 +39,7 @@ RUN_KEY = "run"
 
 @dataclass(frozen=True)
 class CheckpointRecord:
-    """What stands beside a checkpoint.
+    """What is beside a checkpoint.
 
     Attributes:
         step: Finished optimizer steps.
@@ -57,7 +57,7 @@ class CheckpointRecord:
 
     @staticmethod
     def path_for(checkpoint: Path) -> Path:
-        """Return where the record of a checkpoint lies."""
+        """Return where the record of a checkpoint is."""
         return checkpoint.with_name(f"{checkpoint.name}.json")
 
     @classmethod
@@ -122,7 +122,7 @@ class DurableCheckpointIO(CheckpointIO):
 
         Raises:
             CheckpointError: If weights are not finite, if it cannot be written, or an earlier one
-                could not; the old file stands, and no other is left.
+                could not; the old file stays, and no other is left.
         """
         self.wait()
         _check_finite(checkpoint, Path(path))
@@ -220,7 +220,7 @@ def _check_finite(checkpoint: Mapping[str, Any], path: Path) -> None:
         if is_weight and not torch.isfinite(value).all():
             raise CheckpointError(
                 f"{path} is not written: the weights of {name} are not finite. The earlier "
-                "checkpoints are whole; go on from one of them in another run "
+                "checkpoints are whole; continue from one of them in another run "
                 "(run_id=<new> resume=<checkpoint> allow_change=true) with a lower optimizer.lr"
             )
 
@@ -261,7 +261,7 @@ def _commit(temporary: Path, path: Path, run: dict[str, Any], digest: str) -> No
 
 
 def _reason(error: BaseException) -> str:
-    """Return the words of the first error of a chain: the disk's, not the serialiser's."""
+    """Return the words of the first error of a chain: the disk's, not the serializer's."""
     while (earlier := error.__cause__ or error.__context__) is not None:
         error = earlier
     return getattr(error, "strerror", None) or str(error).splitlines()[0]

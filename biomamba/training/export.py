@@ -35,7 +35,7 @@ from biomamba.training.checkpoint_io import CheckpointRecord, DurableCheckpointI
 from biomamba.training.resume import named_checkpoint
 
 # -------------------------------------------------------------------------------------------------
-# What an export begins with: a model folder or hub id, a run, or a checkpoint of a training.
+# What an export starts with: a model folder or hub id, a run, or a checkpoint of a training.
 # -------------------------------------------------------------------------------------------------
 
 Choice = Literal["model", "ema"]
@@ -54,7 +54,7 @@ class ExportSource:
         weights: Mapped, not read.
         config: Of their model.
         origin: Where they come from, as plain values for the record.
-        tokenizer_folder: Where its tokenizer lies, if anywhere.
+        tokenizer_folder: Where its tokenizer is, if anywhere.
         stored: The model folder; None for a checkpoint of a training.
         tokenizer_fingerprint: Of the data that a training checkpoint was trained on.
     """
@@ -280,7 +280,7 @@ def export(
 ) -> dict[str, Any]:
     """Write a source into a folder, read it back, and give the folder its name.
 
-    An earlier export there is replaced. Without a tokenizer the files of one that stand beside the
+    An earlier export there is replaced. Without a tokenizer the files of one that are beside the
     source are copied. `texts` are further files by name.
 
     Returns:
@@ -315,7 +315,7 @@ def export(
     except OSError as error:
         raise CheckpointError(
             f"cannot write {output} ({error.strerror}): nothing of it is left, and what was there "
-            "still is; make room or mend the rights, and run again"
+            "still is; make room or fix the rights, and run again"
         ) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -345,7 +345,7 @@ def check_tokenizer(source: ExportSource, tokenizer: Tokenizer | None) -> None:
         raise CheckpointError(
             f"the tokenizer has the fingerprint {tokenizer.fingerprint[:12]}, but "
             f"{source.origin['path']} was trained with {str(source.tokenizer_fingerprint)[:12]}; "
-            "give the tokenizer.json that lies in the folder of the prepared set"
+            "give the tokenizer.json that is in the folder of the prepared set"
         )
 
 

@@ -33,7 +33,7 @@ Figures = Sequence[Mapping[str, float]]
 
 
 class DueValidation(lightning.Callback):
-    """Makes the validation of the step that a run goes on at, where the stop came before it.
+    """Makes the validation of the step that a run continues at, where the stop came before it.
 
     Checkpoints are saved before the validation of their step. It must come after the callbacks
     that a validation concerns (`Ema`, `Selection`), so that they have taken in the checkpoint.
@@ -142,7 +142,7 @@ def check_all_steps(
     if step < num_steps and not is_stopped_early:
         raise TrainingError(
             f"the fit ended after {step} of {num_steps} steps, so the run is not finished and no "
-            "model is written; run the same command again to go on"
+            "model is written; run the same command again to continue"
         )
     if skipped_in_a_row:
         raise TrainingError(

@@ -148,10 +148,10 @@ def check_run_folder(overrides: Sequence[str]) -> None:
 
 
 # -------------------------------------------------------------------------------------------------
-# Say in one sentence what ended a run from outside, and that it can go on.
+# Say in one sentence what ended a run from outside, and that it can continue.
 # -------------------------------------------------------------------------------------------------
 
-_AGAIN = "the same command goes on behind the newest checkpoint"
+_AGAIN = "the same command continues after the newest checkpoint"
 # gloo raises bare RuntimeErrors where NCCL and the store have a class of their own.
 _LOST_RANK = re.compile(r"gloo/transport|Connection (closed|reset) by peer|Timed out waiting")
 _DEAD_WORKER = "DataLoader worker (pid"
@@ -187,7 +187,7 @@ def _reason(error: RuntimeError | OSError) -> str | None:
         )
     if isinstance(error, DistError) or _LOST_RANK.search(str(error)):
         return (
-            f"lost another rank of the run ({words}): it died or hangs, and the first error stands "
+            f"lost another rank of the run ({words}): it died or hangs, and the first error is "
             "in its own output"
         )
     return None

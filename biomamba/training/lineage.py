@@ -1,4 +1,4 @@
-"""The runs that made a model: its own, the one of the checkpoint it began with, and so on."""
+"""The runs that made a model: its own, the one of the checkpoint it started with, and so on."""
 
 import re
 import sys
@@ -175,8 +175,8 @@ class Lineage:
 
     Attributes:
         runs: The last one first.
-        base_model: Hub id that the first run began with, or that the weights are; None if none.
-        origin: What stands before the first run, in words.
+        base_model: Hub id that the first run started with, or that the weights are; None if none.
+        origin: What is before the first run, in words.
         inherited: Restrictions that an earlier export has recorded.
         recorded_filters: What an earlier export says of the data of the runs behind it.
         is_whole: Nothing was trained on before the first known run.
@@ -240,12 +240,12 @@ def find_lineage(checkpoint: str) -> Lineage:
             filters, is_whole = _recorded_filters(export, path)
             return Lineage(tuple(runs), base, origin, tuple(inherited), filters, is_whole)
         if folder in seen:
-            raise DataError(f"{folder}: by its settings the run began with its own model")
+            raise DataError(f"{folder}: by its settings the run started with its own model")
         seen.add(folder)
         settings = run_settings_in(folder)
         runs.append(_read_run(folder, settings))
         if "model" not in settings:
-            origin = f"what run {folder.name} began with is not known: it keeps no settings"
+            origin = f"what run {folder.name} started with is not known: it keeps no settings"
             return Lineage(tuple(runs), None, origin, tuple(inherited))
         named = settings["model"].get("checkpoint")
         if named is None:
@@ -261,7 +261,7 @@ def restrictions_of(
     Args:
         settings: The resolved configuration of the run.
         description: What its data says of itself, as in run.json.
-        start: The checkpoint that it goes on from.
+        start: The checkpoint that it continues from.
 
     Raises:
         DataError: A record of an earlier run cannot be read.
@@ -313,7 +313,7 @@ def _restrictions_in(settings: Mapping[str, Any], origin: Path, seen: set[Path])
     for key, value in settings.items():
         yield from _restricted_nodes(value, key)
     for name in _names_in(settings):
-        # Most values are no paths; some are too long for one, or begin with a "~" that is none.
+        # Most values are no paths; some are too long for one, or start with a "~" that is none.
         with suppress(OSError, RuntimeError):
             if (place := _locate(name, origin)) is not None:
                 yield from _restrictions_at(place.resolve(), seen)
@@ -355,7 +355,7 @@ def _names_in(value: Any) -> Iterator[str]:
 
 
 def _run_folder(path: Path) -> Path | None:
-    """Return the run that a path is or lies in: <run>, <run>/model, <run>/checkpoints/<file>."""
+    """Return the run that a path is or is in: <run>, <run>/model, <run>/checkpoints/<file>."""
     real = path.resolve()
     for folder in (real, real.parent, real.parent.parent):
         if path.exists() and (folder / RUN_RECORD).is_file():
@@ -367,8 +367,10 @@ def _beginning(checkpoint: str, path: Path, *, is_first: bool) -> tuple[str | No
     if not path.exists() and _HUB_ID.fullmatch(checkpoint):
         base = checkpoint.partition("@")[0]
         return base, f"the published weights {checkpoint}"
-    what = "of this model" if is_first else f"of {path.name}, which the first known run began with,"
-    return None, f"the training {what} is not known: no run.json lies beside its weights"
+    what = (
+        "of this model" if is_first else f"of {path.name}, which the first known run started with,"
+    )
+    return None, f"the training {what} is not known: no run.json is beside its weights"
 
 
 def _export_record(path: Path) -> dict[str, Any]:

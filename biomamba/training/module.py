@@ -1,8 +1,8 @@
-"""The LightningModule of every stage: one batch is one optimiser step.
+"""The LightningModule of every stage: one batch is one optimizer step.
 
-Manual optimisation, because only then is a step the unit of everything: the loader yields the
+Manual optimization, because only then is a step the unit of everything: the loader yields the
 micro-batches of one step, the loss is divided by the true number of target tokens of all ranks,
-and a checkpoint never lies between two micro-batches.
+and a checkpoint never is between two micro-batches.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -42,7 +42,7 @@ from biomamba.training.step_guard import (
 from biomamba.training.strategy import ShardedStrategy
 
 # -------------------------------------------------------------------------------------------------
-# What a step of training minimises, and within which limits.
+# What a step of training minimizes, and within which limits.
 # -------------------------------------------------------------------------------------------------
 
 
@@ -90,7 +90,7 @@ class SourceCounts(nn.Module):
 
     Attributes:
         tokens: (sources,) int64; tokens that were scored.
-        documents: (sources,) int64; documents that were begun, again in every epoch.
+        documents: (sources,) int64; documents that were started, again in every epoch.
 
     Args:
         names: The sources in the order of Batch.source.
@@ -148,7 +148,7 @@ class SourceCounts(nn.Module):
 
 
 # -------------------------------------------------------------------------------------------------
-# The LightningModule of every stage: one batch is one optimiser step.
+# The LightningModule of every stage: one batch is one optimizer step.
 # -------------------------------------------------------------------------------------------------
 
 _GUARD_KEY = "step_guard"
@@ -178,7 +178,7 @@ class LanguageModelingModule(lightning.LightningModule):
         self.model = model
         self.source_weights = dict(source_weights)
         self.val_nll = nn.ModuleList(TokenNll() for _ in source_weights)
-        # In the state dict, so that they go on counting after a resume.
+        # In the state dict, so that they continue counting after a resume.
         self.seen = SourceCounts(list(source_weights), epoch_tokens or {})
         self.guard = StepGuard(objective.spikes)
         self.is_step_taken = False
@@ -205,7 +205,7 @@ class LanguageModelingModule(lightning.LightningModule):
         return self._optimizer.build(self.model)
 
     def training_step(self, batch: Sequence[Batch], batch_idx: int) -> None:
-        """Take one optimiser step over the micro-batches of this rank.
+        """Take one optimizer step over the micro-batches of this rank.
 
         Raises:
             TrainingError: when too many steps in a row were skipped; the weights are left as they
@@ -249,7 +249,7 @@ class LanguageModelingModule(lightning.LightningModule):
         checkpoint[_GUARD_KEY] = self.guard.state_dict()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Go on with the guard of the checkpoint."""
+        """Continue with the guard of the checkpoint."""
         self.guard.load_state_dict(checkpoint[_GUARD_KEY])
 
     def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
@@ -268,7 +268,7 @@ class LanguageModelingModule(lightning.LightningModule):
             totals.reset()
             loss += weight * values["nll"] if weight else 0.0
             figures = {f"val/{name}/{key}": value for key, value in values.items()}
-            # The totals are synchronised already; Lightning warns unless it may average again.
+            # The totals are synchronized already; Lightning warns unless it may average again.
             self.log_dict(figures, sync_dist=True)
         self.log("val/loss", loss, prog_bar=True, sync_dist=True)
         self.log("step", float(self.global_step), sync_dist=True)

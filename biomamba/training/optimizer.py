@@ -142,9 +142,9 @@ class AdamW:
         check_number("layer_decay", self.layer_decay, above=0, at_most=1)
 
     def build(self, model: nn.Module) -> torch.optim.AdamW:
-        """Return the optimiser with the groups `decay` and `no_decay`.
+        """Return the optimizer with the groups `decay` and `no_decay`.
 
-        With a layer_decay below 1 these hold what lies outside the layers, and each layer has two
+        With a layer_decay below 1 these hold what is outside the layers, and each layer has two
         of its own: `layer_07/decay` and `layer_07/no_decay`. `lr_factor` is the group's part of
         the rate.
 

@@ -1,4 +1,4 @@
-"""Where a run goes on, and whether it still is that run."""
+"""Where a run continues, and whether it still is that run."""
 
 import json
 import sys
@@ -39,10 +39,10 @@ _UNDECIDED_DATA_KEYS = frozenset(
 
 @dataclass(frozen=True)
 class Start:
-    """Where a run begins.
+    """Where a run starts.
 
     Attributes:
-        checkpoint: The checkpoint it goes on from; None for a new run.
+        checkpoint: The checkpoint it continues from; None for a new run.
         step: Finished optimizer steps.
         changes: Settings that were allowed to differ from those of the checkpoint, in words.
     """
@@ -79,15 +79,15 @@ def run_settings(config: Mapping[str, Any], data: TrainingData) -> dict[str, Any
 def find_start(
     resume: str | None, folder: Path, settings: Mapping[str, Any], *, allow_change: bool = False
 ) -> Start:
-    """Find where a run goes on; every rank finds the same.
+    """Find where a run continues; every rank finds the same.
 
     Args:
-        resume: `auto` takes the newest good checkpoint of the folder, or begins anew without one;
+        resume: `auto` takes the newest good checkpoint of the folder, or starts again without one;
             a path takes that checkpoint, a folder (of checkpoints, or of a run) the newest good
-            one in it, and one named last.ckpt the newest good one beside it; None begins anew.
+            one in it, and one named last.ckpt the newest good one beside it; None starts again.
         folder: The checkpoints of this run.
         settings: Of this run, as `run_settings` returns them.
-        allow_change: Go on although settings differ.
+        allow_change: Continue although settings differ.
 
     Raises:
         CheckpointError: If the named checkpoint, or every one of the folder, is missing or damaged.
@@ -96,7 +96,7 @@ def find_start(
     if resume is None:
         if checkpoints_in(folder):
             raise ConfigError(
-                f"resume is null, but {folder} holds checkpoints: use resume=auto to go on, or "
+                f"resume is null, but {folder} holds checkpoints: use resume=auto to continue, or "
                 "another run_id"
             )
         return Start()
@@ -108,7 +108,7 @@ def find_start(
     if changes and not allow_change:
         raise ConfigError(
             f"{path} belongs to a run with other settings: {changes}; run with those, or choose "
-            "another run_id, or add allow_change=true to go on with the new ones"
+            "another run_id, or add allow_change=true to continue with the new ones"
         )
     newest = next(iter(checkpoints_in(folder)), 0)
     if changes and newest > record.step:
@@ -158,7 +158,7 @@ def read_record(path: Path) -> dict[str, Any]:
         return {}
     except ConfigError as error:
         raise ConfigError(
-            f"{error}; fix it, or move it away to go on without what it says of earlier starts"
+            f"{error}; fix it, or move it away to continue without what it says of earlier starts"
         ) from error
 
 
@@ -173,11 +173,11 @@ def logger_options(target: str, start: Start) -> dict[str, Any]:
 
     Args:
         target: Class of the logger.
-        start: Where the run begins.
+        start: Where the run starts.
     """
     if target.endswith(".TensorBoardLogger"):
         # A first start says so, too: it takes back what one left that broke down before it saved,
-        # and without it TensorBoard does not recognise the second one (with load_fast=false).
+        # and without it TensorBoard does not recognize the second one (with load_fast=false).
         return {"purge_step": 0 if start.checkpoint is None else start.step + 1}
     if start.checkpoint is None:
         return {}
@@ -228,7 +228,7 @@ def named_checkpoint(path: Path) -> tuple[Path, CheckpointRecord]:
     if found is None:
         is_model = (path / "config.json").is_file()
         reason = (
-            "is the folder of a model, which holds weights alone and no state to go on from; "
+            "is the folder of a model, which holds weights alone and no state to continue from; "
             "model.checkpoint=<folder> starts a new run from these weights"
             if is_model
             else f"holds no checkpoint (step_*.ckpt), and neither does {path / _FOLDER}; give a "

@@ -51,7 +51,7 @@ def run_lock(folder: Path) -> Iterator[None]:
         file = (folder / LOCK_NAME).open("w")
     except OSError as error:
         raise ConfigError(
-            f"cannot write in {folder} ({error.strerror}): mend the rights or choose another run_id"
+            f"cannot write in {folder} ({error.strerror}): fix the rights or choose another run_id"
         ) from error
     with file:
         try:
@@ -168,7 +168,7 @@ class RunRecord:
         self._write()
 
     def _take_over(self, provenance: Mapping[str, Any], start: Start, checkpoint: Path) -> None:
-        """Go on with the record of this folder, or of the run that the checkpoint belongs to."""
+        """Continue with the record of this folder, or of the run that the checkpoint belongs to."""
         records = (self._path, checkpoint.absolute().parent.parent / self._path.name)
         earlier = next(filter(None, map(read_record, records)), {})
         first = dict(earlier.get("provenance", provenance))
@@ -236,13 +236,13 @@ def save_model(model: MambaLM, datamodule: TrainingData, folder: Path) -> Path:
 # -------------------------------------------------------------------------------------------------
 
 _NAME = re.compile(r"events\.out\.tfevents\.(\d+)(\..+)")
-_BEGINNING_BYTES = 4 * 2**20  # what is written once per run stands behind one validation at most
+_BEGINNING_BYTES = 4 * 2**20  # what is written once per run is behind one validation at most
 
 
 def put_before_now(run_dir: Path) -> None:
-    """Make the event files of earlier starts come before one that is begun now.
+    """Make the event files of earlier starts come before one that is started now.
 
-    TensorBoard reads the files of a folder by name, which begins with the second of their start; a
+    TensorBoard reads the files of a folder by name, which starts with the second of their start; a
     resumed one takes back the points of those before it that are made again. Where the clock went
     back, or the next start comes within a second, the earlier files take names of earlier seconds.
     """

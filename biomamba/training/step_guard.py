@@ -50,7 +50,7 @@ class GradientSums:
         self._has_gradient = [False for _ in sizes]
 
     def clear(self) -> None:
-        """Begin a step."""
+        """Start a step."""
         self._flat.zero_()
         self._has_gradient = [False for _ in self._sums]
 
@@ -119,14 +119,14 @@ _MIN_SPREAD_RATIO = 0.01
 class SpikeDetection:
     """When a step stands out from those before it.
 
-    Its loss or gradient norm is a spike if it lies more than `deviations` standard deviations
+    Its loss or gradient norm is a spike if it is more than `deviations` standard deviations
     (from the median absolute deviation) above the median of the last window_steps finite ones.
     Spikes count in the window too, so that a lasting change stops being one.
 
     Attributes:
         window_steps: Steps to compare with.
         min_steps: There is no spike before so many are known.
-        deviations: How far out a spike lies.
+        deviations: How far out a spike is.
         skip: Leave such steps out; else they are only counted and written down.
     """
 
@@ -211,7 +211,7 @@ class StepGuard:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on where a checkpoint was made; a shorter window keeps the newest steps."""
+        """Continue where a checkpoint was made; a shorter window keeps the newest steps."""
         self.skipped_steps = state["skipped_steps"]
         self.skipped_in_a_row = state["skipped_in_a_row"]
         self.spikes = state["spikes"]

@@ -1,7 +1,7 @@
 """How the processes of a run share the work: copies of the model (DDP) or shards of it (FSDP2).
 
 Both give the numbers of one process up to the order of sums, and all write the same checkpoints:
-one file with whole tensors, from rank zero, so that a run goes on under another strategy or on
+one file with whole tensors, from rank zero, so that a run continues under another strategy or on
 another number of processes. A file per process would be written faster, but could only be read
 after being put together; for 2.7e9 parameters the whole file is 32 GB of main memory on rank zero.
 """

@@ -47,7 +47,7 @@ class Step:
         name: Its own name in the chain, also that of its log.
         template: The entry of the chain it was made of; several steps may be of one.
         program: `train` for `python -m biomamba.train`.
-        overrides: What stands behind the program, the folder of the step left out.
+        overrides: What is behind the program, the folder of the step left out.
         after: Names of the steps that must be finished before.
         minutes: How long it is expected to take; None: not known.
         output: The folder it writes.
@@ -65,7 +65,7 @@ class Step:
 
     @property
     def arguments(self) -> tuple[str, ...]:
-        """Return everything that stands behind the program."""
+        """Return everything that is behind the program."""
         return (*self.overrides, f"{OUTPUT_KEYS[self.program]}={self.output}")
 
     @property
@@ -166,7 +166,7 @@ class Chain:
         self.expand("runs")
 
     def expand(self, folder: str, shared: tuple[str, ...] = ()) -> tuple[Step, ...]:
-        """Return the steps, each behind those it builds upon; outputs lie in `folder`.
+        """Return the steps, each after those it builds upon; outputs are in `folder`.
 
         Args:
             folder: Of the chain.
@@ -263,7 +263,7 @@ def _filled(text: str, words: Values) -> str:
 
 
 def _ordered(before: Mapping[str, tuple[str, ...]]) -> list[str]:
-    """Return the entries in an order in which each stands behind what it builds upon."""
+    """Return the entries in an order in which each is behind what it builds upon."""
     sorter = TopologicalSorter(before)
     try:
         sorter.prepare()
@@ -356,7 +356,7 @@ def plain_script(steps: Sequence[Step]) -> str:
 
 
 def slurm_script(steps: Sequence[Step]) -> str:
-    """Return a shell script that submits one job per step, each behind those it builds upon."""
+    """Return a shell script that submits one job per step, each after those it builds upon."""
     lines = [
         "#!/usr/bin/env bash",
         "# From the top of the checkout; docs/slurm.md.",

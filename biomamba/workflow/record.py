@@ -129,7 +129,7 @@ def _listed(names: Sequence[str], limit: int = 6) -> str:
 
 
 # -------------------------------------------------------------------------------------------------
-# Forget finished steps, so that they run again; what they wrote is put aside, never removed.
+# Forget finished steps, so that they run again; what they wrote is moved aside, never removed.
 # -------------------------------------------------------------------------------------------------
 
 REPLACED_FOLDER = "replaced"

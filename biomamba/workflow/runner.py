@@ -96,7 +96,7 @@ def chain_lock(folder: Path, patience_seconds: float = 10.0) -> Iterator[int]:
         file = (folder / LOCK_NAME).open("w")
     except OSError as error:
         raise ConfigError(
-            f"cannot write in {folder} ({error.strerror}): mend the rights or set paths.run_dir"
+            f"cannot write in {folder} ({error.strerror}): fix the rights or set paths.run_dir"
         ) from error
     with file:
         end = time.monotonic() + patience_seconds
@@ -148,7 +148,7 @@ def remaining_seconds(
     """Return how long the steps that are not finished will take; None if it is not known of one.
 
     Args:
-        steps: All steps, each behind those it builds upon.
+        steps: All steps, each after those it builds upon.
         records: Of the steps that have ended.
         running: Seconds since the start of those that run.
         jobs: How many run at the same time.
@@ -319,7 +319,7 @@ class Runner:
     """Runs a chain.
 
     Attributes:
-        steps: All steps, each behind those it builds upon.
+        steps: All steps, each after those it builds upon.
         folder: Of the chain.
         records: Of the steps that have ended, kept up to date.
         finished: Names of the steps that need not run.

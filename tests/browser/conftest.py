@@ -129,7 +129,7 @@ class _StopBefore(lightning.Callback):
     """Stops a run before a step, like a defect."""
 
     def on_train_batch_start(self, trainer: lightning.Trainer, *_: Any) -> None:
-        if trainer.global_step == STOP + 1:  # a step behind the checkpoint, which is made again
+        if trainer.global_step == STOP + 1:  # a step after the checkpoint, which is made again
             raise _Defect("as of the test")
 
 

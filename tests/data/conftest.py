@@ -185,7 +185,7 @@ class FaultServer:
 
     Faults: a status such as `404`, `drop` (half of what is left, then the connection ends), `hang`
     (half, then silence), `whole` (the range asked for is ignored), `refuse` (no answer), `other`
-    (other bytes of the same length). Faults of `late_faults` come where a request does not begin at
+    (other bytes of the same length). Faults of `late_faults` come where a request does not start at
     the first byte.
     """
 
@@ -236,7 +236,7 @@ class FaultServer:
 
 
 def _range(asked: str | None, size: int) -> tuple[int, int]:
-    """Return begin and end of a range such as `bytes=3-` or `bytes=3-6`."""
+    """Return start and end of a range such as `bytes=3-` or `bytes=3-6`."""
     begin, _, last = (asked or "bytes=0-").removeprefix("bytes=").partition("-")
     return int(begin), min(int(last) + 1, size) if last else size
 

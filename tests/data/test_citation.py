@@ -19,7 +19,7 @@ from biomamba.data.document import MeshTerm
 
 
 def read(inside: str = "", after: str = "") -> Citation:
-    """Read a citation with this inside its Article and this behind it."""
+    """Read a citation with this inside its Article and this after it."""
     text = f"<MedlineCitation><PMID>1</PMID><Article>{inside}</Article>{after}</MedlineCitation>"
     return read_citation(fromstring(text))
 

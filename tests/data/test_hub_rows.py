@@ -188,7 +188,7 @@ def test_a_refusal_while_resolving_is_named_at_once(fault: str, remote: Any) -> 
 
 @pytest.mark.parametrize("fault", PASSING)
 def test_a_fault_in_mid_stream_changes_nothing(fault: str, remote: Any) -> None:
-    # Left to itself, `datasets` repeats the read behind the bytes that it had decompressed.
+    # Left to itself, `datasets` repeats the read after the bytes that it had decompressed.
     found = []
     for number, row in enumerate(remote_rows(remote).shards()[0].rows()):
         if number == 100:

@@ -92,7 +92,7 @@ def test_a_document_that_was_not_met_has_no_sightings(make: Make) -> None:
 
 def test_totals_are_those_of_the_entries(make: Make) -> None:
     assert totals(make("run")) == {
-        # 11 was begun three times, 12 twice, of 13 only a later piece was met.
+        # 11 was started three times, 12 twice, of 13 only a later piece was met.
         "pubmed": SourceTotals(tokens=50, documents=3, repeats={0: 1, 2: 1, 3: 1}),
         "web": SourceTotals(tokens=3, documents=1, repeats={1: 1}),
     }

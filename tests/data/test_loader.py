@@ -75,7 +75,7 @@ def test_a_stopped_worker_is_named_and_no_worker_is_left() -> None:
 def test_a_worker_that_stops_between_an_item_and_its_memory_is_named() -> None:
     items = iter(WorkerLoader(Tensors(silent=-1), num_workers=1, timeout_seconds=1.0))
     assert int(next(items)[0]) == 0
-    time.sleep(0.5)  # the next two items lie in the queue
+    time.sleep(0.5)  # the next two items are in the queue
     for child in active_children():
         os.kill(child.pid or 0, signal.SIGSTOP)
     with pytest.raises(DataError, match=r"data worker 0 of 1 \(process \d+, stopped\)"):

@@ -115,7 +115,7 @@ def test_the_stream_of_a_seed_never_changes(options: dict[str, Any], digest: str
 
 
 def staged(firsts: list[int], unit: str = "sequences", block_size: int = 20) -> MixedRows:
-    """Return a stream of three parts that begin at these samples."""
+    """Return a stream of three parts that start at these samples."""
     stages = [Stage(1, GENERAL), Stage(2, LATE)]
     return MixedRows(Mixture(WEIGHTS, unit, block_size, stages), SIZES, 1, firsts)
 
@@ -133,7 +133,7 @@ def test_a_walk_draws_every_source_row_by_row_over_all_parts(firsts: list[int]) 
     for sample in range(6_000):
         assert list(rows.rows_drawn(sample).values()) == [drawn[index] for index in range(3)]
         index = source[sample]
-        # The n-th draw of a source is of epoch n // rows, wherever the parts begin.
+        # The n-th draw of a source is of epoch n // rows, wherever the parts start.
         assert epoch[sample] == drawn[index] // num_rows[index]
         assert (index, row[sample], epoch[sample]) not in seen
         assert 0 <= row[sample] < num_rows[index]

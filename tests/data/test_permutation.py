@@ -28,7 +28,7 @@ def test_keys_select_unrelated_orders() -> None:
 def test_an_order_looks_shuffled() -> None:
     images = FeistelPermutation(10_000, "key")(np.arange(10_000))
     assert abs(np.corrcoef(images, np.arange(10_000))[0, 1]) < 0.05
-    # A random order has neighbours in ascending order half of the time, sd 0.003.
+    # A random order has neighbors in ascending order half of the time, sd 0.003.
     assert abs(np.mean(np.diff(images) > 0) - 0.5) < 0.015
 
 

@@ -169,7 +169,7 @@ def test_a_byte_order_mark_is_read_over(tmp_path: Path) -> None:
 
 def test_a_start_without_end_is_refused(write_xml: WriteXml) -> None:
     path = write_xml(record(1), head=f"<!-- {'x' * (1 << 20)} -->")
-    with pytest.raises(DataError, match=r"a\.xml\.gz does not begin as PubMed XML"):
+    with pytest.raises(DataError, match=r"a\.xml\.gz does not start as PubMed XML"):
         list(elements(path))
 
 
@@ -223,12 +223,12 @@ def damaged(content: bytes, kind: str) -> bytes:
         "flipped": content[:middle] + flipped + content[middle + 1 :],
         "flipped block type": content[:10] + bytes([content[10] | 6]) + content[11:],
         "not gzip": b"<PubmedArticleSet/>",
-        "junk behind": content + b"junk",
+        "junk after": content + b"junk",
     }[kind]
 
 
 @pytest.mark.parametrize(
-    "kind", ["empty", "cut", "flipped", "flipped block type", "not gzip", "junk behind"]
+    "kind", ["empty", "cut", "flipped", "flipped block type", "not gzip", "junk after"]
 )
 def test_a_damaged_compressed_file_is_named(kind: str, write_xml: WriteXml) -> None:
     path = write_xml("".join(record(pmid) for pmid in range(1, 2000)))
@@ -237,7 +237,7 @@ def test_a_damaged_compressed_file_is_named(kind: str, write_xml: WriteXml) -> N
         list(elements(path))
 
 
-@pytest.mark.parametrize("kind", ["empty", "cut", "junk behind"])
+@pytest.mark.parametrize("kind", ["empty", "cut", "junk after"])
 def test_a_damaged_plain_file_is_named(kind: str, write_xml: WriteXml) -> None:
     path = write_xml("".join(record(pmid) for pmid in range(1, 2000)), "a.xml")
     path.write_bytes(damaged(path.read_bytes(), kind))

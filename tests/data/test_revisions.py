@@ -1,4 +1,4 @@
-"""Which record stands, against a slow simulation and on real files."""
+"""Which record counts, against a slow simulation and on real files."""
 
 import gzip
 import re

@@ -1,4 +1,4 @@
-"""Staging raw shards: found again, staged anew, refused."""
+"""Staging raw shards: found again, staged again, refused."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace

@@ -12,7 +12,7 @@ def test_requests_and_answers_with_equal_content_are_equal() -> None:
 
 
 class Bytes:
-    """A tokenizer that writes texts alike wherever they stand."""
+    """A tokenizer that writes texts alike wherever they are."""
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         return [list(text.encode()) for text in texts]
@@ -22,7 +22,7 @@ class Bytes:
 
 
 class Joining(Bytes):
-    """A tokenizer that writes an answer behind a prompt otherwise than alone."""
+    """A tokenizer that writes an answer after a prompt otherwise than alone."""
 
     def join(self, prompt: str, answers: Sequence[str]) -> ScoreRequest:
         return ScoreRequest(self.encode_batch([prompt])[0], [[0] for _ in answers])

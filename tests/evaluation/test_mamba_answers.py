@@ -1,4 +1,4 @@
-"""Scores and texts of our models do not depend on what stands beside them."""
+"""Scores and texts of our models do not depend on what is beside them."""
 
 from collections.abc import Sequence
 

@@ -28,7 +28,7 @@ CONTEXT = RecordContext("base", "pubmed", "test", Bootstrap(num_resamples=50), {
 
 
 def make_batch(documents: list[list[int]], length: int) -> Batch:
-    """One row that holds the documents one behind the other."""
+    """One row that holds the documents one after the other."""
     shape = (1, length)
     row: dict[str, Any] = {
         "input_ids": torch.full(shape, EOD),

@@ -1,4 +1,4 @@
-"""Answers as they lie in files."""
+"""Answers as they are in files."""
 
 import json
 

@@ -111,7 +111,7 @@ def test_ranks_and_kills_leave_no_trace_in_the_answers_of_our_models(
     alone.answer()
     records = figures_of(alone)
 
-    # A run of three ranks of which the first did not begin, gone on with by two.
+    # A run of three ranks of which the first did not start, gone on with by two.
     together = evaluation(tmp_path / "together", tasks, models, **changes)
     for num_ranks, started in ((3, (2, 1)), (2, (1, 0))):
         monkeypatch.setenv("WORLD_SIZE", str(num_ranks))
@@ -260,7 +260,7 @@ def test_figures_of_restricted_items_are_the_same_and_no_text_is_kept(
         found = evaluation(tmp_path / access, [task], [models[access]])
         found.answer()
         figures_of(found)
-        found.answer()  # goes on from what was kept
+        found.answer()  # continues from what was kept
         records[access] = figures_of(found)
         assert len(models[access].asked) == 23
 

@@ -302,8 +302,8 @@ class Texts(list[str]):
 @pytest.mark.parametrize(
     ("mark", "inputs"),
     [
-        ([], ["\x09a", "bc", "d", "\x09"]),  # a later window goes on behind the token before it
-        ([9], ["\x09a", "\x09bc", "\x09d", "\x09"]),  # and behind the mark of every text
+        ([], ["\x09a", "bc", "d", "\x09"]),  # a later window continues after the token before it
+        ([9], ["\x09a", "\x09bc", "\x09d", "\x09"]),  # and after the mark of every text
     ],
 )
 def test_every_token_is_scored_once_behind_what_its_model_knows(

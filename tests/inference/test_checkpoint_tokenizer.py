@@ -26,7 +26,7 @@ def test_one_that_is_named_wins(tmp_path: Path) -> None:
 
 
 def test_its_absence_is_told(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"no tokenizer\.json lies beside the weights"):
+    with pytest.raises(DataError, match=r"no tokenizer\.json is beside the weights"):
         find_tokenizer(str(tmp_path), None)
 
 

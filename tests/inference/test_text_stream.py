@@ -51,7 +51,7 @@ def test_a_replacement_character_in_the_text_is_kept() -> None:
         ("aab", ["ab"], "a"),
         ("aaab", ["aab"], "a"),  # the beginning repeats inside
         ("abc", ["bc", "b"], "a"),
-        ("abcd", ["cd", "bcd"], "a"),  # the one that begins first
+        ("abcd", ["cd", "bcd"], "a"),  # the one that starts first
         ("stop", ["stop"], ""),
         ("x \u20acy", ["\u20ac"], "x "),
         ("abab", ["abc"], "abab"),
@@ -81,7 +81,7 @@ def test_stop_string_inside_one_token() -> None:
 
 
 def test_words_keep_their_space_with_a_tokenizer_that_marks_it() -> None:
-    """Decoding drops the space of the first token, so what stands before a token matters."""
+    """Decoding drops the space of the first token, so what is before a token matters."""
     vocab = {"<unk>": 0, "\u2581one": 1, "\u2581two": 2, "\u2581three": 3}
     backend = Backend(models.WordLevel(vocab, unk_token="<unk>"))
     backend.pre_tokenizer = pre_tokenizers.Metaspace()

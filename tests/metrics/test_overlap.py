@@ -20,7 +20,7 @@ def values(outputs: list[str], references: list[list[str]]) -> dict[str, float]:
 
 
 def test_rouge_counts_shared_words_by_hand() -> None:
-    # 3 of 4 written words stand in the reference of 6; 2 of 3 pairs in its 5; in order: 3.
+    # 3 of 4 written words are in the reference of 6; 2 of 3 pairs in its 5; in order: 3.
     found = values(["patient had fever today"], [["the patients had fever and chills"]])
 
     assert found["rouge1_f"] == pytest.approx(2 * 3 / (4 + 6))

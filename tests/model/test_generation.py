@@ -123,7 +123,7 @@ def test_seed_decides_the_sample(tiny_model: MambaLM, prompts: list[list[int]]) 
     assert run(3, 2)[1] == first[1]
 
 
-# The prompts begin 8, 6, 0 and 5 positions late, so that segments begin at, before and behind.
+# The prompts start 8, 6, 0 and 5 positions late, so that segments start at, before and behind.
 @pytest.mark.parametrize("segment_tokens", [1, 2, 3, 4, 5, 8, 9, 100])
 def test_segments_give_the_logits_and_states_of_the_whole_prompt(
     tiny_model: MambaLM, prompts: list[list[int]], segment_tokens: int

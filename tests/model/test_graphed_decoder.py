@@ -98,7 +98,7 @@ def test_texts_are_those_without_graphs(model: MambaLM, graphed: GraphedDecoder)
 
 
 def generated(decoder: Decoder, options: GenerationOptions) -> list[list[int]]:
-    """Let row n end behind 3 + 2 n ids, the last ones by the length."""
+    """Let row n end after 3 + 2 n ids, the last ones by the length."""
     generation = Generation(decoder, PROMPTS, options, VOCABULARY, range(5))
     found: list[list[int]] = [[] for _ in PROMPTS]
     while not generation.is_finished:

@@ -14,7 +14,7 @@ def sampler(sampling: Sampling, prompts: list[list[int]], seeds: list[int], size
     return Sampler(sampling, prompts, seeds, size, CPU)
 
 
-# Each case differs from the next simpler one; sums of the shares lie off the bounds of p.
+# Each case differs from the next simpler one; sums of the shares are off the bounds of p.
 @pytest.mark.parametrize(
     ("sampling", "expected"),
     [

@@ -8,7 +8,7 @@ from biomamba.model.language_model import MambaLM
 from biomamba.model.segments import STATES, Segments, hidden_by_segment
 
 Draw = Callable[..., Tensor]
-# The documents begin at 0, 3, 8, 16 and 17: on a cut, behind one and before one.
+# The documents start at 0, 3, 8, 16 and 17: on a cut, after one and before one.
 LENGTHS = (3, 5, 8, 1, 6)
 LENGTH = sum(LENGTHS)
 
@@ -90,7 +90,7 @@ def test_no_gradient_passes_to_the_segment_before(
         _, states = tiny_model.hidden(ids[:, :cut], before)
     if state == "zero":
         alone, _ = tiny_model.hidden(ids[:, cut : 2 * cut], seq_idx[:, cut : 2 * cut])
-    else:  # position 5 goes on with the document of position 4 in both rows
+    else:  # position 5 continues with the document of position 4 in both rows
         here = None if documents is None else documents[:, cut : 2 * cut]
         alone, _ = tiny_model.hidden(ids[:, cut : 2 * cut], here, states)
     weights = list(tiny_model.parameters())

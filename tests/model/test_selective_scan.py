@@ -72,7 +72,7 @@ def test_equals_the_recurrence(length: int) -> None:
 @pytest.mark.usefixtures("_tile")
 @pytest.mark.parametrize("starts", [(1,), (15, 16, 17), (16, 32), (5, 6, 7, 40), range(1, 50)])
 def test_nothing_passes_a_boundary(starts: Sequence[int]) -> None:
-    """Boundaries at, before and behind the edge of a tile, next to each other, and everywhere."""
+    """Boundaries at, before and after the edge of a tile, next to each other, and everywhere."""
     rows = torch.zeros(BATCH, 50, dtype=torch.int32)
     rows[1, list(starts)] = 1  # other rows: none, and elsewhere
     rows[2, 33] = 1

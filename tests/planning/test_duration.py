@@ -35,7 +35,7 @@ def test_wrong_allowances_are_refused(change: dict[str, Any], message: str) -> N
 
 
 def test_hours_are_tokens_over_rate_and_validation_a_third_of_it(settings: Settings) -> None:
-    # Before the first step and behind steps 2 and 4: 3 validations of 1,024 positions.
+    # Before the first step and after steps 2 and 4: 3 validations of 1,024 positions.
     run = settings(val_positions=1_024, val_every_steps=2)
 
     found = plan_duration(run, SLOW)

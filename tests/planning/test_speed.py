@@ -53,7 +53,7 @@ def test_an_assumed_rate_says_so_and_is_peak_times_part_over_operations(
 
 @pytest.mark.parametrize(
     ("precision", "backend", "lacking"),
-    [("32-true", "chunked", "no peak in 32-true"), ("bf16-mixed", "fused", "no utilisation of")],
+    [("32-true", "chunked", "no peak in 32-true"), ("bf16-mixed", "fused", "no utilization of")],
 )
 def test_without_figures_there_is_no_rate(
     precision: str, backend: str, lacking: str, settings: Settings

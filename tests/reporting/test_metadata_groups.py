@@ -45,7 +45,7 @@ def test_years_come_in_order_and_unknown_ones_are_left_out() -> None:
 
 
 def test_a_document_counts_once_in_each_of_its_branches(tree: MeshTree) -> None:
-    """Both sorrows of document 0 lie in C04, and one of them also in C10."""
+    """Both sorrows of document 0 are in C04, and one of them also in C10."""
     assert by_subject(KNOWN, tree, 1) == {"C10 Nerves": [0, 2, 3], "C04 Sorrows": [0]}
     assert by_subject(KNOWN, tree, 2) == {
         "C10 Nerves": [2, 3],

@@ -62,7 +62,7 @@ def test_the_same_model_is_compared(cards: Callable[..., list[Card]]) -> None:
     assert like.gap == pytest.approx(0.0, abs=1e-9)
     assert like.differences == ["packing: paper SingleDocument, ours not known"]
     assert "2,000 tokens, about 1.2e+07 FLOPs (6ND)" in str(like.compute)  # 6 x 1,000 x 2,000
-    # The same figure stands beside the larger one as that of another model, without a gap.
+    # The same figure is beside the larger one as that of another model, without a gap.
     assert (other.status, other.gap, other.is_inside) == (OTHER, None, None)
     assert other.differences[0] == "model: paper 48 layers of 1024, ours 24 layers of 768"
 

@@ -25,7 +25,7 @@ def test_a_summary_tells_every_run(write_run: WriteRun, tmp_path: Path) -> None:
     assert table.header == ["", "a"]
     assert dict(map(tuple, table.rows)) == {
         "model": "Mamba2, 2 layers of 16",
-        "began with": "random weights",
+        "started with": "random weights",
         "parameters": "1,000",
         "trained": "400",
         "sources": "pubmed, web",
@@ -91,7 +91,7 @@ def test_what_is_missing_is_said(tmp_path: Path) -> None:
     assert "fills this section" in str(curves_section([]).parts)
     (tmp_path / "run.json").write_text(json.dumps({"provenance": {}}))
     section = curves_section([RunGroup("bare", (read_training_run("bare", tmp_path),))])
-    assert section.parts == ["No TensorBoard events lie in bare: no curves of them."]
+    assert section.parts == ["No TensorBoard events are in bare: no curves of them."]
 
 
 @pytest.mark.parametrize(

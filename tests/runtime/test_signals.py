@@ -68,7 +68,7 @@ def test_preparations_end_at_once() -> None:
             os.kill(os.getpid(), signal.SIGTERM)
             reached.append("the next line")
 
-    for _ in range(2):  # the request stands: a later block does not even begin
+    for _ in range(2):  # the request is: a later block does not even start
         with pytest.raises(signals.Interrupted, match="SIGTERM"):
             prepare()
     assert not reached

@@ -3,7 +3,7 @@
     srun python many_stops.py FOLDER EARLY_EVERY [key=value ...]
 
 Trains the run `whole` without a stop, then the run `parts` again and again until it is done. What
-happens is written line by line into FOLDER/rank-N.jsonl. Behind each stop the ranks wait until
+happens is written line by line into FOLDER/rank-N.jsonl. After each stop the ranks wait until
 FOLDER/go-N is there, so that a late signal belongs to the stop before it. Every EARLY_EVERY-th
 attempt waits for FOLDER/sent-N, its first signal, before it trains.
 """

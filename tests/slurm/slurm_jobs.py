@@ -80,7 +80,7 @@ class Job:
         wait_for(f"first step of {self.number}\n{self.text()}", self.starts)
 
     def signal(self, name: str) -> None:
-        """Send a signal to all ranks; what came of it stands in the record of the run."""
+        """Send a signal to all ranks; what came of it is in the record of the run."""
         subprocess.run(["scancel", f"--signal={name}", self.number], check=False)
 
     def text(self) -> str:
@@ -117,7 +117,7 @@ def train(workspace: Path, run_id: str, *overrides: str, options: Sequence[str] 
 
 
 def assert_resumed(job: Job, reference: Result, reason: str) -> list[dict[str, Any]]:
-    """Check that the job was requeued once, went on where it stopped, and lost nothing."""
+    """Check that the job was requeued once, continued where it stopped, and lost nothing."""
     assert job.finish() == "COMPLETED", job.text()
     first, second = job.starts()
     assert first["step"] == 0
@@ -125,6 +125,6 @@ def assert_resumed(job: Job, reference: Result, reason: str) -> list[dict[str, A
     assert f"interrupted: {reason}: saved step {second['step']} in" in first["end"]
     assert (first["world_size"], second["slurm_restarts"], second["end"]) == (2, 1, "finished")
     assert job.field("Restarts") == "1"
-    assert f"going on behind step {second['step']} with" in job.log.read_text()
+    assert f"continuing after step {second['step']} with" in job.log.read_text()
     assert job.result() == reference
     return [first, second]

@@ -127,7 +127,7 @@ def test_the_ranks_stop_at_one_step_whenever_the_signals_reach_them(
         last = 0
         for attempt, step in enumerate([*saved, NUM_STEPS]):
             made = ranks.events(rank, attempt, "step")
-            # Goes on behind the stop before it, and every step has the weights of the whole run.
+            # Continues after the stop before it, and every step has the weights of the whole run.
             assert [e["step"] for e in made] == list(range(last + 1, (step or last) + 1))
             assert all(e["weights"] == whole[e["step"]] for e in made)
             last = step or last

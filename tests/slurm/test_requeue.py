@@ -1,4 +1,4 @@
-"""Jobs that are stopped by a signal, by others, by hand and by a fault, and go on by themselves."""
+"""Jobs that a signal, another job, a user or a fault stops, and that continue by themselves."""
 
 import os
 import signal
@@ -47,7 +47,7 @@ def test_the_time_limit_saves_and_requeues_without_a_signal(
     workspace: Path, reference: Reference
 ) -> None:
     # SIGURG says nothing to a process. One more step as long as the pause, a save and the margin
-    # do not fit into two minutes behind it, however fast the machine is.
+    # do not fit into two minutes after it, however fast the machine is.
     margin = "callbacks.preemption.margin_seconds=60"
     job = train(workspace, "limit", margin, options=("--time=2", "--signal=23@1"))
     job.wait_until_training()
@@ -90,7 +90,7 @@ def test_a_job_that_may_not_be_requeued_fails_and_goes_on_when_it_is_submitted_a
     assert job.finish() == "FAILED", job.text()
     assert (job.field("ExitCode"), job.field("Restarts")) == ("75:0", "0")
     assert "cannot be requeued" in job.log.read_text()
-    assert "submit the same command again to go on" in job.log.read_text()
+    assert "submit the same command again to continue" in job.log.read_text()
     again = train(workspace, "submitted", options=("--no-requeue",))
     assert again.finish() == "COMPLETED", again.text()
     first, second = again.starts()

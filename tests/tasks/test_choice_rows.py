@@ -135,7 +135,7 @@ def test_other_rows_that_cannot_be_asked(tmp_path: Path) -> None:
     sentence = {"option1": "a", "option2": "b", "answer": "1"}
     for text in ("No blank.", "It ends in _"):
         found = read(tmp_path, WINOGRANDE, {**sentence, "sentence": text})
-        assert found == ([], Counter({"no text behind a blank": 1}))
+        assert found == ([], Counter({"no text after a blank": 1}))
     many = {"text": [str(n) for n in range(27)], "label": [str(n) for n in range(27)]}
     found = read(tmp_path, ARC, {**SCIENCE, "choices": many})
     assert found == ([], Counter({"more options than letters": 1}))

@@ -59,7 +59,7 @@ def test_the_test_split_is_no_split_to_train_on(tmp_path: Path) -> None:
 
 
 def test_an_id_in_train_and_test_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="b stands in train and in test"):
+    with pytest.raises(DataError, match="b is in train and in test"):
         task(tmp_path, ["d", "b"]).held_out()
 
 

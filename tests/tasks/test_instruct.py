@@ -117,7 +117,7 @@ def test_a_packed_row_holds_its_samples_apart_and_learns_their_answers_alone(fol
                 is_target = targets >= 0
                 answer = TOKENIZER.decode(targets[is_target].tolist())
                 prompt = TOKENIZER.decode(inputs[~is_target].tolist()).removeprefix("<|endoftext|>")
-                # The cue is read up to its last token; the first target comes behind it.
+                # The cue is read up to its last token; the first target comes after it.
                 assert (prompt + TOKENIZER.decode([int(inputs[is_target][0])])).endswith("\nA:")
                 learned.add(answer)
 

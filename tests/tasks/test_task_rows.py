@@ -93,6 +93,6 @@ def test_a_limit_keeps_those_with_the_smallest_keys_whatever_the_order() -> None
 def test_a_group_in_two_splits_is_refused() -> None:
     first, second = collect([item("a", "p")], "train"), collect([item("b", "p")], "test")
 
-    with pytest.raises(DataError, match="p stands in train and in test"):
+    with pytest.raises(DataError, match="p is in train and in test"):
         check_apart([("train", first), ("test", second)])
     check_apart([("train", first), ("test", collect([item("b")], "test"))])

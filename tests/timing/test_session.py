@@ -125,7 +125,7 @@ def test_nothing_is_measured_twice(room: Room) -> None:
 
     assert room.measure() == first
     assert (room.made, room.built) == ([], [])
-    assert room.said[-1].startswith("3 of 3 points lie in")
+    assert room.said[-1].startswith("3 of 3 points are in")
 
 
 def test_only_what_is_new_is_added(room: Room) -> None:

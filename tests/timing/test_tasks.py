@@ -1,4 +1,4 @@
-"""A step, a prompt, and tokens behind it."""
+"""A step, a prompt, and tokens after it."""
 
 from typing import Any
 

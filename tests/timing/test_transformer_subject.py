@@ -77,7 +77,7 @@ def test_operations_by_hand(subject: TransformerSubject) -> None:
 
     assert subject.operations(Point("train", 3, 10), 5) == 3 * 3 * (forward + 10 * 2 * table)
     assert subject.operations(Point("prefill", 3, 10), 5) == 3 * forward + 3 * 2 * table
-    seen = sum(range(11, 16))  # 5 new tokens behind 10
+    seen = sum(range(11, 16))  # 5 new tokens after 10
     written = 5 * (2 * blocks + 2 * table) + 2 * 2 * 2 * 32 * seen
     assert subject.operations(Point("decode", 3, 10), 5) == 3 * written
 

@@ -20,7 +20,7 @@ def make(folder: Path, *seconds: int) -> None:
 def test_earlier_files_are_sorted_before_one_of_now(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, now: int
 ) -> None:
-    # Neighbours: each takes the name that the one before has just given up.
+    # Neighbors: each takes the name that the one before has just given up.
     make(tmp_path / "tensorboard", 800, 899, 900, 1_000)
     (tmp_path / "tensorboard" / "hparams.yaml").write_text("")
     monkeypatch.setattr(time, "time", lambda: now + 0.5)

@@ -1,4 +1,4 @@
-"""What an export can begin with, and how it is found."""
+"""What an export can start with, and how it is found."""
 
 import json
 from dataclasses import asdict

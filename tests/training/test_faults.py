@@ -29,7 +29,7 @@ def test_the_message_says_what_happened_and_what_to_do(error: Exception, parts: 
     with pytest.raises(TrainingError) as told, explained_faults():
         raise error
     assert told.value.__cause__ is error
-    for part in (*parts, "the same command goes on behind the newest checkpoint"):
+    for part in (*parts, "the same command continues after the newest checkpoint"):
         assert part in str(told.value)
 
 

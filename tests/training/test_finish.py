@@ -112,7 +112,7 @@ def test_points_of_a_step_are_known_unless_a_later_start_purged_them(tmp_path: P
     assert drawn_tags(tmp_path, 3) == {"val/loss"}
     assert drawn_tags(tmp_path, 6) == {"val/loss", "val/web/nll"}
 
-    second = start(tmp_path, 4)  # goes on after step 3
+    second = start(tmp_path, 4)  # continues after step 3
     second.save()
     assert drawn_tags(tmp_path, 3) == {"val/loss"}
     assert drawn_tags(tmp_path, 6) == set()

@@ -168,7 +168,7 @@ def test_terms_that_cannot_be_read_are_said_to_be_unknown(tmp_path: Path, fault:
 
 def test_a_damaged_record_and_a_circle_are_refused(tmp_path: Path) -> None:
     run = write_run(tmp_path / "runs" / "x", OPEN, began_with("runs/x/model"))
-    with pytest.raises(DataError, match="began with its own model"):
+    with pytest.raises(DataError, match="started with its own model"):
         find_lineage(str(run))
     (run / "run.json").write_text("{")
     with pytest.raises(DataError, match=r"run\.json: cannot be read"):

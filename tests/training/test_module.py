@@ -235,7 +235,7 @@ def test_validation_knows_no_weights(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("state", ["reset", "carry", "zero"])
 def test_a_row_in_segments_has_the_gradients_of_its_parts(tmp_path: Path, state: str) -> None:
-    """Segments of half a row, which is where its second document begins."""
+    """Segments of half a row, which is where its second document starts."""
     rows, half = make_rows(ROWS), LENGTH // 2
     expected = make_model()
     _, states = expected.hidden(rows.input_ids[:, :half])
@@ -398,7 +398,7 @@ def test_a_skipped_step_leaves_nothing_behind(
     clean_trainer.fit(clean, make_loader([steps[1], steps[4]]), make_loader([]))
     assert_equal_trees(weights_of(faulty), weights_of(clean))
     assert_equal_trees(adam_state(trainer), adam_state(clean_trainer))
-    assert trainer.global_step == 5  # the position goes on
+    assert trainer.global_step == 5  # the position continues
     assert (faulty.guard.skipped_steps, faulty.guard.skipped_in_a_row) == (3, 0)
     # The data of a skipped step is consumed: 36 targets a step.
     assert int(faulty.seen.tokens.sum()) == 5 * 36

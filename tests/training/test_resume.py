@@ -1,4 +1,4 @@
-"""Where a run goes on, and what it refuses to go on with."""
+"""Where a run continues, and what it refuses to continue with."""
 
 import json
 from pathlib import Path
@@ -208,7 +208,7 @@ def test_how_a_step_is_computed_is_not_decided() -> None:
         data__budget={"seq_len": 8, "micro_batch_size": 4},
         callbacks=None,
     )
-    # Not even where other rows are told apart: these keys never explain them.
+    # Not even where other rows are distinguished: these keys never explain them.
     found = changed_settings(settings_of(config()), settings_of(other, "others"))
     assert found == "data_fingerprint is 'rows', asked for 'others'"
     assert changed_settings(settings_of(config()), settings_of(other)) == ""

@@ -103,7 +103,7 @@ class From(torch.utils.data.Sampler[int]):
 
 
 class Loader(DataLoader[list[Batch]]):
-    """Knows where to go on by itself, and says so."""
+    """Knows where to continue by itself, and says so."""
 
     def state_dict(self) -> dict[str, Any]:
         return {}

@@ -28,7 +28,7 @@ PATIENCE_SECONDS = 20.0
 
 @pytest.fixture
 def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., StepProcess]:
-    """Return start(script, *extra): a step for which a shell script stands in."""
+    """Return start(script, *extra): a step for which a shell script is in."""
 
     def _start(script: str, *extra: str) -> StepProcess:
         program = tmp_path / "program"

@@ -1,4 +1,4 @@
-"""Steps that shall run again: chosen by name or entry, their outputs put aside."""
+"""Steps that shall run again: chosen by name or entry, their outputs moved aside."""
 
 from pathlib import Path
 

@@ -17,14 +17,14 @@ from biomamba.workflow.runner import Ending, Runner, environment, stop_request
 # The first override of a step is what its program does.
 PROGRAM = """#!/usr/bin/env bash
 cd "$(dirname "$0")"
-echo "begin $3" >> events
+echo "start $3" >> events
 case $3 in
     fail*) echo "what went wrong"; exit 3 ;;
     stopped*) exit 75 ;;
     killed*) kill -9 $$ ;;
     listen*) trap 'echo "saved $3" >> events; exit 75' TERM; while :; do sleep 0.05; done ;;
     deaf*) trap '' TERM; while :; do sleep 0.05; done ;;
-    meet*) n=0; until [ "$(grep -c '^begin meet' events)" = 2 ]; do
+    meet*) n=0; until [ "$(grep -c '^start meet' events)" = 2 ]; do
         sleep 0.05; n=$((n + 1)); [ $n -lt 200 ] || exit 4; done ;;
 esac
 echo "end $3" >> events
@@ -46,7 +46,7 @@ def step(what: str, *after: str) -> Step:
 
 @pytest.fixture
 def runner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Runner]:
-    """Return runner(*steps, jobs=1): a runner of steps for which a shell script stands in."""
+    """Return runner(*steps, jobs=1): a runner of steps for which a shell script is in."""
     program = tmp_path / "program"
     program.write_text(PROGRAM)
     program.chmod(0o755)
@@ -80,7 +80,7 @@ def codes(made: Runner) -> dict[str, int]:
 
 
 def signal_when(line: str, made: Runner, *numbers: signal.Signals) -> threading.Thread:
-    """Send signals to this process once a step has begun."""
+    """Send signals to this process once a step has started."""
 
     def wait() -> None:
         end = time.monotonic() + PATIENCE_SECONDS
@@ -102,7 +102,7 @@ def test_steps_run_in_order_and_leave_records(runner: Callable[..., Runner]) -> 
     made = runner(step("a"), step("b", "a"))
 
     assert run(made) == Ending()
-    assert events(made) == ["begin a", "end a", "begin b", "end b"]
+    assert events(made) == ["start a", "end a", "start b", "end b"]
     record = read_record(made.folder, "b")
     assert record is not None
     assert record.command == list(made.steps[1].command)
@@ -116,7 +116,7 @@ def test_finished_steps_do_not_run_again(runner: Callable[..., Runner]) -> None:
     made = runner(*steps)
     run(made)
 
-    assert events(made) == ["begin a", "end a", "begin fail", "begin fail"]
+    assert events(made) == ["start a", "end a", "start fail", "start fail"]
 
 
 def test_a_failed_step_ends_the_chain_with_its_code_and_log(runner: Callable[..., Runner]) -> None:
@@ -144,19 +144,19 @@ def test_a_step_that_was_stopped_by_others_stops_the_chain(runner: Callable[...,
 
 
 def test_jobs_run_side_by_side(runner: Callable[..., Runner]) -> None:
-    """Each of the two waits until the other has begun; there is room for the third all the time."""
+    """Each of the two waits until the other has started; there is room for a third throughout."""
     made = runner(step("meet_a"), step("meet_b"), step("c", "meet_a", "meet_b"), jobs=3)
 
     assert run(made) == Ending()
-    assert set(events(made)[:2]) == {"begin meet_a", "begin meet_b"}
-    assert events(made)[-2:] == ["begin c", "end c"]
+    assert set(events(made)[:2]) == {"start meet_a", "start meet_b"}
+    assert events(made)[-2:] == ["start c", "end c"]
 
 
 def test_one_job_runs_one_step_at_a_time(runner: Callable[..., Runner]) -> None:
     made = runner(step("a"), step("b"))
     run(made)
 
-    assert events(made) == ["begin a", "end a", "begin b", "end b"]
+    assert events(made) == ["start a", "end a", "start b", "end b"]
 
 
 def test_steps_beside_a_failed_one_save_and_end(runner: Callable[..., Runner]) -> None:
@@ -173,18 +173,18 @@ def test_a_signal_is_handed_on_and_waited_for(
     number: signal.Signals, runner: Callable[..., Runner]
 ) -> None:
     made = runner(step("listen"), step("b", "listen"))
-    thread = signal_when("begin listen", made, number)
+    thread = signal_when("start listen", made, number)
     ending = run(made)
     thread.join()
 
     assert ending.stopped == number.name
-    assert events(made) == ["begin listen", "saved listen"]
+    assert events(made) == ["start listen", "saved listen"]
     assert codes(made) == {"listen": 75}
 
 
 def test_a_second_signal_kills_what_does_not_end(runner: Callable[..., Runner]) -> None:
     made = runner(step("deaf"))
-    thread = signal_when("begin deaf", made, signal.SIGTERM, signal.SIGTERM)
+    thread = signal_when("start deaf", made, signal.SIGTERM, signal.SIGTERM)
     ending = run(made)
     thread.join()
 

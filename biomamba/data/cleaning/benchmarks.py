@@ -78,7 +78,7 @@ def distinct_files(entries: Sequence[str], suffixes: Sequence[str]) -> list[Path
     """Return the files that entries name, of those with the same bytes the first.
 
     A pattern that matches nothing gives nothing, as long as another entry gives a file: a release
-    may lie in one of several folders. Which patterns are empty says `empty_patterns`.
+    may be in one of several folders. Which patterns are empty says `empty_patterns`.
 
     Raises:
         DataError: If none gives a file, or one that is named without `*` is missing.
@@ -112,7 +112,7 @@ def text_list(value: Any) -> list[str] | None:
     return values
 
 
-# A bare number, `PMID: 123`, `pubmed:123` or `123[uid]`, with a version behind a point or without.
+# A bare number, `PMID: 123`, `pubmed:123` or `123[uid]`, with a version after a point or without.
 _BARE = re.compile(r"(?:pmid|pubmed(?: id)?|medline|med)?[\s:=#]*0*(\d{1,8})(?:\.\d+)?(?:\[\w+\])?")
 # .../pubmed/123, pubmed.ncbi.nlm.nih.gov/123, europepmc.org/article/MED/123
 _IN_PATH = re.compile(
@@ -526,7 +526,7 @@ class TextColumns:
 
     def _item(self, row: Any, where: str) -> Item:
         if isinstance(row, Reject):
-            raise DataError(f"benchmark file {row.id}: {row.reason}; mend the file")
+            raise DataError(f"benchmark file {row.id}: {row.reason}; fix the file")
         named = [name for name in (self.id_column, self.pmid_column) if name is not None]
         absent = [name for name in (*self.text_columns, *named) if name not in row]
         if absent:

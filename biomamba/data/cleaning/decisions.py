@@ -51,7 +51,7 @@ class ShardTable:
         domain: Its domain; ids are compared within a domain.
         key: Hash of the id.
         group: Hash of the group, or of the id of a document without one.
-        text: Hash of the normalised words.
+        text: Hash of the normalized words.
         bands: `(documents, bands)`; may be a memory map.
         hits: HIT_DTYPE; `document` is the place in the shard.
     """
@@ -235,7 +235,7 @@ def _is_among(values: Hashes, few: Hashes) -> Mask:
 # -------------------------------------------------------------------------------------------------
 # The marks of all staged shards of a set, as the arrays that the decision works on.
 #
-# Keys and hashes lie in memory, 24 bytes a document. The bands, far more, are laid out band by band
+# Keys and hashes are in memory, 24 bytes a document. The bands, far more, are laid out band by band
 # in one unlinked file behind a memory map: a decision reads them one band at a time.
 # -------------------------------------------------------------------------------------------------
 

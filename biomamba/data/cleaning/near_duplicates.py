@@ -110,7 +110,7 @@ def _permutations(num_perm: int) -> Sequence[tuple[np.uint32, np.uint32]]:
 def _scramble32(values: NDArray[np.uint32]) -> NDArray[np.uint32]:
     """Spread 32-bit values evenly.
 
-    Source: finaliser of MurmurHash3, 32 bits, as datasketch 2.0.0 applies before permuting.
+    Source: finalizer of MurmurHash3, 32 bits, as datasketch 2.0.0 applies before permuting.
     """
     values = (values ^ (values >> np.uint32(16))) * np.uint32(0x85EBCA6B)
     values = (values ^ (values >> np.uint32(13))) * np.uint32(0xC2B2AE35)

@@ -114,7 +114,7 @@ def match_key(text: str) -> str:
 def scramble(values: Hashes) -> Hashes:
     """Spread 64-bit values evenly; a bijection.
 
-    Source: finaliser of MurmurHash3, 64 bits.
+    Source: finalizer of MurmurHash3, 64 bits.
     """
     for factor in (0xFF51AFD7ED558CCD, 0xC4CEB9FE1A85EC53):
         values = (values ^ (values >> np.uint64(33))) * np.uint64(factor)

@@ -24,7 +24,7 @@ class Marks:
     """What the decision needs to know about a batch of documents.
 
     Attributes:
-        text: Hash of the normalised words, `(documents,)`.
+        text: Hash of the normalized words, `(documents,)`.
         bands: Near-duplicates share a value in a column, `(documents, bands)`; no columns where
             near-duplicates are not looked for.
         hits: HIT_DTYPE; `document` is the place in the batch.

@@ -33,8 +33,8 @@ class Grammar:
         name_parts: One list of syllables per position of a subject's invented name.
         name_form: Format of the name, with `{name}` and any fact.
         facts: Values of which each subject takes one for good.
-        noise: Values that are drawn anew in every sentence.
-        numbers: Ranges of whole numbers that are drawn anew in every sentence.
+        noise: Values that are drawn again in every sentence.
+        numbers: Ranges of whole numbers that are drawn again in every sentence.
         title: Format of the title line.
         sections: Sentence templates; a document goes through the sections in order.
         num_subjects: How many subjects there are.

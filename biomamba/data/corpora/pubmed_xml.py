@@ -1,7 +1,7 @@
 """Stream the records of PubMed baseline and update files in flat memory.
 
 A first parser reads the start of the file up to its root element, with handlers that refuse every
-declaration of an entity. The parser that builds elements begins at the root and never sees a
+declaration of an entity. The parser that builds elements starts at the root and never sees a
 document type: nothing is fetched or expanded, and an entity that nobody declared is an error, in
 attributes too, where a parser that knows of an external document type drops it without a word.
 """
@@ -165,7 +165,7 @@ class _Prolog:
             block = file.read(_BLOCK_BYTES)
             head += block
             if len(head) > _MAX_PROLOG_BYTES:
-                raise DataError(f"{self._path} does not begin as PubMed XML; fetch it again")
+                raise DataError(f"{self._path} does not start as PubMed XML; fetch it again")
             # The last call raises if the document ended before its root.
             self._parser.Parse(block, not block)
         return head[self._root_index :]
@@ -312,7 +312,7 @@ def _parts(element: Element) -> Iterator[str]:
 
     Of two emphasized parts without text between, each is a word: `<b>Aims</b><b>Methods</b>`. An
     emphasized heading is a word beside plain text, too: `<b>Aims</b>To study`. All other markup may
-    stand within a word: `H<sub>2</sub>O`, `<i>p</i>53`, `<i>p</i><sub>0</sub>`.
+    be within a word: `H<sub>2</sub>O`, `<i>p</i>53`, `<i>p</i><sub>0</sub>`.
     """
     before = element.text or ""
     yield before

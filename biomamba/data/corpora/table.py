@@ -97,7 +97,7 @@ class ColumnCorpus:
         return value
 
     def clean_text(self, value: str) -> str:
-        """Mend the text of one column; corpora with known damage override this."""
+        """Fix the text of one column; corpora with known damage override this."""
         return value
 
     def _document(self, row: Row, where: str) -> Document | Reject:
@@ -211,7 +211,7 @@ class Wikipedia(ColumnCorpus):
     """Articles with columns id, url, title and text, keyed by the page id.
 
     Deviation: LeoYML/BioMamba@e61db22 trains on the text column alone; here the title is the first
-    line, because the plain text often begins in mid-subject.
+    line, because the plain text often starts in mid-subject.
 
     Args:
         rows: Where the rows come from.
@@ -248,9 +248,9 @@ _TITLE = re.compile(r" = (?!= )(.+)(?<! =) = \n?")
 class WikiText:
     """Articles of WikiText (raw), keyed by their title.
 
-    A row is one line. An article begins at a level-1 heading ` = Title = ` between two blank rows;
+    A row is one line. An article starts at a level-1 heading ` = Title = ` between two blank rows;
     ` = = Section = = ` stays inside. The blank rows matter: the test split holds two lines of a
-    formula that look like a heading. The tokenised punctuation (` @-@ `) is kept.
+    formula that look like a heading. The tokenized punctuation (` @-@ `) is kept.
 
     Attributes:
         rows: Where the rows come from; an article never spans two raw shards.
@@ -364,7 +364,7 @@ class PubMedAbstracts(ColumnCorpus):
 
 
 # -------------------------------------------------------------------------------------------------
-# PubMed as MedRAG cut it out of the XML: abstracts whose damaged markup is mended.
+# PubMed as MedRAG cut it out of the XML: abstracts whose damaged markup is fixed.
 # -------------------------------------------------------------------------------------------------
 
 # Goes up when the same row would give another text.
@@ -484,7 +484,7 @@ class MimicNotes(ColumnCorpus):
         )
 
     def _document(self, row: Row, where: str) -> Document | Reject:
-        # A lost quote shifts the columns: what stands in note_id may then be text of the note.
+        # A lost quote shifts the columns: what is in note_id may then be text of the note.
         found = _NOTE_ID.fullmatch(str(row.get("note_id", "")).strip())
         if found is None:
             return Reject("malformed note_id", where, is_damaged=True)

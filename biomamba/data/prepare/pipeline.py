@@ -83,7 +83,7 @@ class Phase:
 
     Args:
         progress: Where the line is.
-        name: What the line begins with.
+        name: What the line starts with.
         sizes: Of the shards by number, in one unit.
     """
 
@@ -191,7 +191,7 @@ def prepare(
 ) -> dict[str, Manifest]:
     """Write or complete the store of every corpus and return the manifests by corpus.
 
-    A rerun continues behind what is committed. Progress goes to stderr.
+    A rerun continues after what is committed. Progress goes to stderr.
 
     Args:
         folder: The set; each corpus gets a folder of its name in it.
@@ -247,7 +247,7 @@ def _tokenizer(
 def training_texts(
     corpora: Mapping[str, Corpus], shards: Shards, rule: SplitRule, cleaning: Cleaning
 ) -> Iterator[str]:
-    """Iterate over the texts of all corpora whose own key lies in the training split.
+    """Iterate over the texts of all corpora whose own key is in the training split.
 
     Documents that are too long are left out; duplicates and benchmarks are not known yet.
     """

@@ -1,4 +1,4 @@
-"""Stage raw shards: read, tokenise and mark each once, in several processes if asked."""
+"""Stage raw shards: read, tokenize and mark each once, in several processes if asked."""
 
 import json
 import logging
@@ -54,8 +54,8 @@ from biomamba.runtime.numbers import check_number
 
 STAGING_NAME = "staging"
 STAGE_VERSION = 1
-# end: offset behind the document in tokens; num_bytes: UTF-8 bytes of its text; key and group:
-# hashes of the id and of the group; text: hash of the normalised text.
+# end: offset after the document in tokens; num_bytes: UTF-8 bytes of its text; key and group:
+# hashes of the id and of the group; text: hash of the normalized text.
 STAGED_DTYPE = np.dtype(
     [("end", "<u8"), ("num_bytes", "<u4"), ("key", "<u8"), ("group", "<u8"), ("text", "<u8")]
 )
@@ -224,7 +224,7 @@ class RowCounts:
 
 
 class StageWriter:
-    """Tokenise and mark the documents of one raw shard.
+    """Tokenize and mark the documents of one raw shard.
 
     Args:
         shard: Where the files go; its folder exists.
@@ -238,9 +238,9 @@ class StageWriter:
         self._cleaning = cleaning
         self._dtype = token_dtype(tokenizer.vocab_size)
         self._files: dict[str, HashedFile] = {}
-        # Kept until the end: a band of all documents lies together in its file.
+        # Kept until the end: a band of all documents is together in its file.
         self._bands: list[NDArray[Any]] = []
-        # Too: the names of their descriptors stand before them.
+        # Too: the names of their descriptors are before them.
         self._facts: list[DocumentFacts | None] = []
         self._num_tokens = 0
         self.num_documents = 0
@@ -342,7 +342,7 @@ def _batches(rows: Iterable[Document | Reject]) -> Iterator[list[Document | Reje
 
 
 # -------------------------------------------------------------------------------------------------
-# Stage raw shards: read, tokenise and mark each once, in several processes if asked.
+# Stage raw shards: read, tokenize and mark each once, in several processes if asked.
 # -------------------------------------------------------------------------------------------------
 
 _LOG = logging.getLogger(__name__)
@@ -518,7 +518,7 @@ def _stage(
     except OSError as error:
         raise DataError(
             f"cannot stage {task} in {staged.folder} ({error.strerror}); the committed shards "
-            "are safe, make room or mend the rights, and run again"
+            "are safe, make room or fix the rights, and run again"
         ) from error
     counts = writer.counts
     if not counts.num_rows:
@@ -550,5 +550,5 @@ def _check_damage(writer: StageWriter, name: str, max_bad_fraction: float) -> No
         raise DataError(
             f"{counts.num_damaged} of {counts.num_rows} rows of raw shard {name} are damaged, "
             f"more than max_bad_fraction={max_bad_fraction} "
-            f"({'; '.join(counts.examples)}); mend the file or raise the limit"
+            f"({'; '.join(counts.examples)}); fix the file or raise the limit"
         )

@@ -36,10 +36,10 @@ from biomamba.runtime.files import TEMPORARY_SUFFIX, read_sealed, sha256_of, wri
 
 FORMAT_VERSION = 2
 TOKEN_DTYPES = ("uint16", "uint32", "<u2", "<u4")
-# Files lie in the folder of the store itself, whatever a manifest from elsewhere says.
+# Files are in the folder of the store itself, whatever a manifest from elsewhere says.
 _FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 MANIFEST_NAME = "MANIFEST.json"
-# end: offset behind the document in tokens, EOD included; num_bytes: UTF-8 bytes of its text.
+# end: offset after the document in tokens, EOD included; num_bytes: UTF-8 bytes of its text.
 INDEX_DTYPE = np.dtype([("end", "<u8"), ("num_bytes", "<u4"), ("key", "<u8")])
 
 
@@ -270,7 +270,7 @@ class HashedFile:
     """Write arrays under a temporary name of this writer alone; `commit` gives the file its name.
 
     Args:
-        path: The file to be; what stands there stays until `commit`.
+        path: The file to be; what is there stays until `commit`.
     """
 
     def __init__(self, path: Path) -> None:
@@ -334,7 +334,7 @@ def _flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 # -------------------------------------------------------------------------------------------------
 
 CONTAMINATION_NAME = "contamination.json"
-# HubRows writes dataset@commit:name:split behind this key; with data_files there is no commit.
+# HubRows writes dataset@commit:name:split after this key; with data_files there is no commit.
 _HUB_ROWS = re.compile(r"(?P<dataset>[\w.-]+/[\w.-]+)@(?P<revision>[0-9a-f]{40}):")
 
 

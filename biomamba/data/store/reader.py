@@ -42,7 +42,7 @@ class Supervision:
 
     @classmethod
     def merge(cls, parts: "Sequence[Supervision | None]", order: Ints) -> "Supervision | None":
-        """Put parts one behind the other, in another order; None if all is learned of all."""
+        """Put parts one after the other, in another order; None if all is learned of all."""
         known = [part for part in parts if part is not None]
         if not known:
             return None
@@ -58,7 +58,7 @@ class Supervision:
         return Supervision(num_context, self.weights[documents])
 
     def token_weights(self, lengths: Ints) -> NDArray[np.float32]:
-        """Return the weight of each token of documents that stand one behind another.
+        """Return the weight of each token of documents that are one after another.
 
         It is 0 exactly at the tokens that are only read.
 
@@ -162,7 +162,7 @@ def content_fingerprint(content: Mapping[str, object]) -> str:
 
 @dataclass(frozen=True)
 class DocumentTable:
-    """Where each document lies; all arrays are (documents,).
+    """Where each document is; all arrays are (documents,).
 
     Attributes:
         file: Index of its token file.
@@ -196,7 +196,7 @@ class TokenSplit:
 
     Attributes:
         eod_id: Id that ends every document.
-        table: Where the documents lie.
+        table: Where the documents are.
         supervision: What is learned of the documents; None: every token, all alike.
     """
 
@@ -330,7 +330,7 @@ def _concatenate(tables: Sequence[DocumentTable]) -> DocumentTable:
 
 
 # -------------------------------------------------------------------------------------------------
-# Documents that lie in no store.
+# Documents that are in no store.
 # -------------------------------------------------------------------------------------------------
 
 
@@ -339,7 +339,7 @@ class MemorySplit(TokenSplit):
 
     Args:
         documents: Tokens of each document, its end included.
-        eod_id: Id that begins every document, and ends one that is whole.
+        eod_id: Id that starts every document, and ends one that is whole.
         ids: Name of each document.
         num_bytes: UTF-8 bytes of what is scored of each document.
         supervision: What is learned of the documents; None: every token, all alike.
@@ -431,7 +431,7 @@ def _find(stem: Path, keys: NDArray[np.uint64], found: dict[int, DocumentFacts])
 
 @dataclass(frozen=True)
 class StoredDocument:
-    """Where a document lies: its store, its split and its tokens with the EOD."""
+    """Where a document is: its store, its split and its tokens with the EOD."""
 
     folder: str
     split: str

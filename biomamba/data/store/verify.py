@@ -64,7 +64,7 @@ def check_store(folder: Path, report: Report) -> StoreCheck:
 
 
 def check_set_files(folder: Path) -> list[str]:
-    """Check what lies beside the stores of a set and return the problems."""
+    """Check what is beside the stores of a set and return the problems."""
     problems = []
     try:
         load_tokenizer(folder)

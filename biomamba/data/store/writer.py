@@ -336,7 +336,7 @@ class Store:
         except OSError as error:
             raise DataError(
                 f"cannot write token shard {staged.name} of {self.folder} ({error.strerror}); "
-                "the committed shards are safe, make room or mend the rights, and run again"
+                "the committed shards are safe, make room or fix the rights, and run again"
             ) from error
         rejects = Counter(source.record.rejects) + Counter(count_verdicts(decision))
         record = ShardRecord(

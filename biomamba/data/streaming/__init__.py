@@ -1,1 +1,1 @@
-"""Training straight from the corpora: documents are read and tokenised while the model learns."""
+"""Training straight from the corpora: documents are read and tokenized while the model learns."""

@@ -1,6 +1,6 @@
 """The data of a pretraining run read straight from the corpora, without token stores.
 
-Exact and elastic like the stores, and slower: the texts are read and tokenised in every run and
+Exact and elastic like the stores, and slower: the texts are read and tokenized in every run and
 every epoch, and a source on the network must be there while the model trains. Each document is
 judged alone: rows with the same id or the same text are all trained on, and near-duplicates of a
 validation document are not kept apart, because that needs the whole set. Prepare stores where it
@@ -47,7 +47,7 @@ from biomamba.runtime.ranks import is_rank_zero
 
 
 class DocumentsInMemory(MemorySplit):
-    """Tokenised documents that lie in no store.
+    """Tokenized documents that are in no store.
 
     Args:
         documents: The documents.
@@ -116,8 +116,8 @@ class StreamingDataModule(TrainingData):
         max_val_documents: Documents per source to validate on, the first that are found.
         cleaning: Benchmarks and overlong documents, which are left out of all splits; nothing else
             can be found in a stream.
-        max_repetition: Passes over a source that each reader may begin; None for no limit.
-        num_workers: Processes that read and tokenise on each rank, at most one for each of its
+        max_repetition: Passes over a source that each reader may start; None for no limit.
+        num_workers: Processes that read and tokenize on each rank, at most one for each of its
             readers; 0 reads in the main one.
         worker_timeout_seconds: When the run gives up a worker process that gives nothing, with an
             error that names it; None waits for ever.
@@ -227,7 +227,7 @@ class StreamingDataModule(TrainingData):
         _ = self._validation
 
     def train_dataloader(self) -> StreamLoader:
-        """Load the steps of this rank behind those that a checkpoint has consumed."""
+        """Load the steps of this rank after those that a checkpoint has consumed."""
         rank, world_size = self._place()
         self._loader = self.loader(rank=rank, world_size=world_size)
         return self._loader
@@ -264,13 +264,13 @@ class StreamingDataModule(TrainingData):
         return super().state_dict() | {"readers": [positions[n] for n in sorted(positions)]}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Continue behind the steps of a checkpoint.
+        """Continue after the steps of a checkpoint.
 
-        Where another stream is allowed, the readers begin anew: the places of the one mean nothing
+        Where another stream is allowed, the readers start again: the places of the one mean nothing
         in the other.
 
         Raises:
-            DataError: If the checkpoint saw another stream or lies beyond the budget.
+            DataError: If the checkpoint saw another stream or is beyond the budget.
         """
         super().load_state_dict(state_dict)
         is_same = state_dict["fingerprint"] == self.fingerprint

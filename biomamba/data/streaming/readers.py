@@ -65,7 +65,7 @@ class ReaderSettings:
         admission: Which documents are trained on.
         tokenizer: Encodes the texts.
         seed: Selects the order.
-        max_repetition: Passes over its part of a source that a reader may begin; None for no limit.
+        max_repetition: Passes over its part of a source that a reader may start; None for no limit.
     """
 
     reading: Reading
@@ -77,12 +77,12 @@ class ReaderSettings:
 
 @dataclass(frozen=True)
 class Place:
-    """Where a block begins.
+    """Where a block starts.
 
     Attributes:
         epoch: Pass over the reader's part of the source.
         shard: Place of the raw shard in the order of the pass.
-        row: Rows of that shard that lie behind.
+        row: Rows of that shard that are behind.
     """
 
     epoch: int = 0
@@ -116,7 +116,7 @@ class SourceReader:
         source: The source.
         reader: Number of the reader.
         settings: What all readers share.
-        position: Where to go on, as `position` returned it; None for the beginning.
+        position: Where to continue, as `position` returned it; None for the beginning.
     """
 
     def __init__(
@@ -139,7 +139,7 @@ class SourceReader:
 
     @property
     def position(self) -> list[int]:
-        """Epoch, shard and row where the block begins, documents and tokens of it behind."""
+        """Epoch, shard and row where the block starts, documents and tokens of it behind."""
         return [*astuple(self._begin), self._document, self._token]
 
     def take(self, num_tokens: int) -> list[Piece]:
@@ -177,7 +177,7 @@ class SourceReader:
         return piece
 
     def _load(self, begin: Place) -> None:
-        """Read and shuffle the block that begins at a place, or the first of the next epoch."""
+        """Read and shuffle the block that starts at a place, or the first of the next epoch."""
         block = self._fill(begin)
         if not block and begin != Place(begin.epoch):
             begin = Place(begin.epoch + 1)
@@ -195,7 +195,7 @@ class SourceReader:
         self._encoded = {}
 
     def _fill(self, begin: Place) -> list[Document]:
-        """Read the documents of the block that begins at a place; none at the end of an epoch."""
+        """Read the documents of the block that starts at a place; none at the end of an epoch."""
         if self._candidates is None:
             self._candidates, self._end = self._read(begin), begin
         size, block = self._settings.reading.block_documents, list[Document]()
@@ -212,7 +212,7 @@ class SourceReader:
         return block
 
     def _read(self, begin: Place) -> Iterator[tuple[Place, Document]]:
-        """Iterate over the training documents of an epoch, with the places behind them."""
+        """Iterate over the training documents of an epoch, with the places after them."""
         order = self._order("shards", len(self._part.shards), begin.epoch)
         max_bad_fraction = self._settings.reading.max_bad_fraction
         for number in range(begin.shard, len(order)):
@@ -249,7 +249,7 @@ class SourceReader:
 # The training rows of one virtual reader.
 #
 # Every row is of one source and full: documents follow each other in it, and one that does not fit
-# goes on in the reader's next row of that source with a fresh state. The sources of the rows are
+# continues in the reader's next row of that source with a fresh state. The sources of the rows are
 # those of the mixture for rows of equal size, so the shares hold over all readers together, at any
 # time to about a row.
 # -------------------------------------------------------------------------------------------------
@@ -317,7 +317,7 @@ class RowReader:
     Args:
         plan: The run.
         reader: Number of the reader.
-        positions: Where to go on in each source, as `positions` returned it; empty for the
+        positions: Where to continue in each source, as `positions` returned it; empty for the
             beginning.
     """
 
@@ -331,7 +331,7 @@ class RowReader:
 
     @property
     def positions(self) -> Positions:
-        """Where the reader stands in each source."""
+        """Where the reader is in each source."""
         return {
             source.name: reader.position
             for source, reader in zip(self._plan.sources, self._sources, strict=True)
@@ -348,7 +348,7 @@ class RowReader:
 
 
 def join(parts: Sequence[RowPart]) -> RowPart:
-    """Put the rows of several readers one behind the other."""
+    """Put the rows of several readers one after the other."""
     num_rows = [len(part.source) for part in parts]
     num_pieces = [len(part.contents.pieces) for part in parts]
     pieces = np.concatenate([part.contents.pieces for part in parts])
@@ -409,14 +409,14 @@ def readers_of(rank: int, world_size: int, plan: StreamPlan) -> range:
 
 
 class StepParts(IterableDataset[_Item]):
-    """The rows of some readers, step after step, with the positions of the readers behind them.
+    """The rows of some readers, step after step, with the positions of the readers after them.
 
     In a worker process it gives the part of the readers that falls to the worker.
 
     Args:
         plan: The run.
         readers: The readers.
-        positions: Where each reader goes on; empty for the beginning.
+        positions: Where each reader continues; empty for the beginning.
         start_step: First step.
     """
 
@@ -451,7 +451,7 @@ class StepParts(IterableDataset[_Item]):
 
 
 class StreamLoader:
-    """The loader of a run: lists of micro-batches, and the positions behind each step given out.
+    """The loader of a run: lists of micro-batches, and the positions after each step given out.
 
     Workers read ahead; what they have read counts only when its step has been given out. Its
     length is that of the whole run, because Lightning adds the steps that a checkpoint has consumed
@@ -460,7 +460,7 @@ class StreamLoader:
     Args:
         plan: The run.
         readers: The readers of this rank.
-        positions: Where each reader goes on; empty for the beginning.
+        positions: Where each reader continues; empty for the beginning.
         start_step: First step.
         num_workers: Processes that share the readers; 0 reads in this one.
         timeout_seconds: When the loader gives up a worker that gives nothing; None for never.
@@ -511,7 +511,7 @@ class StreamLoader:
             del items
 
     def positions_after(self, num_steps: int) -> dict[int, Positions]:
-        """Return the positions of the readers of this rank behind so many steps of the run."""
+        """Return the positions of the readers of this rank after so many steps of the run."""
         return self._behind[num_steps]
 
     def state_dict(self) -> dict[str, Any]:

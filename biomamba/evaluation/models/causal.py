@@ -1,7 +1,7 @@
 """Causal models of transformers (BioGPT, BioMedLM, Pythia, Llama, Mamba ...) as `AnswerModel`.
 
 Scores come from rows that are filled up on the right, which no position that is scored can see.
-Texts are continued behind rows that are filled up on the left, under a mask; rows of models with a
+Texts are continued after rows that are filled up on the left, under a mask; rows of models with a
 recurrent state, which the filling would pass through, are continued with others of their length.
 """
 
@@ -34,17 +34,17 @@ class TransformersCausal:
     """A causal model with its tokenizer.
 
     Args:
-        checkpoint: Where it lies.
+        checkpoint: Where it is.
         label: Its name in tables and files.
         batch_size: Rows that pass at once.
 
     Attributes:
-        first_ids: What every text begins with: what the tokenizer puts there, else its `bos`, else
-            its `eos`, behind which training goes on with the next text.
+        first_ids: What every text starts with: what the tokenizer puts there, else its `bos`, else
+            its `eos`, after which training continues with the next text.
         eos_id: What ends a text; None if nothing does.
 
     Raises:
-        CheckpointError: It cannot be loaded, or nothing begins its texts.
+        CheckpointError: It cannot be loaded, or nothing starts its texts.
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class TransformersCausal:
         if not begin:
             raise CheckpointError(
                 f"hf:{checkpoint.source}: neither tokenizer nor config.json names a bos or eos "
-                "token, so nothing can stand before the first token of a text; name one there"
+                "token, so nothing can be before the first token of a text; name one there"
             )
         return begin
 
@@ -79,7 +79,7 @@ class TransformersCausal:
         return "logits_to_keep" in inspect.signature(self._model.forward).parameters
 
     def score(self, requests: Sequence[ScoreRequest]) -> list[list[float]]:
-        """Return the log-probability (nats) of each answer behind its prompt, summed over ids.
+        """Return the log-probability (nats) of each answer after its prompt, summed over ids.
 
         Raises:
             DataError: Prompt and answer are longer than the model can read.

@@ -26,7 +26,7 @@ class Windows:
 
     Attributes:
         length: Ids of question and context together.
-        overlap: Ids of the context that two neighbours share.
+        overlap: Ids of the context that two neighbors share.
         max_answer: Ids of the longest answer.
     """
 
@@ -37,7 +37,7 @@ class Windows:
 
 @dataclass(frozen=True)
 class _Window:
-    """A part of a passage: its ids, their segments, and where each stands in the context."""
+    """A part of a passage: its ids, their segments, and where each is in the context."""
 
     passage: int
     ids: list[int]
@@ -49,7 +49,7 @@ class ExtractiveReader:
     """A reader with its tokenizer.
 
     Args:
-        checkpoint: Where it lies.
+        checkpoint: Where it is.
         label: Its name in tables and files.
         batch_size: Windows that pass at once.
 
@@ -73,7 +73,7 @@ class ExtractiveReader:
         self.tokenizer = ForeignTokenizer(checkpoint)
         if not self.tokenizer.backend.is_fast:
             raise CheckpointError(
-                f"hf:{checkpoint.source}: its tokenizer does not say where its tokens stand in a "
+                f"hf:{checkpoint.source}: its tokenizer does not say where its tokens are in a "
                 "text; put a tokenizer.json beside the weights"
             )
         self._model = checkpoint.load_model("AutoModelForQuestionAnswering", device)

@@ -68,7 +68,7 @@ class Pretrained:
 
     Attributes:
         source: How the user named it.
-        folder: Where it lies.
+        folder: Where it is.
         config: The content of its config.json.
     """
 
@@ -171,7 +171,7 @@ class Pretrained:
         # transformers makes an empty one where there is none.
         if not any((self.folder / name).is_file() for name in _VOCABULARIES):
             raise CheckpointError(
-                f"hf:{self.source}: no tokenizer lies beside the weights; copy its files there "
+                f"hf:{self.source}: no tokenizer is beside the weights; copy its files there "
                 f"({', '.join(_VOCABULARIES)}: one of them is needed)"
             )
         try:
@@ -202,7 +202,7 @@ class ForeignTokenizer:
     Attributes:
         backend: The tokenizer itself.
         first_ids: What it puts before a text, as the beginning of a sentence; perhaps nothing.
-        last_ids: What it puts behind a text.
+        last_ids: What it puts after a text.
         eos_id: What ends a text; None if it has none.
     """
 
@@ -236,7 +236,7 @@ class ForeignTokenizer:
         return text
 
     def join(self, prompt: str, answers: Sequence[str]) -> ScoreRequest:
-        """Return a prompt and its answers as they are written one behind the other."""
+        """Return a prompt and its answers as they are written one after the other."""
         prompt_ids = self._encode([prompt])[0]
         joined = self._encode([prompt + answer for answer in answers])
         shared = min((_common(prompt_ids, ids) for ids in joined), default=len(prompt_ids))
@@ -257,7 +257,7 @@ class ForeignTokenizer:
 
 
 class EncoderDecoderTokenizer(ForeignTokenizer):
-    """The tokenizer of a model that reads the prompt and then begins the answer afresh."""
+    """The tokenizer of a model that reads the prompt and then starts the answer afresh."""
 
     def join(self, prompt: str, answers: Sequence[str]) -> ScoreRequest:
         """Return a prompt, and the answers without the space that would part them from it."""
@@ -288,7 +288,7 @@ def _fingerprint(backend: Any, folder: Path) -> str:
 
 
 # -------------------------------------------------------------------------------------------------
-# Rows of ids that pass through a model together, and what is looked up behind their positions.
+# Rows of ids that pass through a model together, and what is looked up after their positions.
 # -------------------------------------------------------------------------------------------------
 
 _POSITIONS_AT_ONCE = 256  # bounds the memory of their probabilities
@@ -301,7 +301,7 @@ class Row:
     Attributes:
         prompt: What an encoder reads; empty for models without one.
         ids: What the decoder reads.
-        wanted: Pairs: index of a position, and the id whose log-probability behind it is wanted.
+        wanted: Pairs: index of a position, and the id whose log-probability after it is wanted.
     """
 
     prompt: Sequence[int]
@@ -311,7 +311,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Place:
-    """Where the log-probabilities of an answer stand: a row, and a part of what it wants."""
+    """Where the log-probabilities of an answer are: a row, and a part of what it wants."""
 
     row: int
     begin: int
@@ -324,7 +324,7 @@ def answer_rows(
     """Return as few rows as the answers need, and the place of each answer.
 
     Of an answer all but the last id are read. Answers of one id share a row, and so does one that
-    another one begins with. The answers stand behind `before`; the rows count from `first_row`.
+    another one starts with. The answers are after `before`; the rows count from `first_row`.
 
     Raises:
         ValueError: An answer has no ids.
@@ -353,7 +353,7 @@ def request_rows(
 ) -> tuple[list[Row], list[list[Place]]]:
     """Return the rows of requests and the places of their answers.
 
-    `before` are the ids with which every text begins, in the decoder.
+    `before` are the ids with which every text starts, in the decoder.
     """
     rows: list[Row] = []
     places = []
@@ -416,7 +416,7 @@ def look_up(logits: Tensor, positions: Sequence[int], rows: Sequence[Row]) -> li
 
 
 def wanted_positions(rows: Sequence[Row]) -> list[int]:
-    """Return the positions behind which anything is wanted in any of the rows."""
+    """Return the positions after which anything is wanted in any of the rows."""
     return sorted({position for row in rows for position, _ in row.wanted})
 
 
@@ -509,7 +509,7 @@ class Writer:
         return text, "length" if last is None else "eos"
 
     def _text(self, ids: Sequence[int], before: Sequence[int]) -> str:
-        """Return the text of ids behind another one, which tells whether it begins with a space."""
+        """Return the text of ids after another one, which tells whether it starts with a space."""
         decode = self.tokenizer.decode
         head, whole = decode(before), decode([*before, *ids])
         return whole[len(head) :] if whole.startswith(head) else decode(ids)

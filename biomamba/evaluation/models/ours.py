@@ -1,6 +1,6 @@
 """Our models as `AnswerModel`: every prompt passes through the model once.
 
-The answers to be scored begin with the state behind their prompt, so neither their number nor that
+The answers to be scored start with the state after their prompt, so neither their number nor that
 of the prompts beside it changes a score but for the rounding of products. One answer is written
 greedily; several are the hypotheses of a beam search of that width, equal texts merged.
 """
@@ -27,18 +27,18 @@ from biomamba.runtime.errors import CheckpointError
 from biomamba.tasks.task import WriteText
 
 # -------------------------------------------------------------------------------------------------
-# What a model has in mind behind a prompt: one vector per prompt of its last hidden states.
+# What a model has in mind after a prompt: one vector per prompt of its last hidden states.
 # -------------------------------------------------------------------------------------------------
 
 
 def pooled_hidden(
     model: MambaLM, prompts: Sequence[Sequence[int]], pooling: str, segment_tokens: int
 ) -> Tensor:
-    """Return float64 vectors (prompts, d_model) of the hidden states behind the last norm.
+    """Return float64 vectors (prompts, d_model) of the hidden states after the last norm.
 
-    Each prompt holds the id that begins a document and then its own ids; mean and max are over the
+    Each prompt holds the id that starts a document and then its own ids; mean and max are over the
     latter. Prompts pass in segments of `segment_tokens` positions that hand on their states, so
-    that the memory does not grow with their length. Filling stands on the right, where no position
+    that the memory does not grow with their length. Filling is on the right, where no position
     that is taken can see it.
 
     Raises:
@@ -47,7 +47,7 @@ def pooled_hidden(
     if pooling not in POOLINGS:
         raise ValueError(f"pooling is {pooling!r}; allowed: {', '.join(POOLINGS)}")
     if min(len(prompt) for prompt in prompts) < 2:
-        raise ValueError("a prompt has no ids, so nothing stands behind it")
+        raise ValueError("a prompt has no ids, so nothing is behind it")
     device = model.head_weight.device
     longest = max(len(prompt) for prompt in prompts)
     filled = [list(prompt) + [0] * (longest - len(prompt)) for prompt in prompts]
@@ -112,12 +112,12 @@ class MambaAnswers:
         return make_decoder(self._model)
 
     def _documents(self, prompts: Sequence[Sequence[int]]) -> list[list[int]]:
-        """Begin each prompt as documents begin in training."""
+        """Start each prompt as documents start in training."""
         return [[self.tokenizer.eod_id, *prompt] for prompt in prompts]
 
     @torch.inference_mode()
     def score(self, requests: Sequence[ScoreRequest]) -> list[list[float]]:
-        """Return the log-probability (nats) of each answer behind its prompt, summed over ids.
+        """Return the log-probability (nats) of each answer after its prompt, summed over ids.
 
         Raises:
             ValueError: An answer has no ids.
@@ -137,14 +137,14 @@ class MambaAnswers:
     def _behind(
         self, logits: Tensor, states: Sequence[LayerState], answers: Sequence[Sequence[int]]
     ) -> Tensor:
-        """Return the log-probabilities (answers,), each behind its own logits and states."""
+        """Return the log-probabilities (answers,), each after its own logits and states."""
         longest = max(len(answer) for answer in answers)
         filled = [[*answer, *[IGNORED_TARGET] * (longest - len(answer))] for answer in answers]
         targets = torch.tensor(filled, device=logits.device)
         scores = logits.double().log_softmax(-1).gather(1, targets[:, :1]).squeeze(1)
         if longest == 1:
             return scores
-        # Filling stands on the right, where no position that is scored can see it.
+        # Filling is on the right, where no position that is scored can see it.
         inputs = targets[:, :-1].clamp(min=0)
         hidden, _ = self._model.hidden(inputs, None, states, keeps_states=False)
         nll = token_nll(hidden.flatten(0, 1), self._model.head_weight, targets[:, 1:].flatten())
@@ -152,7 +152,7 @@ class MambaAnswers:
 
     @torch.inference_mode()
     def features(self, prompts: Sequence[Sequence[int]], pooling: str) -> NDArray[np.float64]:
-        """Return the pooled hidden states (prompts, d_model) behind each prompt."""
+        """Return the pooled hidden states (prompts, d_model) after each prompt."""
         documents = self._documents(prompts)
         pooled = pooled_hidden(self._model, documents, pooling, self._prefill_tokens)
         found: NDArray[np.float64] = pooled.cpu().numpy()

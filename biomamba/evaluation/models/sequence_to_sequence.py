@@ -36,7 +36,7 @@ class TransformersSeq2Seq:
     """An encoder-decoder with its tokenizer.
 
     Args:
-        checkpoint: Where it lies.
+        checkpoint: Where it is.
         label: Its name in tables and files.
         batch_size: Rows that pass at once.
 
@@ -58,9 +58,9 @@ class TransformersSeq2Seq:
         if start is None:
             raise CheckpointError(
                 f"hf:{checkpoint.source}: config.json has no decoder_start_token_id, with which "
-                "the decoder begins; name it there"
+                "the decoder starts; name it there"
             )
-        # Targets are encoded as texts are: what stands before a text is read before an answer too.
+        # Targets are encoded as texts are: what is before a text is read before an answer too.
         self._before = [start, *self.tokenizer.first_ids]
         limit, around = (
             positions_of(self._model),
@@ -69,7 +69,7 @@ class TransformersSeq2Seq:
         self.max_tokens = None if limit is None else limit - max(len(around), len(self._before))
 
     def score(self, requests: Sequence[ScoreRequest]) -> list[list[float]]:
-        """Return the log-probability (nats) of each answer behind its prompt, summed over ids.
+        """Return the log-probability (nats) of each answer after its prompt, summed over ids.
 
         Raises:
             DataError: Prompt and answer are longer than the model can read.
@@ -86,7 +86,7 @@ class TransformersSeq2Seq:
         found: list[list[float]] = [[] for _ in rows]
         for numbers in batches_by_length(rows, self._batch_size):
             batch = [rows[n] for n in numbers]
-            # Filling on the right of the decoder comes behind every position that is scored.
+            # Filling on the right of the decoder comes after every position that is scored.
             ids, _ = fill_right([row.ids for row in batch], self._model.device)
             positions = wanted_positions(batch)
             inputs = self._encoder_inputs([row.prompt for row in batch])

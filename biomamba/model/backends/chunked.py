@@ -188,7 +188,7 @@ class _Tile(NamedTuple):
 
 
 def _recur(tile: _Tile, ends: Tensor, through: Tensor, state: Tensor, entering: Tensor) -> None:
-    """Fill in the states that enter the chunks of a tile and move `state` behind them."""
+    """Fill in the states that enter the chunks of a tile and move `state` after them."""
     state = state[tile.rows]
     factors = through[tile.rows, tile.chunks, :, None, None].unbind(1)
     ends, entering = (tile.part(each, state.shape) for each in (ends, entering))

@@ -175,7 +175,7 @@ class FusedScan:
 
 
 def _is_aligned(x: Tensor) -> bool:
-    """Whether rows of x (batch, length, channels) begin at multiples of eight elements."""
+    """Whether rows of x (batch, length, channels) start at multiples of eight elements."""
     return x.stride(2) == 1 and x.stride(1) % 8 == 0 and x.stride(0) % 8 == 0
 
 

@@ -1,4 +1,4 @@
-"""Where a checkpoint lies: a folder, or a repository of the hub that is fetched into the cache.
+"""Where a checkpoint is: a folder, or a repository of the hub that is fetched into the cache.
 
 A local folder never touches the network; a hub id `owner/name` (or `owner/name@revision`) is
 downloaded once.
@@ -132,7 +132,7 @@ def _state_spaces(raw: Mapping[str, Any], source: str) -> Layout:
 
 
 # -------------------------------------------------------------------------------------------------
-# Where a checkpoint lies: a folder, or a repository of the hub that is fetched into the cache.
+# Where a checkpoint is: a folder, or a repository of the hub that is fetched into the cache.
 # -------------------------------------------------------------------------------------------------
 
 CONFIG = "config.json"

@@ -176,7 +176,7 @@ def _plain(value: Any) -> Any:
 
 
 def _expanded(names: Mapping[str, str], config: MambaConfig) -> Iterator[tuple[str, str]]:
-    """Repeat the names of a block for every block; names of a block stand together."""
+    """Repeat the names of a block for every block; names of a block are together."""
     block = {key: value for key, value in names.items() if "{}" in key}
     is_done = False
     for key, value in names.items():
@@ -417,7 +417,7 @@ STATE_SPACES_MAMBA2 = Layout(
 #
 # Source: huggingface/transformers@v5.0.0:src/transformers/models/mamba2/configuration_mamba2.py
 # (keys and defaults) and modeling_mamba2.py (names of tensors). What its config has no key for
-# stands in an object `biomamba`, which transformers keeps and ignores: the vocabulary before
+# is in an object `biomamba`, which transformers keeps and ignores: the vocabulary before
 # padding, above all.
 # -------------------------------------------------------------------------------------------------
 
@@ -532,7 +532,7 @@ TRANSFORMERS_MAMBA2 = Layout(
 # Mamba-1 as transformers has it: model_type mamba, class MambaForCausalLM.
 #
 # Source: huggingface/transformers@v5.0.0:src/transformers/models/mamba/configuration_mamba.py (keys
-# and defaults) and modeling_mamba.py (names of tensors). What its config has no key for stands in
+# and defaults) and modeling_mamba.py (names of tensors). What its config has no key for is in
 # an object `biomamba`, which transformers keeps and ignores: the vocabulary before padding, above
 # all.
 # -------------------------------------------------------------------------------------------------
@@ -645,7 +645,7 @@ _NOT_ARCHITECTURE = frozenset(
 def architecture_differences(config: MambaConfig, checkpoint: MambaConfig) -> list[str]:
     """Describe each field in which a checkpoint does not fit a config, as `field: config X, ...`.
 
-    Initialisation and chunk length do not count. A checkpoint whose vocab_size is the padded size
+    Initialization and chunk length do not count. A checkpoint whose vocab_size is the padded size
     of the config fits: some publish that number.
     """
     if config.layer != checkpoint.layer:

@@ -108,7 +108,7 @@ def find_weights(folder: Path) -> WeightFiles | None:
 
 
 def read_index(path: Path) -> dict[str, str]:
-    """Return name of a tensor -> name of its file; all files lie beside the index.
+    """Return name of a tensor -> name of its file; all files are beside the index.
 
     Raises:
         CheckpointError: It is damaged or names a file elsewhere.
@@ -126,7 +126,7 @@ def read_index(path: Path) -> dict[str, str]:
         is_name = not set(place or "/") & set("/\\:\0")  # null is no name
         if not is_name or not place.endswith(suffix) or place.startswith("."):
             raise CheckpointError(
-                f"{path}: {tensor} is said to lie in {place!r}, which is no {suffix} file beside "
+                f"{path}: {tensor} is said to be in {place!r}, which is no {suffix} file beside "
                 "the index; it is not opened"
             )
     return places

@@ -22,11 +22,11 @@ from biomamba.training.run import save_model
 
 
 class Ema(lightning.Callback):
-    """Keeps average = decay * average + (1 - decay) * weights, behind every step that was taken.
+    """Keeps average = decay * average + (1 - decay) * weights, after every step that was taken.
 
-    It begins with the weights before the first step. Kept in float32 beside the weights (4 bytes
+    It starts with the weights before the first step. Kept in float32 beside the weights (4 bytes
     per parameter, of a sharded model those of the own shard), and whole in the checkpoints.
-    It must stand before the callbacks that save checkpoints.
+    It must be before the callbacks that save checkpoints.
     Source: LeoYML/BioMamba@e61db22, the training code of arXiv 2408.02600: decay 0.999.
 
     Args:
@@ -63,7 +63,7 @@ class Ema(lightning.Callback):
     def restore(self, model: MambaLM) -> None:
         """Put the average of the checkpoint beside the weights, unless it is there already.
 
-        A run that goes on after its last step never starts a fit, and still needs the average for
+        A run that continues after its last step never starts a fit, and still needs the average for
         its validation and for the averaged model.
 
         Raises:

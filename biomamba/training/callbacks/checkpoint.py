@@ -23,7 +23,7 @@ _NAME = re.compile(r"step_(\d{7,})\.ckpt")
 
 
 def checkpoint_name(step: int) -> str:
-    """Return the file name of the checkpoint behind so many steps."""
+    """Return the file name of the checkpoint after so many steps."""
     return f"step_{step:07d}.ckpt"
 
 
@@ -31,7 +31,7 @@ def checkpoints_in(folder: Path) -> dict[int, Path]:
     """Return the checkpoints in a folder by their step, the newest first; good or not.
 
     Raises:
-        CheckpointError: If the folder cannot be read: a run must not begin anew for that.
+        CheckpointError: If the folder cannot be read: a run must not start again for that.
     """
     try:
         paths = list(folder.iterdir())
@@ -39,7 +39,7 @@ def checkpoints_in(folder: Path) -> dict[int, Path]:
         return {}
     except OSError as error:
         raise CheckpointError(
-            f"{folder} cannot be read ({error.strerror}): mend that, or choose another run_id"
+            f"{folder} cannot be read ({error.strerror}): fix that, or choose another run_id"
         ) from error
     found = {int(match[1]): p for p in paths if (match := _NAME.fullmatch(p.name))}
     return dict(sorted(found.items(), reverse=True))
@@ -57,12 +57,12 @@ class Checkpoints(Checkpoint):
     Lightning calls it after all other callbacks, so that they have taken in the step.
 
     Args:
-        folder: Where the checkpoints lie.
+        folder: Where the checkpoints are.
         every_n_steps: Steps between two checkpoints.
         keep_last: How many of the newest are kept; with at least two, a damaged one costs no more
             than every_n_steps.
         keep_every_steps: Checkpoints at multiples of this are kept for good; None for no others.
-        in_background: Write while the training goes on, from a copy in main memory (of weights
+        in_background: Write while the training continues, from a copy in main memory (of weights
             and optimizer, 12 bytes per parameter); an error then stops the run at a later step.
     """
 
@@ -126,7 +126,7 @@ class Checkpoints(Checkpoint):
     def on_train_start(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule
     ) -> None:
-        """Go on with the random states of the checkpoint, and the optimizer options of now.
+        """Continue with the random states of the checkpoint, and the optimizer options of now.
 
         Options that differ from those of the checkpoint were allowed to change.
         """
@@ -205,7 +205,7 @@ class Checkpoints(Checkpoint):
         pl_module: lightning.LightningModule,
         checkpoint: dict[str, Any],
     ) -> None:
-        """Remember the random states; another number of ranks begins with those of the seed."""
+        """Remember the random states; another number of ranks starts with those of the seed."""
         states = checkpoint.get(_RNG_KEY, [])
         self._rng_states = states if len(states) == trainer.world_size else []
 
@@ -240,7 +240,7 @@ class Checkpoints(Checkpoint):
         """Return the newest checkpoints before the steps that are being skipped.
 
         While steps are skipped, newer checkpoints hold the weights that made them fail. Without
-        these older ones nothing would be left to go on from at a lower learning rate.
+        these older ones nothing would be left to continue from at a lower learning rate.
         """
         guard = getattr(trainer.lightning_module, "guard", None)
         skipped = guard.skipped_in_a_row if guard is not None else 0
@@ -251,7 +251,7 @@ class Checkpoints(Checkpoint):
 
 
 def way_back(trainer: lightning.Trainer, last_taken: int) -> str:
-    """Say which checkpoint lies before skipped steps or spoiled weights, and how to use it.
+    """Say which checkpoint is before skipped steps or spoiled weights, and how to use it.
 
     Args:
         trainer: Of the run.
@@ -259,19 +259,19 @@ def way_back(trainer: lightning.Trainer, last_taken: int) -> str:
     """
     checkpoints = find_callbacks(trainer, Checkpoints)
     if not checkpoints:
-        return "callbacks.checkpoint is switched off, so nothing is there to go on from"
+        return "callbacks.checkpoint is switched off, so nothing is there to continue from"
     folder = checkpoints[0].folder
     older = [path for step, path in checkpoints_in(folder).items() if step <= last_taken]
     if not older:
         return (
-            f"{folder} holds no checkpoint at or before step {last_taken}: begin again in another "
+            f"{folder} holds no checkpoint at or before step {last_taken}: start again in another "
             "run (run_id=<new>) with a lower optimizer.lr"
         )
     others = f"from {older[1]}, or " if older[1:] else ""
     return (
-        f"the newest checkpoint before that is {older[0]}: go on from it in another run "
+        f"the newest checkpoint before that is {older[0]}: continue from it in another run "
         f"(run_id=<new> resume={older[0]} allow_change=true) with a lower optimizer.lr; if steps "
-        f"are skipped again, its weights are spoiled: go on {others}from the beginning"
+        f"are skipped again, its weights are spoiled: continue {others}from the beginning"
     )
 
 

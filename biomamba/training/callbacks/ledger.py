@@ -29,7 +29,7 @@ class LedgerWriter(lightning.Callback):
     """Each rank writes the pieces of its own rows, in chunks of some steps.
 
     A chunk is written every `every_n_steps` steps and before every checkpoint. A resumed run cuts
-    off what lies behind its checkpoint, so that the ledger is that of an uninterrupted run,
+    off what is after its checkpoint, so that the ledger is that of an uninterrupted run,
     also with another number of ranks. A run that is resumed in another folder takes the earlier
     part over from the folder that its checkpoint names. A step whose update a loss scaler skipped
     is written too: its data is consumed.
@@ -38,7 +38,7 @@ class LedgerWriter(lightning.Callback):
     abstracts (290 tokens each), over all ranks.
 
     Args:
-        folder: Where the ledger lies; nothing else may.
+        folder: Where the ledger is; nothing else may.
         every_n_steps: Steps between two chunks.
     """
 
@@ -71,8 +71,8 @@ class LedgerWriter(lightning.Callback):
     def restore(self, trainer: lightning.Trainer) -> None:
         """Bring the ledger to the step of the checkpoint, unless that was done.
 
-        A run that goes on after its last step never starts a fit; in another folder it still takes
-        over the ledger of the run that it goes on from.
+        A run that continues after its last step never starts a fit; in another folder it still
+        takes over the ledger of the run that it continues from.
         """
         if self._has_begun:
             return

@@ -41,7 +41,7 @@ SHARED = (
     "skipped steps",
     "weights",
 )
-# What each rank must have for itself: its rows, one behind the other.
+# What each rank must have for itself: its rows, one after the other.
 OWN = ("first row", "rows", "gaps")
 _NO_ROWS = (-1, 0, 0)
 
@@ -67,7 +67,7 @@ class Agreement(lightning.Callback):
     def on_train_start(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule
     ) -> None:
-        """Compare what the ranks begin with."""
+        """Compare what the ranks start with."""
         table = _gather(trainer, pl_module, _NO_ROWS)
         _stop(trainer, difference(table))
 
@@ -171,7 +171,7 @@ def _gather(
 
 
 def _checkpoint_of(trainer: lightning.Trainer) -> int:
-    """Return seven bytes of the hash of the checkpoint that the run went on from; 0 without one."""
+    """Return seven bytes of the hash of the checkpoint of the start; 0 without one."""
     io = trainer.strategy.checkpoint_io
     digest = io.loaded_digest if isinstance(io, DurableCheckpointIO) else None
     return int(digest[:14], 16) if digest else 0
@@ -181,9 +181,9 @@ def _stop(trainer: lightning.Trainer, problem: str | None) -> None:
     """Stop all ranks, which know the same problem."""
     if problem is not None:
         raise TrainingError(
-            f"the ranks of the run have come apart behind step {trainer.global_step}: {problem}. "
+            f"the ranks of the run have come apart after step {trainer.global_step}: {problem}. "
             "Start them with the same code, configuration, data and checkpoint; if they did, "
-            "suspect the memory of the machine and go on from a checkpoint that was made before"
+            "suspect the memory of the machine and continue from a checkpoint that was made before"
         )
 
 

@@ -27,7 +27,7 @@ _REMEDY = "or callbacks.samples=null"
 class Samples(lightning.Callback):
     """Continues prompts with the weights that are validated, and writes the texts to TensorBoard.
 
-    To nowhere else. The prompts stand in the configuration, which the run folder keeps. A run whose
+    To nowhere else. The prompts are in the configuration, which the run folder keeps. A run whose
     data, or whose first weights' data, may not be shared is refused: a model can repeat what it
     has read. Sampling has random streams of its own, so the training is that of a run without it.
 
@@ -132,7 +132,7 @@ def _own_layout(model: nn.Module) -> Generator[None]:
 
 def as_markdown(prompt: str, found: Completion) -> str:
     """Return a prompt in bold with its continuation, every character as it is."""
-    bold = prompt.rstrip()  # Markdown ends nothing bold behind a space
+    bold = prompt.rstrip()  # Markdown ends nothing bold after a space
     end = " ..." if found.stop_reason == "length" else ""
     return f"**{_literal(bold)}**{_literal(prompt[len(bold) :] + found.text)}{end}"
 

@@ -25,9 +25,9 @@ MODES = ("min", "max")
 class Selection(lightning.Callback):
     """Keeps the weights that a validation figure was best with; `save` writes them.
 
-    Every validation behind a step is a candidate, that of the last step too; the first of equal
+    Every validation after a step is a candidate, that of the last step too; the first of equal
     ones wins, and a figure that is not a number never does. Test splits play no part. What is kept
-    are the weights that the validation saw, averaged ones with `ema` (it must stand before).
+    are the weights that the validation saw, averaged ones with `ema` (it must be before).
 
     The weights are whole in the checkpoints, so that a resumed run selects what the uninterrupted
     one does: 4 bytes per trained parameter there and in main memory (of a sharded model, on the
@@ -102,16 +102,16 @@ class Selection(lightning.Callback):
         """Refuse an average of the weights that would be validated after this callback was asked.
 
         Raises:
-            ConfigError: `ema` stands behind.
+            ConfigError: `ema` is behind.
         """
         callbacks = find_callbacks(trainer, lightning.Callback)
         if any(isinstance(callback, Ema) for callback in callbacks[callbacks.index(self) :]):
-            raise ConfigError("callbacks: selection must stand behind ema, which it asks")
+            raise ConfigError("callbacks: selection must be after ema, which it asks")
 
     def on_train_start(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule
     ) -> None:
-        """Go on with the choice of the checkpoint."""
+        """Continue with the choice of the checkpoint."""
         self.restore(_model_of(pl_module))
         if self.is_exhausted:
             trainer.should_stop = True
@@ -136,7 +136,7 @@ class Selection(lightning.Callback):
     def on_train_end(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule
     ) -> None:
-        """Save the step that the run was stopped at: it is finished and goes on from there."""
+        """Save the step that the run was stopped at: it is finished and continues from there."""
         if not self.is_exhausted:
             return
         for checkpoints in find_callbacks(trainer, Checkpoints):

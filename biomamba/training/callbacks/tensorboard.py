@@ -115,7 +115,7 @@ _SETTINGS = {
 def hyper_parameters(
     config: Mapping[str, Any], model: MambaLM, source_weights: Mapping[str, float]
 ) -> dict[str, Value]:
-    """Return the main settings of a run: no paths but that of the checkpoint it began with.
+    """Return the main settings of a run: no paths but that of the checkpoint it started with.
 
     Args:
         config: The resolved configuration of the program.
@@ -163,7 +163,7 @@ class Histograms(lightning.Callback):
     sum of their squares is train/grad_norm.
 
     Args:
-        every_n_steps: Steps between two of them; also written behind the first step.
+        every_n_steps: Steps between two of them; also written after the first step.
     """
 
     def __init__(self, every_n_steps: int = 100) -> None:
@@ -220,7 +220,7 @@ class Histograms(lightning.Callback):
 
 @torch.no_grad()
 def gradient_norms(module: torch.nn.Module) -> dict[str, float]:
-    """Return the norm of the gradient of each layer, and of what lies outside of the layers."""
+    """Return the norm of the gradient of each layer, and of what is outside of the layers."""
     squares: dict[str, list[Tensor]] = {}
     for name, parameter in module.named_parameters():
         if parameter.grad is not None:

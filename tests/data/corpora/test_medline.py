@@ -1,4 +1,4 @@
-"""PubMed XML to documents: what stands, what is left out and why."""
+"""PubMed XML to documents: what is, what is left out and why."""
 
 from collections import Counter
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""MedRAG's abstracts: the damage made anew by a reader of the same kind, and mended."""
+"""MedRAG's abstracts: the damage built again by a reader of the same kind, and fixed."""
 
 import gzip
 import json

@@ -67,7 +67,7 @@ def test_rows_become_batches_as_those_of_the_stores(make_plan: Make) -> None:
     )
     inputs, targets = batch.input_ids.numpy(), batch.targets.numpy()
     assert (targets != IGNORED_TARGET).all()
-    # EOD ends a document and begins the next, so inputs are the targets moved by one.
+    # EOD ends a document and starts the next, so inputs are the targets moved by one.
     assert (inputs[:, 1:] == targets[:, :-1]).all()
     is_new = np.diff(batch.seq_idx.numpy(), axis=1) == 1
     assert (is_new == (targets[:, :-1] == eod_id)).all()

@@ -43,7 +43,7 @@ def run(
     stop: int = NUM_STEPS,
     positions: dict[int, Positions] | None = None,
 ) -> tuple[list[str], dict[int, Positions]]:
-    """Return the hashes of the global steps and the positions of all readers behind them."""
+    """Return the hashes of the global steps and the positions of all readers after them."""
     steps: list[list[Batch]] = [[] for _ in range(stop - start)]
     behind: dict[int, Positions] = {}
     for rank in range(world_size):

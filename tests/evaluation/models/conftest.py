@@ -57,7 +57,7 @@ LAYOUTS = {
 
 
 def fast_tokenizer(layout: Layout) -> Any:
-    """Train a tokenizer of a family: of bytes, or of words that a mark begins."""
+    """Train a tokenizer of a family: of bytes, or of words that a mark starts."""
     backend = tokenizers.Tokenizer(token_models.BPE(byte_fallback=layout.is_sentencepiece))
     if layout.is_sentencepiece:
         backend.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first")

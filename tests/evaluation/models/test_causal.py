@@ -66,7 +66,7 @@ def test_a_whole_answer_is_scored_as_by_a_plain_forward_pass(kind: str, save_mod
     assert model.first_ids == begin
     expected = [plain_score(save_model(kind), begin, PROMPTS[0], answer) for answer in ANSWERS]
     assert found[0] == pytest.approx(expected, rel=1e-5)
-    assert max(expected) - min(expected) > 1  # else nothing was told apart
+    assert max(expected) - min(expected) > 1  # else nothing was distinguished
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -187,7 +187,7 @@ def test_what_a_checkpoint_says_about_generation_does_not_count(
 @pytest.mark.parametrize("kind", ["gpt2", "gpt_neox", "llama", "biogpt"])
 def test_more_than_a_model_can_read_is_refused(kind: str, save_model: Any) -> None:
     model = load(save_model(kind))
-    assert model.max_tokens == 127  # of 128 positions, behind the id that begins a text
+    assert model.max_tokens == 127  # of 128 positions, after the id that starts a text
 
     assert len(model.score([ScoreRequest([5] * 124, [[6, 7, 8]])])[0]) == 1
     assert model.write([[5] * 124], WriteText(3))

@@ -1,4 +1,4 @@
-"""Checkpoints of transformers: found, recognised, loaded without running anything of theirs."""
+"""Checkpoints of transformers: found, recognized, loaded without running anything of theirs."""
 
 import json
 import os
@@ -115,7 +115,7 @@ def test_a_missing_tokenizer_is_named(folder: Path) -> None:
     for path in folder.glob("tokenizer*"):
         path.unlink()
 
-    with pytest.raises(CheckpointError, match="no tokenizer lies beside the weights"):
+    with pytest.raises(CheckpointError, match="no tokenizer is beside the weights"):
         Pretrained.find(str(folder)).load_tokenizer()
     (folder / "tokenizer.json").write_text("{}")
     with pytest.raises(CheckpointError, match="cannot load its tokenizer"):

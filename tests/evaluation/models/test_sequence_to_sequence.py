@@ -57,7 +57,7 @@ def test_an_answer_is_scored_as_the_loss_of_the_model_scores_it(kind: str, save_
     found = load(save_model(kind)).score(requests_of(load(save_model(kind)), PROMPTS[:1]))
 
     assert found[0] == pytest.approx(expected, rel=1e-5)
-    assert max(expected) - min(expected) > 1  # else nothing was told apart
+    assert max(expected) - min(expected) > 1  # else nothing was distinguished
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -8,7 +8,7 @@ from biomamba.evaluation.models.loading import Writer, _merged
 
 
 class Words:
-    """A tokenizer whose words begin with a space, but for the first one of a text."""
+    """A tokenizer whose words start with a space, but for the first one of a text."""
 
     vocab_size = 4
 

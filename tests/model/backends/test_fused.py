@@ -1,4 +1,4 @@
-"""How the kernels are found and called, on stand-ins with their signatures.
+"""How the kernels are found and called, on are-ins with their signatures.
 
 The real kernels: tests/test_fused_kernels.py (interpreted), and the tests marked gpu.
 """
@@ -41,7 +41,7 @@ def mamba_split_conv1d_scan_combined(zxbcdt, *args, **kwargs):
 
 @pytest.fixture(autouse=True)
 def _fresh_imports(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Forget the stand-ins after each test, and what was loaded of them."""
+    """Forget the are-ins after each test, and what was loaded of them."""
     _load_kernels.cache_clear()
     before = set(sys.modules)
     yield

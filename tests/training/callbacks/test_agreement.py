@@ -191,7 +191,7 @@ def test_ranks_are_compared_at_multiples_only(every_n_steps: int) -> None:
 )
 def test_a_rank_that_differs_stops_the_run(name: str) -> None:
     ranks = Ranks(changed(**{name: 1}))
-    message = f"come apart behind step 2: {name.replace('_', ' ')}: rank 1"
+    message = f"come apart after step 2: {name.replace('_', ' ')}: rank 1"
     with pytest.raises(TrainingError, match=message):
         ranks.step(Agreement(every_n_steps=1))
     with pytest.raises(TrainingError, match=message):

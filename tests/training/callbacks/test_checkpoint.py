@@ -46,7 +46,7 @@ class Weight(lightning.LightningModule):
 
 
 class Batches(DataLoader[Any]):
-    """Numbers that go on where a checkpoint was taken."""
+    """Numbers that continue where a checkpoint was taken."""
 
     def __init__(self, first: int = 0) -> None:
         super().__init__(range(NUM_STEPS), batch_size=None, sampler=range(first, NUM_STEPS))  # type: ignore[arg-type]
@@ -162,7 +162,7 @@ def test_the_way_back_names_the_checkpoints_before_a_step(
     expected = "from the beginning"
     if next_one is not None:
         expected = f"from {tmp_path / checkpoint_name(next_one)}, or {expected}"
-    assert told.endswith(f"go on {expected}")
+    assert told.endswith(f"continue {expected}")
 
 
 def test_an_old_one_goes_only_when_a_newer_one_is_there(

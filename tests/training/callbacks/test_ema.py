@@ -67,7 +67,7 @@ class Stream(TrainingData):
 
 
 class Watch(lightning.Callback):
-    """Keeps the weights behind every step, and those that validation sees."""
+    """Keeps the weights after every step, and those that validation sees."""
 
     def __init__(self) -> None:
         self.behind: list[dict[str, Tensor]] = []

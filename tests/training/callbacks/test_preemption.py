@@ -110,7 +110,7 @@ def test_a_signal_ends_the_fit_behind_its_step_with_a_checkpoint(
     assert [path.name for path in tmp_path.iterdir()] == ["rank-0-step-3"]
     is_by_hand = number in signals.BY_HAND  # then SLURM is not asked to start the job again
     answer = (
-        "start the same command again to go on" if is_by_hand else "job 7 is in the queue again"
+        "start the same command again to continue" if is_by_hand else "job 7 is in the queue again"
     )
     assert stop.value.reason == (
         f"{number.name}: saved step 3 in {tmp_path}/{number.name}.ckpt; {answer}"
@@ -187,8 +187,8 @@ def test_an_early_signal_stops_before_the_first_step_and_saves_nothing(
 def test_the_end_of_the_job_leaves_room_for_the_longest_step_and_a_save(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, requeues: list[str]
 ) -> None:
-    # Steps of 10 s on a false clock; 65 s to go; 5 s of margin: behind step 4 at 40 s there are
-    # 25 s left, which are 2 x 10 + 5 (enough), behind step 5 only 15.
+    # Steps of 10 s on a false clock; 65 s to go; 5 s of margin: after step 4 at 40 s there are
+    # 25 s left, which are 2 x 10 + 5 (enough), after step 5 only 15.
     clock = [1_000.0]
     monkeypatch.setattr(preemption.time, "time", lambda: clock[0])
     monkeypatch.setattr(preemption.time, "monotonic", lambda: clock[0])

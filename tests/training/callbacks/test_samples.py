@@ -43,7 +43,7 @@ def test_a_stopped_run_with_sampled_texts_is_the_run_without_them(small_run: New
             assert torch.equal(weights(other)[name], value), name
         strides = [p.stride() for p in other.module.parameters()]
         assert strides == [p.stride() for p in without.module.parameters()]
-    # Validations before the first step and behind every second one.
+    # Validations before the first step and after every second one.
     for tag in ("samples/01/text_summary", "samples/02/text_summary"):
         assert stopped.steps()[tag] == whole.steps()[tag] == [0, 2, 4, 6, 8]
         assert stopped.texts(tag) == whole.texts(tag)

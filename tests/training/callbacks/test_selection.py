@@ -330,7 +330,7 @@ def test_a_figure_that_no_validation_gives_is_refused(tmp_path: Path) -> None:
 def test_an_average_behind_it_and_weights_of_another_model_are_refused(tmp_path: Path) -> None:
     run = Run(tmp_path)
     run.trainer.callbacks.append(Ema("model_ema"))  # type: ignore[attr-defined]
-    with pytest.raises(ConfigError, match="behind ema"):
+    with pytest.raises(ConfigError, match="after ema"):
         run.selection.on_fit_start(run.trainer, run.module)
     run.selection.load_state_dict(
         run.selection.state_dict() | {"weights": {"backbone.embedding.weight": torch.zeros(3, 3)}}
