@@ -37,7 +37,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from biomamba.config.cli import STOPPED_CODE
 from biomamba.data.ledger import Ledger, compare
-from biomamba.training.callbacks.checkpoint import checkpoint_name, checkpoints_in
+from biomamba.training.checkpoint_io import checkpoint_name, checkpoints_in
 
 STEPS = 20
 TOKENS_PER_STEP = 1_024

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from biomamba.training.callbacks.checkpoint import checkpoints_in
+from biomamba.training.checkpoint_io import checkpoints_in
 
 _START_SECONDS = 180  # a start that has not come so far hangs
 _END_SECONDS = 120  # torchrun alone waits 30 seconds before it kills the other ranks

@@ -62,7 +62,7 @@ def _timed(hook: Callable[..., Any], seconds: list[float]) -> Callable[..., Any]
 def main() -> None:
     """Train with a timer as one more callback."""
     build_callbacks = train.build_callbacks
-    train.build_callbacks = lambda nodes: [*build_callbacks(nodes), HookTimer()]
+    train.build_callbacks = lambda nodes, run: [*build_callbacks(nodes, run), HookTimer()]
     run_cli("train", train.main)
 
 

@@ -23,6 +23,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from biomamba.config.check import build
 from biomamba.config.cli import run_cli
+from biomamba.config.safety import load_target, parameter_names
 from biomamba.data.datamodule import TrainingData
 from biomamba.model.isolation_probe import Isolation, probe_isolation
 from biomamba.model.lora import ParameterCount
@@ -33,7 +34,6 @@ from biomamba.runtime.random_state import seed_everything
 from biomamba.runtime.ranks import is_rank_zero
 from biomamba.training.callbacks.checkpoint import Checkpoints
 from biomamba.training.callbacks.preemption import Preemption
-from biomamba.training.callbacks.samples import Samples
 from biomamba.training.callbacks.tensorboard import RunPage
 from biomamba.training.checkpoint_io import DurableCheckpointIO, remove_leftovers
 from biomamba.training.finish import DueValidation, check_figures, finish
@@ -50,6 +50,7 @@ from biomamba.training.launch import (
 from biomamba.training.lineage import keep_private, restrictions_of
 from biomamba.training.module import LanguageModelingModule, check_vocabulary
 from biomamba.training.resume import (
+    RunContext,
     Start,
     find_start,
     is_finished,
@@ -83,22 +84,30 @@ def train(cfg: DictConfig) -> None:
     config: Any = OmegaConf.to_container(cfg, resolve=True)
     run_dir = Path(cfg.paths.run_dir)
     reasons = keep_private(config, run_dir)
-    callbacks = build_callbacks(cfg.callbacks)
+    if node_of(cfg.callbacks, Preemption) is None:
+        signals.restore_for_training()  # nothing would look at a signal that only sets a flag
     with signals.immediate():
         datamodule: TrainingData = build(cfg.data)
-    start = begin(cfg, config, datamodule, callbacks)
+    settings = run_settings(config, datamodule)
+    start = start_of(cfg, settings)
     if is_finished(start, datamodule.budget.num_steps, run_dir / "run.json"):
         if is_rank_zero():
             print(
                 f"finished: {run_dir} has done its {start.step} steps; raise max_tokens to continue"
             )
         return
+    datamodule.allow_change = bool(start.changes)
+    run = RunContext(
+        settings,
+        start,
+        lambda: restrictions_of(config, datamodule.description, start.checkpoint),
+    )
+    callbacks = build_callbacks(cfg.callbacks, run)
     announce(start, run_dir)
     with signals.immediate():
         datamodule.prepare_data()
         datamodule.setup("fit")
         module = build_module(cfg, datamodule)
-        tell_restrictions(callbacks, config, datamodule, start)
     record = RunRecord(run_dir / "run.json", provenance(config), datamodule, start)
     trainer = build(
         cfg.trainer,
@@ -130,16 +139,12 @@ def train(cfg: DictConfig) -> None:
         print("\n".join([*lines, f"curves: tensorboard --logdir {run_dir}"]))
 
 
-def begin(cfg: DictConfig, config: Any, datamodule: TrainingData, callbacks: list[Any]) -> Start:
-    """Find where the run continues, and tell those who must know."""
+def start_of(cfg: DictConfig, settings: dict[str, Any]) -> Start:
+    """Find where the run starts, and remove what a killed run left half written."""
     run_dir = Path(cfg.paths.run_dir)
-    checkpoints = next((found for found in callbacks if isinstance(found, Checkpoints)), None)
-    folder = checkpoints.folder if checkpoints else run_dir / "checkpoints"
-    settings = run_settings(config, datamodule)
+    node = node_of(cfg.callbacks, Checkpoints)
+    folder = Path(node.folder) if node else run_dir / "checkpoints"
     start = find_start(cfg.resume, folder, settings, allow_change=cfg.allow_change)
-    datamodule.allow_change = bool(start.changes)
-    if checkpoints:
-        checkpoints.settings = settings
     if is_rank_zero():
         remove_leftovers(folder)
         remove_temporary_files(run_dir)
@@ -180,16 +185,6 @@ def length_of(schedule: DictConfig, datamodule: TrainingData) -> dict[str, int]:
     return {} if known is not None else {"total_tokens": datamodule.budget.max_tokens}
 
 
-def tell_restrictions(
-    callbacks: list[Any], config: Any, datamodule: TrainingData, start: Start
-) -> None:
-    """Tell those who show texts why they may not; empty if they may."""
-    for found in callbacks:
-        if isinstance(found, Samples):
-            description = datamodule.description
-            found.restrictions = restrictions_of(config, description, start.checkpoint)
-
-
 def probe(module: LanguageModelingModule, trainer: Trainer, precision: str) -> Isolation:
     """Prove, before anything is computed, that the backend keeps the documents of a row apart."""
     with signals.immediate():
@@ -199,21 +194,25 @@ def probe(module: LanguageModelingModule, trainer: Trainer, precision: str) -> I
 
 def build_loggers(nodes: DictConfig | None, start: Start) -> list[Any]:
     """Build the loggers, so that a resumed run adds to the curves of the earlier one."""
-    found = [node for node in (nodes or {}).values() if node is not None]
-    return [build(node, **logger_options(node._target_, start)) for node in found]
+    return [build(node, **logger_options(node._target_, start)) for node in active(nodes)]
 
 
-def build_callbacks(nodes: DictConfig | None) -> list[Any]:
-    """Build the callbacks; without one that stops in time, signals keep their usual effect."""
-    callbacks = build_all(nodes)
-    if not any(isinstance(callback, Preemption) for callback in callbacks):
-        signals.restore_for_training()
-    return callbacks
+def build_callbacks(nodes: DictConfig | None, run: RunContext) -> list[Any]:
+    """Build the callbacks that are switched on; those that take the run get it."""
+    return [
+        build(node, **({"run": run} if "run" in parameter_names(node, "callbacks") else {}))
+        for node in active(nodes)
+    ]
 
 
-def build_all(nodes: DictConfig | None) -> list[Any]:
-    """Build the nodes of a group whose options are switched on; null switches one off."""
-    return [build(node) for node in (nodes or {}).values() if node is not None]
+def node_of(nodes: DictConfig | None, kind: type) -> DictConfig | None:
+    """Return the node that builds an object of a class; None if there is none."""
+    return next((n for n in active(nodes) if load_target(n._target_, "callbacks") is kind), None)
+
+
+def active(nodes: DictConfig | None) -> list[DictConfig]:
+    """Return the nodes of a group whose options are switched on; null switches one off."""
+    return [node for node in (nodes or {}).values() if node is not None]
 
 
 if __name__ == "__main__":

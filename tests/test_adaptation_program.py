@@ -74,8 +74,8 @@ def run(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
         arguments = (f"paths.data_dir={data}", f"paths.run_dir={folder}", "run_id=x", *SETTINGS)
         cfg = compose_config("train", [*arguments, *overrides])
 
-        def with_stop(nodes: Any) -> list[Any]:
-            return build_callbacks(nodes) + ([StopAt(stop)] if stop is not None else [])
+        def with_stop(nodes: Any, run: Any) -> list[Any]:
+            return build_callbacks(nodes, run) + ([StopAt(stop)] if stop is not None else [])
 
         monkeypatch.setattr(train, "build_callbacks", with_stop)
         seed_everything(cfg.seed)

@@ -148,8 +148,8 @@ def program(run_dir: Path, arguments: Sequence[str], fault: Fault | None, bad_ro
             fault.act("write", int(record["step"]))
         write_record(path, record)
 
-    def watched(nodes: Any) -> list[Any]:
-        return [*build_callbacks(nodes), Watch(run_dir.with_suffix(".batches"), fault)]
+    def watched(nodes: Any, run: Any) -> list[Any]:
+        return [*build_callbacks(nodes, run), Watch(run_dir.with_suffix(".batches"), fault)]
 
     LanguageModelingModule._nll_sums = spoiled  # type: ignore[method-assign]
     checkpoint_io.write_sealed = interrupted

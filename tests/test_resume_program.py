@@ -101,8 +101,8 @@ def run(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
 
         stops = [] if stop is None else [StopAt(stop) if isinstance(stop, int) else stop]
 
-        def with_stop(nodes: Any) -> list[Any]:
-            return build_callbacks(nodes) + stops
+        def with_stop(nodes: Any, run: Any) -> list[Any]:
+            return build_callbacks(nodes, run) + stops
 
         monkeypatch.setattr(train, "build_callbacks", with_stop)
         seed_everything(cfg.seed)

@@ -69,7 +69,7 @@ class At(lightning.Callback):
 
 def program(arguments: tuple[str, ...], step: int, act: Act, first: Act) -> None:
     build_callbacks = train.build_callbacks
-    train.build_callbacks = lambda nodes: [*build_callbacks(nodes), At(step, act)]
+    train.build_callbacks = lambda nodes, run: [*build_callbacks(nodes, run), At(step, act)]
     sys.argv = ["train", *arguments]
     first()
     signals.listen()

@@ -9,6 +9,7 @@ file, and a kill or a full disk loses both.
 """
 
 import os
+import re
 import secrets
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -35,6 +36,30 @@ from biomamba.runtime.files import (
 
 # Where a checkpoint carries what its record repeats: plain values only.
 RUN_KEY = "run"
+_NAME = re.compile(r"step_(\d{7,})\.ckpt")
+
+
+def checkpoint_name(step: int) -> str:
+    """Return the file name of the checkpoint after so many steps."""
+    return f"step_{step:07d}.ckpt"
+
+
+def checkpoints_in(folder: Path) -> dict[int, Path]:
+    """Return the checkpoints in a folder by their step, the newest first; good or not.
+
+    Raises:
+        CheckpointError: If the folder cannot be read: a run must not start again for that.
+    """
+    try:
+        paths = list(folder.iterdir())
+    except FileNotFoundError:
+        return {}
+    except OSError as error:
+        raise CheckpointError(
+            f"{folder} cannot be read ({error.strerror}): fix that, or choose another run_id"
+        ) from error
+    found = {int(match[1]): p for p in paths if (match := _NAME.fullmatch(p.name))}
+    return dict(sorted(found.items(), reverse=True))
 
 
 @dataclass(frozen=True)

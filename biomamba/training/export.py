@@ -30,8 +30,7 @@ from biomamba.runtime.files import sha256_of, sync_folder, write_json, write_tex
 from biomamba.runtime.input_files import read_run_record
 from biomamba.runtime.numbers import check_whole
 from biomamba.training.callbacks.averaging import Ema
-from biomamba.training.callbacks.checkpoint import checkpoints_in
-from biomamba.training.checkpoint_io import CheckpointRecord, DurableCheckpointIO
+from biomamba.training.checkpoint_io import CheckpointRecord, DurableCheckpointIO, checkpoints_in
 from biomamba.training.resume import named_checkpoint
 
 # -------------------------------------------------------------------------------------------------

@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,8 +13,7 @@ from biomamba.data.store.format import settings_difference
 from biomamba.runtime.errors import CheckpointError, ConfigError
 from biomamba.runtime.input_files import read_run_record
 from biomamba.runtime.ranks import is_rank_zero
-from biomamba.training.callbacks.checkpoint import checkpoints_in
-from biomamba.training.checkpoint_io import CheckpointRecord, verify_checkpoint
+from biomamba.training.checkpoint_io import CheckpointRecord, checkpoints_in, verify_checkpoint
 
 AUTO = "auto"
 _FOLDER = "checkpoints"  # of a run
@@ -50,6 +49,22 @@ class Start:
     checkpoint: Path | None = None
     step: int = 0
     changes: str = ""
+
+
+@dataclass(frozen=True)
+class RunContext:
+    """What the callbacks of a run must know about it when they are built.
+
+    Attributes:
+        settings: What decides the result, as `run_settings` returns them.
+        start: Where the run starts.
+        restrictions: Returns why texts of the model may not be shown, one sentence each; empty if
+            they may. To be called once the data is set up.
+    """
+
+    settings: Mapping[str, Any]
+    start: Start
+    restrictions: Callable[[], Sequence[str]]
 
 
 def run_settings(config: Mapping[str, Any], data: TrainingData) -> dict[str, Any]:

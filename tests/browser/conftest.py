@@ -142,7 +142,9 @@ def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     OmegaConf.save(cfg, folder / ".hydra" / "config.yaml")
     build_callbacks = train.build_callbacks
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train, "build_callbacks", lambda n: [*build_callbacks(n), _StopBefore()])
+        patch.setattr(
+            train, "build_callbacks", lambda *given: [*build_callbacks(*given), _StopBefore()]
+        )
         seed_everything(cfg.seed)
         with pytest.raises(_Defect):
             train.train(cfg)

@@ -77,7 +77,7 @@ def fit(folder: Path, overrides: list[str], attempt: int, *, is_early: bool = Fa
             file.write(json.dumps({"attempt": attempt, **what}) + "\n")
 
     build = train.build_callbacks
-    train.build_callbacks = lambda nodes: [Watch(say, attempt, sent), *build(nodes)]
+    train.build_callbacks = lambda nodes, run: [Watch(say, attempt, sent), *build(nodes, run)]
     say(event="begin", pid=os.getpid())
     seed_everything(1)
     try:

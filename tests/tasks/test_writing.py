@@ -96,7 +96,7 @@ def test_support_comes_from_the_parts_of_the_prompt_alone() -> None:
 def test_predictions_of_other_items_are_refused() -> None:
     predictions = [Prediction(id="b", text="x"), Prediction(id="a", text="x")]
 
-    with pytest.raises(ValueError, match="prediction b is where item a"):
+    with pytest.raises(ValueError, match="prediction b is in the place of item a"):
         notes().measures(ITEMS, predictions)
 
 

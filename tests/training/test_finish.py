@@ -13,7 +13,8 @@ from biomamba.model.backends.chunked import ChunkedScan
 from biomamba.model.config import Mamba2Config
 from biomamba.model.language_model import MambaLM
 from biomamba.runtime.errors import TrainingError
-from biomamba.training.callbacks.checkpoint import Checkpoints, checkpoint_name
+from biomamba.training.callbacks.checkpoint import Checkpoints
+from biomamba.training.checkpoint_io import checkpoint_name
 from biomamba.training.finish import (
     check_all_steps,
     check_figures,

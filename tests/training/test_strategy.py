@@ -28,8 +28,8 @@ from biomamba.model.checkpoint import build_model, load_pretrained, save_pretrai
 from biomamba.model.config import Mamba1Config, Mamba2Config, MambaConfig
 from biomamba.model.lora import ADAPTER, Adaptation, Lora, save_adapter
 from biomamba.runtime.errors import ConfigError
-from biomamba.training.callbacks.checkpoint import Checkpoints, checkpoint_name
-from biomamba.training.checkpoint_io import DurableCheckpointIO
+from biomamba.training.callbacks.checkpoint import Checkpoints
+from biomamba.training.checkpoint_io import DurableCheckpointIO, checkpoint_name
 from biomamba.training.launch import quiet_lightning
 from biomamba.training.module import LanguageModelingModule, Objective
 from biomamba.training.optimizer import AdamW, Constant

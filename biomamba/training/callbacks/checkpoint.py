@@ -1,7 +1,6 @@
 """When checkpoints are saved, and which of them are kept."""
 
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -11,38 +10,20 @@ from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.utilities.types import STEP_OUTPUT
 
 from biomamba.data.batches import Batch
-from biomamba.runtime.errors import CheckpointError, ConfigError
+from biomamba.runtime.errors import ConfigError
 from biomamba.runtime.numbers import check_whole
 from biomamba.runtime.random_state import load_rng_state, rng_state
-from biomamba.training.checkpoint_io import RUN_KEY, DurableCheckpointIO
+from biomamba.training.checkpoint_io import (
+    RUN_KEY,
+    DurableCheckpointIO,
+    checkpoint_name,
+    checkpoints_in,
+)
+from biomamba.training.resume import RunContext
 
 _Found = TypeVar("_Found")
 
 _RNG_KEY = "rng_states"
-_NAME = re.compile(r"step_(\d{7,})\.ckpt")
-
-
-def checkpoint_name(step: int) -> str:
-    """Return the file name of the checkpoint after so many steps."""
-    return f"step_{step:07d}.ckpt"
-
-
-def checkpoints_in(folder: Path) -> dict[int, Path]:
-    """Return the checkpoints in a folder by their step, the newest first; good or not.
-
-    Raises:
-        CheckpointError: If the folder cannot be read: a run must not start again for that.
-    """
-    try:
-        paths = list(folder.iterdir())
-    except FileNotFoundError:
-        return {}
-    except OSError as error:
-        raise CheckpointError(
-            f"{folder} cannot be read ({error.strerror}): fix that, or choose another run_id"
-        ) from error
-    found = {int(match[1]): p for p in paths if (match := _NAME.fullmatch(p.name))}
-    return dict(sorted(found.items(), reverse=True))
 
 
 def find_callbacks(trainer: lightning.Trainer, kind: type[_Found]) -> list[_Found]:
@@ -64,6 +45,7 @@ class Checkpoints(Checkpoint):
         keep_every_steps: Checkpoints at multiples of this are kept for good; None for no others.
         in_background: Write while the training continues, from a copy in main memory (of weights
             and optimizer, 12 bytes per parameter); an error then stops the run at a later step.
+        run: The run; every checkpoint repeats its settings. The program gives it.
     """
 
     def __init__(
@@ -74,13 +56,13 @@ class Checkpoints(Checkpoint):
         keep_every_steps: int | None = None,
         *,
         in_background: bool = False,
+        run: RunContext | None = None,
     ) -> None:
         check_whole("every_n_steps", every_n_steps)
         check_whole("keep_last", keep_last)
         check_whole("keep_every_steps", keep_every_steps, optional=True)
         self.folder = Path(folder)
-        # What decides about the run, for its checkpoints; the program sets it.
-        self.settings: Mapping[str, Any] = {}
+        self._settings = run.settings if run else {}
         self._every_n_steps = every_n_steps
         self._keep_last = keep_last
         self._keep_every_steps = keep_every_steps
@@ -196,7 +178,7 @@ class Checkpoints(Checkpoint):
         checkpoint[RUN_KEY] = {
             "step": trainer.global_step,
             "reason": self._reason,
-            "settings": dict(self.settings),
+            "settings": dict(self._settings),
         }
 
     def on_load_checkpoint(

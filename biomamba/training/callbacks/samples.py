@@ -17,6 +17,7 @@ from biomamba.inference.text_generation import Completion, TextGenerator, TextOp
 from biomamba.runtime.errors import ConfigError
 from biomamba.training.callbacks.tensorboard import has_tensorboard, writers_of
 from biomamba.training.module import LanguageModelingModule
+from biomamba.training.resume import RunContext
 from biomamba.training.strategy import ShardedStrategy
 
 _MARKDOWN = re.compile(r"([\\`*_{}\[\]()#+.!-])")
@@ -31,23 +32,28 @@ class Samples(lightning.Callback):
     data, or whose first weights' data, may not be shared is refused: a model can repeat what it
     has read. Sampling has random streams of its own, so the training is that of a run without it.
 
-    Attributes:
-        restrictions: Why texts of this model may not be shown, in words; None (nobody has told)
-            refuses, too.
-
     Args:
-        prompts: What is continued.
-        text: How.
+        prompts: Texts to continue.
+        text: How a text is continued.
         seed: Of the first prompt; the next ones have seed + 1, ...; the same at every validation.
+        run: The run, which knows whether its texts may be shown. The program gives it; without it
+            no text is written.
     """
 
-    def __init__(self, prompts: Sequence[str], text: TextOptions, seed: int = 0) -> None:
+    def __init__(
+        self,
+        prompts: Sequence[str],
+        text: TextOptions,
+        seed: int = 0,
+        *,
+        run: RunContext | None = None,
+    ) -> None:
         if isinstance(prompts, str) or not all(map(str.strip, prompts)) or not prompts:
             raise ConfigError(
                 f"callbacks.samples.prompts is {prompts!r}; give a list of texts, none of them "
                 f"empty, {_REMEDY}"
             )
-        self.restrictions: Sequence[str] | None = None
+        self._run = run
         self._prompts, self._text, self._seed = list(prompts), text, seed
         self._tokenizer: Tokenizer | None = None
         self._written_step: int | None = None
@@ -60,12 +66,15 @@ class Samples(lightning.Callback):
         Raises:
             ConfigError: on all ranks alike.
         """
-        if self.restrictions is None:
-            raise ConfigError(f"callbacks.samples: not told whether data is restricted; {_REMEDY}")
-        if self.restrictions:
+        if self._run is None:
+            raise ConfigError(
+                "callbacks.samples: it is not known whether the data is restricted; pass run=, "
+                f"{_REMEDY}"
+            )
+        if restrictions := self._run.restrictions():
             raise ConfigError(
                 f"callbacks.samples: the model may repeat what must not be shown "
-                f"({'; '.join(self.restrictions)}): take callbacks.samples=null"
+                f"({'; '.join(restrictions)}): take callbacks.samples=null"
             )
         if isinstance(trainer.strategy, ShardedStrategy):
             raise ConfigError(

@@ -8,12 +8,12 @@ from biomamba.data.corpora.embedded import Grammar, seeded
 
 GRAMMAR = Grammar(
     name_parts=(("a", "b"), ("x", "y")),
-    name_form="{color} {name}",
+    name_form="{colour} {name}",
     facts={"colour": ("red", "blue")},
     noise={"verb": ("runs", "sleeps")},
     numbers={"n": (1, 9)},
     title="about {name}",
-    sections=(("{name} {verb} {n} times.",), ("it is {color}.",)),
+    sections=(("{name} {verb} {n} times.",), ("it is {colour}.",)),
     num_subjects=5,
 )
 

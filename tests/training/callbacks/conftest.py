@@ -19,8 +19,8 @@ from biomamba.data.tokenizer import Tokenizer
 from biomamba.model.backends.reference import ReferenceScan
 from biomamba.model.config import Mamba2Config
 from biomamba.model.language_model import MambaLM
-from biomamba.training.callbacks.checkpoint import Checkpoints, checkpoint_name
-from biomamba.training.checkpoint_io import DurableCheckpointIO
+from biomamba.training.callbacks.checkpoint import Checkpoints
+from biomamba.training.checkpoint_io import DurableCheckpointIO, checkpoint_name
 from biomamba.training.module import LanguageModelingModule, Objective
 from biomamba.training.optimizer import AdamW, Constant
 from biomamba.training.resume import Start, logger_options

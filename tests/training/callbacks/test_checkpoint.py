@@ -14,13 +14,14 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from biomamba.runtime.errors import CheckpointError, ConfigError
-from biomamba.training.callbacks.checkpoint import (
-    Checkpoints,
+from biomamba.training.callbacks.checkpoint import Checkpoints, way_back
+from biomamba.training.checkpoint_io import (
+    DurableCheckpointIO,
     checkpoint_name,
     checkpoints_in,
-    way_back,
+    verify_checkpoint,
 )
-from biomamba.training.checkpoint_io import DurableCheckpointIO, verify_checkpoint
+from biomamba.training.resume import RunContext, Start
 
 NUM_STEPS = 10
 NOBODY = 65_534
@@ -243,9 +244,8 @@ def test_options_of_the_optimizer_are_those_of_now(tmp_path: Path) -> None:
 
 
 def test_settings_go_into_the_record_and_the_checkpoint(tmp_path: Path) -> None:
-    checkpoints = Checkpoints(str(tmp_path))
-    checkpoints.settings = {"seed": 1}
-    fit(checkpoints)
+    run = RunContext({"seed": 1}, Start(), list)
+    fit(Checkpoints(str(tmp_path), run=run))
     path = tmp_path / checkpoint_name(NUM_STEPS)
     assert verify_checkpoint(path).settings == {"seed": 1}
     assert DurableCheckpointIO().load_checkpoint(path)["run"]["settings"] == {"seed": 1}

@@ -20,8 +20,8 @@ from biomamba.model.config import Mamba2Config
 from biomamba.model.language_model import MambaLM
 from biomamba.runtime.errors import CheckpointError
 from biomamba.training.callbacks.averaging import Ema
-from biomamba.training.callbacks.checkpoint import Checkpoints, checkpoint_name
-from biomamba.training.checkpoint_io import DurableCheckpointIO
+from biomamba.training.callbacks.checkpoint import Checkpoints
+from biomamba.training.checkpoint_io import DurableCheckpointIO, checkpoint_name
 from biomamba.training.module import LanguageModelingModule, Objective
 from biomamba.training.optimizer import AdamW, Constant
 

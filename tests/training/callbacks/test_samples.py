@@ -15,6 +15,7 @@ from biomamba.model.generation import GenerationOptions, Sampling
 from biomamba.runtime.errors import ConfigError
 from biomamba.training.callbacks.averaging import Ema
 from biomamba.training.callbacks.samples import Samples, as_markdown
+from biomamba.training.resume import RunContext, Start
 
 PROMPTS = ["Aspirin", "The capital of"]
 NewRun = Callable[[str], Any]
@@ -23,9 +24,8 @@ NewRun = Callable[[str], Any]
 def make(*, temperature: float = 1.0, restrictions: list[str] | None = None) -> Samples:
     sampling = Sampling(temperature=temperature)
     text = TextOptions(tokens=GenerationOptions(max_new_tokens=4, sampling=sampling))
-    samples = Samples(PROMPTS, text, seed=3)
-    samples.restrictions = [] if restrictions is None else restrictions
-    return samples
+    run = RunContext({}, Start(), lambda: restrictions or [])
+    return Samples(PROMPTS, text, seed=3, run=run)
 
 
 def weights(run: Any) -> dict[str, torch.Tensor]:
@@ -79,10 +79,9 @@ def test_restricted_data_is_refused_before_anything_is_written(small_run: NewRun
     with pytest.raises(ConfigError, match=r"task notes has access: restricted.*samples=null"):
         run.start([make(restrictions=["task notes has access: restricted"])])
     assert run.steps() == {}
-    untold = make()
-    untold.restrictions = None
-    with pytest.raises(ConfigError, match="not told whether data is restricted"):
-        run.start([untold])
+    text = TextOptions(tokens=GenerationOptions(max_new_tokens=4))
+    with pytest.raises(ConfigError, match="not known whether the data is restricted"):
+        run.start([Samples(PROMPTS, text)])
 
 
 def test_other_refusals(small_run: NewRun) -> None:

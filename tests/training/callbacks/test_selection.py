@@ -21,9 +21,9 @@ from biomamba.model.config import Mamba2Config
 from biomamba.model.language_model import MambaLM
 from biomamba.runtime.errors import CheckpointError, ConfigError
 from biomamba.training.callbacks.averaging import Ema
-from biomamba.training.callbacks.checkpoint import Checkpoints, checkpoint_name
+from biomamba.training.callbacks.checkpoint import Checkpoints
 from biomamba.training.callbacks.selection import Selection
-from biomamba.training.checkpoint_io import DurableCheckpointIO
+from biomamba.training.checkpoint_io import DurableCheckpointIO, checkpoint_name
 from biomamba.training.finish import DueValidation
 from biomamba.training.module import LanguageModelingModule, Objective
 from biomamba.training.optimizer import AdamW, Constant
