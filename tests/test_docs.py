@@ -280,3 +280,30 @@ def test_commands_of_all_kinds_are_found() -> None:
     found = [each for page in LINKED for each in invocations(page)]
     assert len(found) > 60
     assert {"train", "prepare", "evaluate", "plan", "doctor", "export"} <= {f[1] for f in found}
+
+
+def table_cells(page: Path, row: str) -> Iterator[list[str]]:
+    """Yield the cells of the rows of tables that hold a cell of this text."""
+    for line in page.read_text(encoding="utf-8").splitlines():
+        cells = [cell.strip() for cell in line.strip().strip("|").split("|")]
+        if line.startswith("|") and row in cells:
+            yield cells
+
+
+@pytest.mark.parametrize("page", ["downstream.md", "reproduce_small/report.md"])
+def test_results_quote_neither_interval_nor_p_value_of_a_calibration_error(page: str) -> None:
+    # Resamples of one near 0 lie above it, and swaps of models test another hypothesis.
+    rows = list(table_cells(CHECKOUT / "docs" / "results" / page, "calibration_error"))
+    assert len(rows) == 2
+    for cells in rows:
+        assert not any("[" in cell for cell in cells)
+        # The other numbers are n and values of three decimals: a p value would be one below 0.005.
+        assert not {"0.001", "0.002", "0.004"} & set(cells)
+
+
+def test_claims_beyond_what_was_measured_are_not_made() -> None:
+    readme = (CHECKOUT / "README.md").read_text(encoding="utf-8")
+    assert "bit for bit" not in readme  # holds under conditions, which resume.md names
+    ablations = (CHECKOUT / "docs" / "results" / "ablations.md").read_text(encoding="utf-8")
+    for claim in ("at equal tokens, learning rate", "costs 0.01 to 0.06", "without a bend"):
+        assert claim not in " ".join(ablations.split())
