@@ -1,8 +1,4 @@
-"""Whether a value of a config file fits the annotation of the parameter that will take it.
-
-Only what YAML can spell is judged: scalars, lists, dicts and None. An annotation that is not
-understood accepts everything; the constructor then has the last word.
-"""
+"""A composed config as plain values, and whether a value fits the annotation of its parameter."""
 
 import dataclasses
 import inspect
@@ -80,6 +76,9 @@ def _value(node: Any, name: Any, key: str, problems: list[str]) -> Any:
 
 # -------------------------------------------------------------------------------------------------
 # Whether a value of a config file fits the annotation of the parameter that will take it.
+#
+# Only what YAML can spell is judged: scalars, lists, dicts and None. An annotation that is not
+# understood accepts everything; the constructor then has the last word.
 # -------------------------------------------------------------------------------------------------
 
 R = TypeVar("R")

@@ -1,6 +1,6 @@
 """Check a composed config before anything is built, and report every problem at once.
 
-Every `_target_` must be on the list of its group (see targets.py). Each node is compared with the
+Every `_target_` must be on the list of its group (see safety.py). Each node is compared with the
 signature of its target: unknown and missing keys, types, missing values, interpolations. Value
 objects (frozen dataclasses made of nothing but values) are built on trial, so that their own rules
 are part of the report. Numbers are finite and fit into 64 bits, and seeds into 32, wherever they

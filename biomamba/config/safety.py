@@ -1,10 +1,4 @@
-"""What configuration files may not do, wherever they come from.
-
-A file of someone else may be read through `--config-dir`, a search path, or the settings in a run
-folder. Which classes it may name is decided in targets.py; here is the rest: the environment that
-it may read, the folders that it may read from, and the keys of Hydra itself, which start plugins,
-configure logging by class name and set environment variables.
-"""
+"""What configuration files may name, read and do, wherever they come from."""
 
 import dataclasses
 import difflib
@@ -493,6 +487,11 @@ def _shown(value: str) -> str:
 
 # -------------------------------------------------------------------------------------------------
 # What configuration files may not do, wherever they come from.
+#
+# A file of someone else may be read through `--config-dir`, a search path, or the settings in a run
+# folder. Which classes it may name is decided above; here is the rest: the environment that
+# it may read, the folders that it may read from, and the keys of Hydra itself, which start plugins,
+# configure logging by class name and set environment variables.
 # -------------------------------------------------------------------------------------------------
 
 # Names that a config may read with ${oc.env:NAME}. Never a name that holds a secret: what a

@@ -1,4 +1,4 @@
-"""The data of a pretraining run: token stores in, an exact stream of steps out."""
+"""The LightningDataModules of runs whose documents are known: stores in, an exact stream out."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping

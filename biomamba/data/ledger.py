@@ -1,9 +1,4 @@
-"""The ledger of a run: the pieces of documents that each step consumed, over all ranks.
-
-The folder holds one chunk per rank and some steps (ledger_chunk.py). Rank r of W consumed the r-th
-part of a step, so the entries of all ranks one after the other are the global step, whatever the
-number of ranks; it may change within a ledger.
-"""
+"""The ledger of a run: which pieces of documents each step consumed, and queries about it."""
 
 import json
 import re
@@ -182,6 +177,10 @@ def _entries(columns: list[tuple[str, str, int]], body: bytes, span: Span) -> ND
 
 # -------------------------------------------------------------------------------------------------
 # The ledger of a run: the pieces of documents that each step consumed, over all ranks.
+#
+# The folder holds one chunk per rank and some steps (see above). Rank r of W consumed the
+# r-th part of a step, so the entries of all ranks one after the other are the global step, whatever
+# the number of ranks; it may change within a ledger.
 # -------------------------------------------------------------------------------------------------
 
 

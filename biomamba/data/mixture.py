@@ -1,4 +1,4 @@
-"""The shares of the sources, constant or changing in stages, and the rows that meet them."""
+"""Token budget, shares of the sources, and which row of which source is sample i."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace

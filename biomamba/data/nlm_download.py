@@ -1,4 +1,4 @@
-"""Mirror the baseline and update files of PubMed, each checked against its MD5 file."""
+"""PubMed files: local ones, or a mirror of the NLM server checked against its MD5 files."""
 
 import logging
 import re

@@ -1,4 +1,4 @@
-"""A share of the raw shards, for jobs that prepare one set side by side."""
+"""Raw files: which ones a config entry names, their expected hashes, and a share of them."""
 
 import re
 from collections.abc import Sequence

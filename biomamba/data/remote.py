@@ -1,8 +1,4 @@
-"""Rows streamed from a Hugging Face dataset at a pinned revision, one raw shard per hub file.
-
-A stream that breaks is opened again and skipped to the row where it broke, so that a fault that
-passes changes no row. A fault that stays is named at once (see hub_faults.py).
-"""
+"""Data over HTTP: files with retries, and rows of Hugging Face datasets at a pinned revision."""
 
 import logging
 import os
@@ -361,6 +357,9 @@ def _advice(status: int) -> str:
 
 # -------------------------------------------------------------------------------------------------
 # Rows streamed from a Hugging Face dataset at a pinned revision, one raw shard per hub file.
+#
+# A stream that breaks is opened again and skipped to the row where it broke, so that a fault that
+# passes changes no row. A fault that stays is named at once (see above).
 # -------------------------------------------------------------------------------------------------
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")

@@ -1,9 +1,4 @@
-"""Where raw rows come from: files on disk, one raw shard per file.
-
-A raw shard is the unit of work of the prepare stage: one raw shard becomes one token shard. A row
-that cannot be decoded is handed on as a Reject and counted; a file that ends early or is not what
-its name says stops the stage, because what it lost cannot be counted.
-"""
+"""Rows of local text, JSON, CSV and Parquet files, one raw shard per file."""
 
 import codecs
 import csv
@@ -212,6 +207,10 @@ def _check_texts(value: Any) -> None:
 
 # -------------------------------------------------------------------------------------------------
 # Where raw rows come from: files on disk, one raw shard per file.
+#
+# A raw shard is the unit of work of the prepare stage: one raw shard becomes one token shard. A row
+# that cannot be decoded is handed on as a Reject and counted; a file that ends early or is not what
+# its name says stops the stage, because what it lost cannot be counted.
 # -------------------------------------------------------------------------------------------------
 
 Row = dict[str, Any]
@@ -262,7 +261,7 @@ class LocalRows:
 
     A changed bit shows in compressed files and in Parquet with page checksums. In `.jsonl`, `.csv`,
     `.txt` and other Parquet it may pass as another text; `checksums` is for those. Text is UTF-8
-    (see text_files.py); columns of the same name are refused.
+    (see above); columns of the same name are refused.
 
     Attributes:
         files: Paths; a file name with `*` stands for all matching files in sorted order.

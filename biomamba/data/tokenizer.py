@@ -1,4 +1,4 @@
-"""The tokenizer: text to ids and back, with a fingerprint that every store carries.
+"""The tokenizer: text to ids and back, where it comes from, and its files beside a store or model.
 
 A text can hold the literal string `<|endoftext|>`. Left alone it would become the end-of-document
 id and cut the document in two, so special tokens in a text are always encoded as plain text.
@@ -225,8 +225,8 @@ class TrainedBpe:
 # -------------------------------------------------------------------------------------------------
 # The one tokenizer that all stores of a set share, kept beside them.
 #
-# <set>/tokenizer.json           the tokenizer
-# <set>/tokenizer.record.json    how it was made, its fingerprint and the hash of the file, sealed
+# <set>/tokenizer.json           the tokenizer <set>/tokenizer.record.json    how it was made, its
+# fingerprint and the hash of the file, sealed
 # -------------------------------------------------------------------------------------------------
 
 _FILE_NAME = "tokenizer.json"

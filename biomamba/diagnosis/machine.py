@@ -1,4 +1,4 @@
-"""Processor, memory and GPUs of this machine."""
+"""The machine: processor, memory, GPUs, SLURM programs, versions and kernels."""
 
 import os
 import platform

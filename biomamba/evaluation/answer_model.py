@@ -1,4 +1,4 @@
-"""What evaluation asks of a model that answers the items of tasks, whatever its kind.
+"""The interface of models that answer task items, their responses, and the log of responses.
 
 Prompts come from `Prompt.encode` with the tokenizer of the model that is asked. The model itself
 puts before them what its documents start with (our models: the end-of-document token).

@@ -1,4 +1,4 @@
-"""Heads of label tasks: from the training and validation items of a task to a fitted head."""
+"""Put the items of a task to a model, and turn its responses into predictions."""
 
 import math
 import time
@@ -442,8 +442,8 @@ def _raw(written: Written, status: str, label: str | None, num_cut_tokens: int) 
 # From the scores of labels and options to predictions.
 #
 # Every rule is an argmax of one number per answer: its log-probability, divided by its length if
-# the task says so, minus that after an empty prompt if asked (prior correction), plus an offset
-# per label if thresholds were fitted. For two labels an offset is a threshold on their log-odds.
+# the task says so, minus that after an empty prompt if asked (prior correction), plus an offset per
+# label if thresholds were fitted. For two labels an offset is a threshold on their log-odds.
 # -------------------------------------------------------------------------------------------------
 
 NORMALISATIONS = ("bytes", "tokens", "none")

@@ -1,8 +1,4 @@
-"""Models beside each other on the same items, each against one of them.
-
-What is not the same question is refused: other items, another split or protocol, other prompts.
-Figures per token are compared between models of one tokenizer only.
-"""
+"""Compare models on the same items, each against a reference, and record the comparison."""
 
 import csv
 import io
@@ -124,6 +120,9 @@ def _cell(value: Any) -> Any:
 
 # -------------------------------------------------------------------------------------------------
 # Models beside each other on the same items, each against one of them.
+#
+# What is not the same question is refused: other items, another split or protocol, other prompts.
+# Figures per token are compared between models of one tokenizer only.
 # -------------------------------------------------------------------------------------------------
 
 

@@ -1,4 +1,4 @@
-"""Scores of single documents as files: a later evaluation can be compared document by document.
+"""Scores and metadata of single documents as files beside the records of an evaluation.
 
 A file holds the keys of the documents (hashes of their ids), nll, tokens and bytes, and no text.
 """

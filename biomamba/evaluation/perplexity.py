@@ -1,11 +1,4 @@
-"""Held-out perplexity and bits per byte per source, with document-bootstrap intervals.
-
-Protocol: each document is scored whole, its end-of-document token included, from a beginning-of-
-document token on; a document longer than the window is cut into windows without overlap and the
-state starts afresh in each.
-Deviation: the released code of arXiv 2408.02600 averages the means of batches over windows that
-mix documents and gives no beginning-of-document token.
-"""
+"""Perplexity and bits per byte of held-out documents, per source and by position."""
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
@@ -101,6 +94,12 @@ def positions_of(batch: Batch) -> NDArray[np.int64]:
 
 # -------------------------------------------------------------------------------------------------
 # Held-out perplexity and bits per byte per source, with document-bootstrap intervals.
+#
+# Protocol: each document is scored whole, its end-of-document token included, from a beginning-of-
+# document token on; a document longer than the window is cut into windows without overlap and the
+# state starts afresh in each.
+# Deviation: the released code of arXiv 2408.02600 averages the means of batches over windows that
+# mix documents and gives no beginning-of-document token.
 # -------------------------------------------------------------------------------------------------
 
 Sums = NDArray[np.float64]

@@ -1,4 +1,4 @@
-"""One measured figure with everything needed to trust it, kept as JSON lines."""
+"""Result records: one figure with n, interval, method and provenance per line of JSON."""
 
 import json
 import math

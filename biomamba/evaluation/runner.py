@@ -1,7 +1,4 @@
-"""Score models on held-out documents of every source.
-
-A model with another tokenizer reads the same documents as texts and has bits per byte only.
-"""
+"""Evaluate models on the held-out documents of every source, on all ranks."""
 
 import os
 from collections.abc import Callable, Iterator, Mapping
@@ -61,6 +58,8 @@ def rank_group() -> Iterator[Callable[[], None]]:
 
 # -------------------------------------------------------------------------------------------------
 # Score models on held-out documents of every source.
+#
+# A model with another tokenizer reads the same documents as texts and has bits per byte only.
 # -------------------------------------------------------------------------------------------------
 
 

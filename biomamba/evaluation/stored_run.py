@@ -1,8 +1,4 @@
-"""Read an evaluation back from its folder: every model with the scores of its single items.
-
-What was kept of items is checked against the records beside it, so that files of another start of
-the evaluation in the same folder are found.
-"""
+"""Read an evaluation back from its folder: every model with its scores per item."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -123,6 +119,9 @@ def _copies(names: Sequence[Any]) -> list[int]:
 
 # -------------------------------------------------------------------------------------------------
 # Read an evaluation back from its folder: every model with the scores of its single items.
+#
+# What was kept of items is checked against the records beside it, so that files of another start of
+# the evaluation in the same folder are found.
 # -------------------------------------------------------------------------------------------------
 
 PREDICTIONS = "predictions"

@@ -1,8 +1,4 @@
-"""Models on tasks: answers on all ranks, then predictions, figures and records on rank zero.
-
-Which items are together in a batch depends on the items alone, so any number of ranks and of
-restarts gives the same answers.
-"""
+"""Evaluate models on tasks: answers on all ranks; predictions and records on rank zero."""
 
 import json
 from collections import Counter
@@ -252,6 +248,9 @@ def _signatures(split: TaskSplit) -> dict[str, Any]:
 
 # -------------------------------------------------------------------------------------------------
 # Models on tasks: answers on all ranks, then predictions, figures and records on rank zero.
+#
+# Which items are together in a batch depends on the items alone, so any number of ranks and of
+# restarts gives the same answers.
 # -------------------------------------------------------------------------------------------------
 
 VAL = "val"

@@ -1,4 +1,4 @@
-"""Continue texts with a model and its tokenizer."""
+"""Text generation: prompts from files, the tokenizer of a checkpoint, streamed continuations."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Accuracy, F1, precision and recall of labels, as sums of per-item counts.
+"""Accuracy, F1, precision, recall and calibration of labels, as sums of per-item counts.
 
 An answer that stands for no label (None) is wrong for the class of its item and counts for no other
 class, so it lowers accuracy and recall and never adds a class. The official evaluator of BioASQ

@@ -1,8 +1,4 @@
-"""What is right or wrong in a clinical text that was written from another one.
-
-Rules over words, numbers and a list of findings; no model and no service is asked. Each figure
-says what it saw, not that a text is safe: docs/clinical.md lists what the rules cannot see.
-"""
+"""Clinical texts against their input: findings, negations, numbers and doses, support."""
 
 import re
 from collections.abc import Collection, Sequence
@@ -18,9 +14,8 @@ from biomamba.metrics.overlap import grams_of, longest_shared_run, words_of
 #
 # A small set of rules in the manner of NegEx (Chapman et al., J Biomed Inform 34, 2001): a word of
 # negation reaches forward over the findings of its clause until a word that ends it; a few words
-# negate what is before them. Questions, also those that have lost their mark, and what
-# relatives have say nothing of the patient and are left out. What the rules cannot see:
-# docs/clinical.md.
+# negate what is before them. Questions, also those that have lost their mark, and what relatives
+# have say nothing of the patient and are left out. What the rules cannot see: docs/clinical.md.
 # -------------------------------------------------------------------------------------------------
 
 # Names that mean the same are on one line; the first one names the finding.
@@ -248,6 +243,9 @@ def _values(run: list[str]) -> list[str]:
 
 # -------------------------------------------------------------------------------------------------
 # What is right or wrong in a clinical text that was written from another one.
+#
+# Rules over words, numbers and a list of findings; no model and no service is asked. Each figure
+# says what it saw, not that a text is safe: docs/clinical.md lists what the rules cannot see.
 # -------------------------------------------------------------------------------------------------
 
 COPY_WORDS = 4

@@ -1,8 +1,4 @@
-"""A figure over items that can be bootstrapped: sums of columns, and a statistic of the sums.
-
-Accuracy, macro-F1 (from counts of the confusion matrix), calibration (from sums per bin), corpus
-BLEU (from n-gram counts) and means of per-item scores all have this form.
-"""
+"""Measures: sums of columns over items and a statistic of the sums; bootstrap intervals of both."""
 
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -112,6 +108,9 @@ def percentile_interval(
 
 # -------------------------------------------------------------------------------------------------
 # A figure over items that can be bootstrapped: sums of columns, and a statistic of the sums.
+#
+# Accuracy, macro-F1 (from counts of the confusion matrix), calibration (from sums per bin), corpus
+# BLEU (from n-gram counts) and means of per-item scores all have this form.
 # -------------------------------------------------------------------------------------------------
 
 

@@ -1,4 +1,4 @@
-"""Ranked candidates against groups of synonyms: the figures of BioASQ factoid questions.
+"""Lists and ranked candidates against groups of synonyms: BioASQ factoid and list measures.
 
 Source: BioASQ/Evaluation-Measures, EvaluatorTask1b and QuestionAnswerEvaluator, and their measured
 behavior: two texts are equal if they are so in lower case, character by character, so that a space

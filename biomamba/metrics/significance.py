@@ -1,11 +1,4 @@
-"""One recipe trained with several seeds: what of a figure is the recipe and what is the seed.
-
-Two or three seeds hardly show their own scatter, and resampling them would hide that. So the
-variances of groups of items (by bootstrap) and of seeds (of the sample) are added, and Student's t
-with the degrees of freedom of Welch and Satterthwaite gives intervals and p values.
-Source: Satterthwaite, An approximate distribution of estimates of variance components, Biometrics
-Bulletin 2, 1946; Welch, The generalization of "Student's" problem, Biometrika 34, 1947.
-"""
+"""Paired tests of two models, Holm correction, power, and several seeds of one configuration."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -434,6 +427,12 @@ def _check(n: int, rate: float, power: float, level: float) -> None:
 
 # -------------------------------------------------------------------------------------------------
 # One recipe trained with several seeds: what of a figure is the recipe and what is the seed.
+#
+# Two or three seeds hardly show their own scatter, and resampling them would hide that. So the
+# variances of groups of items (by bootstrap) and of seeds (of the sample) are added, and Student's
+# t with the degrees of freedom of Welch and Satterthwaite gives intervals and p values.
+# Source: Satterthwaite, An approximate distribution of estimates of variance components, Biometrics
+# Bulletin 2, 1946; Welch, The generalization of "Student's" problem, Biometrika 34, 1947.
 # -------------------------------------------------------------------------------------------------
 
 SEEDS = "t over seeds and groups"

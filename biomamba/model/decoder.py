@@ -1,4 +1,4 @@
-"""The model one position at a time, with states that it owns and updates in place."""
+"""Fast decoding: one position at a time, with states that are updated in place."""
 
 from collections.abc import Callable, Sequence
 from typing import Protocol

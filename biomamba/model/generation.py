@@ -1,4 +1,4 @@
-"""Continue prompts: each prompt by the parallel scan, then token by token with recurrent state."""
+"""Generation: the prompt by the parallel scan, then token by token; sampling of tokens."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field

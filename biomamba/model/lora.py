@@ -1,4 +1,4 @@
-"""Low-rank adapters whose sum with the base weight is the `weight` of the module itself.
+"""Adaptation: LoRA adapters, which parameters are trained, and adapters on disk.
 
 Whoever reads `module.weight`, as fused kernels and the tied head do, has W + alpha / rank * B A
 with its gradients; a call of the module never forms that sum. The base weight keeps its name in

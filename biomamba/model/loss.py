@@ -1,9 +1,4 @@
-"""The loss of a linear head by the Triton kernel of liger-kernel, for training on a GPU.
-
-The same sum as `linear_cross_entropy`; the softmax and its gradient are one kernel per block of
-rows. The only module that imports the package, when the kernel is chosen.
-Source: liger-kernel 0.8.5, liger_kernel/ops/fused_linear_cross_entropy.py.
-"""
+"""Cross-entropy of a linear head without the full logits: in blocks, or by a fused kernel."""
 
 import functools
 import os
@@ -258,6 +253,10 @@ def _add_product(total: Tensor, block: Tensor, hidden: Tensor) -> None:
 
 # -------------------------------------------------------------------------------------------------
 # The loss of a linear head by the Triton kernel of liger-kernel, for training on a GPU.
+#
+# The same sum as `linear_cross_entropy`; the softmax and its gradient are one kernel per block of
+# rows. The only module that imports the package, when the kernel is chosen.
+# Source: liger-kernel 0.8.5, liger_kernel/ops/fused_linear_cross_entropy.py.
 # -------------------------------------------------------------------------------------------------
 
 LOSS_KERNELS = ("chunked", "liger")

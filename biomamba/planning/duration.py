@@ -1,4 +1,4 @@
-"""Hours of a run, what it puts on disk, and what to ask SLURM for."""
+"""Throughput, hours and disk space of a run, and the SLURM request for it."""
 
 import math
 import statistics

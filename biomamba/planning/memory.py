@@ -1,4 +1,4 @@
-"""Memory of one rank by component, and the micro-batch that fits."""
+"""Memory of one rank by component, from shapes and settings, and the micro-batch that fits."""
 
 import math
 from collections.abc import Sequence

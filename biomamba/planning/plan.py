@@ -1,4 +1,4 @@
-"""What a run did need, read from its folder, beside what was planned."""
+"""The plan of a run: options and changes; and what a finished run needed beside it."""
 
 import statistics
 from collections.abc import Mapping, Sequence

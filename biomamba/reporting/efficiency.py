@@ -1,4 +1,4 @@
-"""Time and memory over length in a report: every point, exponents, and where curves cross."""
+"""Time and memory over length in a report: points, exponents, crossings, plots."""
 
 import io
 import statistics

@@ -1,4 +1,4 @@
-"""Recipes that answer one question: a reference, and what was changed against it."""
+"""Training runs grouped by configuration, and groups that answer one question."""
 
 import re
 from collections.abc import Iterator, Mapping, Sequence

@@ -1,4 +1,4 @@
-"""The folders that a report is made of: training runs, evaluations and measurements of speed."""
+"""Find and read what a report is made of: training runs, evaluations, speed measurements."""
 
 import glob
 import os

@@ -1,7 +1,4 @@
-"""Held-out documents by year of publication and by subject, from what their records say.
-
-Facts come from the files that an evaluation keeps beside its scores: no store is read, no text.
-"""
+"""Held-out documents by year of publication and by MeSH subject: figures, plots, tables."""
 
 import io
 import math
@@ -419,6 +416,8 @@ def _values(group: str, figures: Sequence[GroupFigure]) -> str:
 
 # -------------------------------------------------------------------------------------------------
 # Held-out documents by year of publication and by subject, from what their records say.
+#
+# Facts come from the files that an evaluation keeps beside its scores: no store is read, no text.
 # -------------------------------------------------------------------------------------------------
 
 TITLE = "By year and subject"

@@ -1,4 +1,4 @@
-"""The README.md of an exported folder: only what records say; what they do not say is not known."""
+"""The model card of an export, from records only; what they do not say is called not known."""
 
 import re
 from collections.abc import Iterable, Mapping, Sequence

@@ -1,4 +1,4 @@
-"""What a paper has published: values by scale of model, and how they were made."""
+"""Published values, how they and ours were measured, and the summary at the top of a report."""
 
 import math
 import statistics

@@ -1,4 +1,4 @@
-"""Figures of records, for those who would rather see than read them."""
+"""Plots of a report: comparisons, learning curves, ablations, trade-offs."""
 
 import io
 import math

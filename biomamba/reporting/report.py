@@ -1,4 +1,4 @@
-"""A report of training runs and evaluations: its sections, and its files."""
+"""A report of training runs and evaluations: order of sections, HTML and Markdown files."""
 
 import base64
 from collections.abc import Mapping, Sequence

@@ -1,4 +1,4 @@
-"""Reproduction cards as a section of a report and as a file of their own."""
+"""Reproduction cards: a published value, ours with its interval, and the differences."""
 
 import json
 import math

@@ -1,4 +1,4 @@
-"""Held-out documents in a report: figures per domain, and what was forgotten."""
+"""Report sections on held-out documents: domains, forgetting, trade-offs, scaling."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path

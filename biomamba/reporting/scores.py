@@ -1,4 +1,4 @@
-"""The models of all evaluations, put together by checkpoint, ready for a report."""
+"""Evaluations joined by checkpoint and linked to the training runs that wrote the weights."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence

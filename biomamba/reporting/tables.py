@@ -1,4 +1,4 @@
-"""Result records as Markdown tables."""
+"""Markdown tables of result records, tasks, audits and comparisons."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence

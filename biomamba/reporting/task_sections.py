@@ -1,4 +1,4 @@
-"""Tasks in a report: every model beside simple answers."""
+"""Report sections on tasks: models beside trivial answers, and over seeds."""
 
 from collections.abc import Mapping, Sequence
 

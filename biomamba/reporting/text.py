@@ -1,4 +1,4 @@
-"""A plan, and a plan beside a run, as text."""
+"""Plain-text output of the ledger and of plans."""
 
 from collections.abc import Mapping, Sequence
 

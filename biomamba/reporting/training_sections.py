@@ -1,4 +1,4 @@
-"""Where every figure of a report comes from."""
+"""Report sections on training runs: settings, learning curves, provenance."""
 
 import math
 import shlex

@@ -1,4 +1,4 @@
-"""Who may write in a folder, also over processes; a killed holder leaves no lock behind."""
+"""Atomic and private files, checksummed JSON records, and locks over folders."""
 
 import fcntl
 import json

@@ -1,4 +1,4 @@
-"""BioASQ list questions: all names that answer a question."""
+"""BioASQ task B: yes/no, factoid and list questions, their files and splits."""
 
 import re
 from abc import abstractmethod

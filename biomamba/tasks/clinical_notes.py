@@ -1,4 +1,4 @@
-"""Discharge summaries: the sections of the discharge are written from those of the admission."""
+"""Tasks whose answer is a clinical text: note completion and discharge summaries."""
 
 from abc import abstractmethod
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -162,9 +162,9 @@ def _output(item: Item, prediction: Prediction) -> str:
 # Tasks made of whole notes: which notes a split has, and how many.
 #
 # The split is that of the hash of the patient, so all notes of a patient are in one split. A text
-# that is in two splits stays in the held-out one only, and one that comes twice in a split
-# stays once: templated reports of different patients can be the same to the letter. Case, spacing
-# and punctuation make no difference.
+# that is in two splits stays in the held-out one only, and one that comes twice in a split stays
+# once: templated reports of different patients can be the same to the letter. Case, spacing and
+# punctuation make no difference.
 # -------------------------------------------------------------------------------------------------
 
 

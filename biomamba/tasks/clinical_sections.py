@@ -278,8 +278,8 @@ def headings_of(text: str) -> frozenset[str]:
 #
 # Source: LeoYML/BioMamba@e61db22, ft_biomamba/mimic_data.py. It does not know "Brief Hospital
 # Course", so that text stays in the section before it, often "Pertinent Results"; of headings that
-# come twice only the last is kept; a heading after an empty section is not seen; a heading needs
-# no colon, so a line "Medications on Admission:" starts a section "Medications".
+# come twice only the last is kept; a heading after an empty section is not seen; a heading needs no
+# colon, so a line "Medications on Admission:" starts a section "Medications".
 # -------------------------------------------------------------------------------------------------
 
 PREAMBLE = "preamble"

@@ -1,7 +1,4 @@
-"""ACI-Bench: the note of a visit is written from the dialogue of doctor and patient.
-
-Source: Yim et al., Scientific Data 10, 586 (2023); files of github.com/wyim/aci-bench.
-"""
+"""Tasks of doctor-patient dialogues: MTS-Dialog and ACI-Bench."""
 
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
@@ -210,6 +207,8 @@ def _lines(text: str) -> str:
 
 # -------------------------------------------------------------------------------------------------
 # ACI-Bench: the note of a visit is written from the dialogue of doctor and patient.
+#
+# Source: Yim et al., Scientific Data 10, 586 (2023); files of github.com/wyim/aci-bench.
 # -------------------------------------------------------------------------------------------------
 
 

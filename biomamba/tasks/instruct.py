@@ -1,9 +1,4 @@
-"""Fine-tuning on tasks: their samples are the documents of an exact stream of steps.
-
-Everything that holds for pretraining holds here: step t is a pure function of seed, shares and t,
-whatever the ranks, workers and micro-batches; samples keep their own state; a ledger says what was
-trained on; a run continues where it was stopped.
-"""
+"""The LightningDataModule for fine-tuning: samples of tasks as an exact stream of steps."""
 
 import math
 from collections import Counter
@@ -196,6 +191,10 @@ def epoch_of(
 
 # -------------------------------------------------------------------------------------------------
 # Fine-tuning on tasks: their samples are the documents of an exact stream of steps.
+#
+# Everything that holds for pretraining holds here: step t is a pure function of seed, shares and t,
+# whatever the ranks, workers and micro-batches; samples keep their own state; a ledger says what
+# was trained on; a run continues where it was stopped.
 # -------------------------------------------------------------------------------------------------
 
 

@@ -1,4 +1,4 @@
-"""What a model wrote, as answers to be compared with references character by character."""
+"""Labels: reading them from generated text, label metrics, comparison of short answers."""
 
 import logging
 import re

@@ -1,4 +1,4 @@
-"""Multiple choice: the option with the largest likelihood after its question is the answer."""
+"""Multiple choice: rows of any columns as questions, the likeliest option as the answer."""
 
 import re
 import string

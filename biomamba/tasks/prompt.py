@@ -1,8 +1,4 @@
-"""The one way from an item to the ids that a model reads, in fine-tuning and in evaluation.
-
-A prompt that is too long loses text from the parts that may shrink, in the order in which they are
-named, and never from its other parts, its instruction or its cue.
-"""
+"""Items of a task, and the one way from an item to the token ids of its prompt."""
 
 import string
 from collections import Counter
@@ -63,6 +59,9 @@ class Items:
 
 # -------------------------------------------------------------------------------------------------
 # The one way from an item to the ids that a model reads, in fine-tuning and in evaluation.
+#
+# A prompt that is too long loses text from the parts that may shrink, in the order in which they
+# are named, and never from its other parts, its instruction or its cue.
 # -------------------------------------------------------------------------------------------------
 
 CUTS = ("left", "middle", "right")

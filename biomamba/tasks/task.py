@@ -1,8 +1,4 @@
-"""What every downstream task offers.
-
-`items` gives what may be trained on and selected with; `held_out` the test split, which only
-biomamba/evaluation may ask for (tests/test_held_out.py).
-"""
+"""The interface of tasks: items, prompts, predictions, metrics and files."""
 
 from abc import ABC, abstractmethod
 from collections import Counter
@@ -52,6 +48,9 @@ class Prediction:
 
 # -------------------------------------------------------------------------------------------------
 # What every downstream task offers.
+#
+# `items` gives what may be trained on and selected with; `held_out` the test split, which only
+# biomamba/evaluation may ask for (tests/test_held_out.py).
 # -------------------------------------------------------------------------------------------------
 
 ACCESS = ("open", "restricted")

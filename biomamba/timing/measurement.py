@@ -1,4 +1,4 @@
-"""Measure tasks in turn, so that a machine that slows down slows all of them down."""
+"""Interleaved measurements of time and memory, with progress."""
 
 import ctypes
 import gc

@@ -1,4 +1,4 @@
-"""Measured points, kept as JSON lines so that no point is measured twice."""
+"""Settings and results of speed measurements as JSON lines, and growth exponents."""
 
 import json
 import math

@@ -1,4 +1,4 @@
-"""Measure all points that were not measured yet, phase by phase."""
+"""A session of speed measurements: training steps, prefill and decoding, point by point."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field

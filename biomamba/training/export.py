@@ -1,4 +1,4 @@
-"""Write a model in the layout of another library: a folder that is complete or not there."""
+"""Export a model folder, a run or a checkpoint to the layout of another library."""
 
 import secrets
 import shutil

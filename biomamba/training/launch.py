@@ -1,4 +1,4 @@
-"""Refuse a launch that would hang, waste GPUs or damage the weights."""
+"""Refuse a launch that would fail later, and explain what ended a run from outside."""
 
 import errno
 import logging

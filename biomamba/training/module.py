@@ -1,9 +1,4 @@
-"""The LightningModule of every stage: one batch is one optimizer step.
-
-Manual optimization, because only then is a step the unit of everything: the loader yields the
-micro-batches of one step, the loss is divided by the true number of target tokens of all ranks,
-and a checkpoint never is between two micro-batches.
-"""
+"""The LightningModule of every stage: the objective, one optimizer step per batch, token counts."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -149,6 +144,10 @@ class SourceCounts(nn.Module):
 
 # -------------------------------------------------------------------------------------------------
 # The LightningModule of every stage: one batch is one optimizer step.
+#
+# Manual optimization, because only then is a step the unit of everything: the loader yields the
+# micro-batches of one step, the loss is divided by the true number of target tokens of all ranks,
+# and a checkpoint never is between two micro-batches.
 # -------------------------------------------------------------------------------------------------
 
 _GUARD_KEY = "step_guard"

@@ -1,4 +1,4 @@
-"""AdamW with weight decay on matrices only and, if asked for, rates that fall with depth."""
+"""AdamW with weight decay on matrices and layer-wise rates; learning-rate schedules by tokens."""
 
 import math
 import re

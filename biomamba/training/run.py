@@ -1,4 +1,4 @@
-"""Keep the curves of a run in the order of its starts, whatever the clock says."""
+"""The folder of a run: lock, run.json, model folder, order of its curves."""
 
 import fcntl
 import math

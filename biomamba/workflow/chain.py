@@ -1,10 +1,4 @@
-"""A chain as its YAML file tells it, and the steps that it consists of.
-
-In overrides and outputs `{word}` stands for a value of `each` or of the chain, for the folder of
-the step itself (`{output}`), or for those of another entry (`{base}/model`), with a comma between
-several. An entry that is named so comes before. Of two entries with a value in common, as a seed,
-a step builds upon the step of the same value.
-"""
+"""A chain of programs: its YAML file, its steps, required files, printed commands."""
 
 import re
 import shlex
@@ -136,6 +130,11 @@ class Template:
 
 # -------------------------------------------------------------------------------------------------
 # A chain as its YAML file tells it, and the steps that it consists of.
+#
+# In overrides and outputs `{word}` stands for a value of `each` or of the chain, for the folder of
+# the step itself (`{output}`), or for those of another entry (`{base}/model`), with a comma between
+# several. An entry that is named so comes before. Of two entries with a value in common, as a seed,
+# a step builds upon the step of the same value.
 # -------------------------------------------------------------------------------------------------
 
 _NAME = re.compile(r"[a-z][a-z0-9_]*")

@@ -1,4 +1,4 @@
-"""What is kept of a step when it ends, and what follows from it for the next start."""
+"""The record of a finished step, and how to forget steps so that they run again."""
 
 import shutil
 from collections.abc import Iterable, Mapping, Sequence

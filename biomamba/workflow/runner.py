@@ -1,4 +1,4 @@
-"""Run the steps of a chain that are not finished, some of them at the same time."""
+"""Run the unfinished steps of a chain, some at the same time, with progress and signals."""
 
 import fcntl
 import os

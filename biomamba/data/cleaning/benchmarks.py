@@ -1,4 +1,4 @@
-"""WikiText: whole Wikipedia articles whose perplexity is measured."""
+"""The benchmarks that are kept out of training data: BioASQ, PubMedQA, WikiText, any table."""
 
 import re
 from collections.abc import Iterator, Sequence

@@ -1,4 +1,4 @@
-"""Medical transcriptions of MTSamples, all or those of some specialties."""
+"""Corpora whose documents are columns of rows: C4, Wikipedia, PubMed tables, clinical notes."""
 
 import re
 from collections.abc import Iterator, Sequence

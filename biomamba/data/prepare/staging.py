@@ -1,4 +1,4 @@
-"""Stage raw shards: read, tokenize and mark each once, in several processes if asked."""
+"""Stage raw shards: read, tokenize and mark each once, and write the result as arrays."""
 
 import json
 import logging

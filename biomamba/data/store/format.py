@@ -1,4 +1,4 @@
-"""What a published model must say about a token store that it was trained on."""
+"""The files of a token store: records, checksums, atomic writing, and differences of settings."""
 
 import os
 import re
@@ -26,10 +26,10 @@ from biomamba.runtime.files import TEMPORARY_SUFFIX, read_sealed, sha256_of, wri
 #     NNNNN.{train,val,test}.bin   token ids, little endian, every document ends with the EOD id
 #     NNNNN.{train,val,test}.idx   one INDEX_DTYPE record per document
 #     NNNNN.{train,val,test}.facts year and MeSH descriptors of the documents, where something is
-#                                  known of one of them, see document_facts.py
+#                                  known of one of them, see document.py
 #     NNNNN.json                   ShardRecord, written last of its shard: the commit point
 #     MANIFEST.json                Manifest, written last of all
-#     staging/                     what the decisions about the whole set need, see staged_shard.py
+#     staging/                     what the decisions about the whole set need, see staging.py
 #
 # A split without documents in a shard has no files there.
 # -------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Find one document in token stores."""
+"""Open token stores and read the documents of a split, from memory-mapped files."""
 
 import json
 from collections.abc import Mapping, Sequence

@@ -1,10 +1,4 @@
-"""The steps of a run read from a stream: one item is one optimizer step of one rank.
-
-Step t is G rows: those of the readers in order, G / V of each of V readers. Rank r of W owns the
-r-th part of the readers, and its worker processes share them. Ranks, workers and micro-batches
-therefore change nothing in the global rows, and the positions of all readers after a step are all
-that a resume needs.
-"""
+"""Virtual readers of a stream: documents, packed rows and steps, resumed from a few integers."""
 
 import os
 from collections import OrderedDict
@@ -386,6 +380,11 @@ def _contents(rows: Sequence[Sequence[Piece]], sources: Sequence[int]) -> PieceC
 
 # -------------------------------------------------------------------------------------------------
 # The steps of a run read from a stream: one item is one optimizer step of one rank.
+#
+# Step t is G rows: those of the readers in order, G / V of each of V readers. Rank r of W owns the
+# r-th part of the readers, and its worker processes share them. Ranks, workers and micro-batches
+# therefore change nothing in the global rows, and the positions of all readers after a step are all
+# that a resume needs.
 # -------------------------------------------------------------------------------------------------
 
 _STEPS_KEPT = 8

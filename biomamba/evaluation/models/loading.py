@@ -1,9 +1,4 @@
-"""Continue rows with `generate` of transformers, under the rules of our own models.
-
-Greedy for one candidate; for several a beam of that width, ranked by log-probability per id. What a
-checkpoint says about generation (sampling, penalties, minimal lengths) does not count, so that all
-models write alike; ids without a text are never chosen.
-"""
+"""Models of transformers: loading, tokenizer, batches of scored rows, generation."""
 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -422,6 +417,10 @@ def wanted_positions(rows: Sequence[Row]) -> list[int]:
 
 # -------------------------------------------------------------------------------------------------
 # Continue rows with `generate` of transformers, under the rules of our own models.
+#
+# Greedy for one candidate; for several a beam of that width, ranked by log-probability per id. What
+# a checkpoint says about generation (sampling, penalties, minimal lengths) does not count, so that
+# all models write alike; ids without a text are never chosen.
 # -------------------------------------------------------------------------------------------------
 
 

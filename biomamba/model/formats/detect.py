@@ -1,8 +1,4 @@
-"""Where a checkpoint is: a folder, or a repository of the hub that is fetched into the cache.
-
-A local folder never touches the network; a hub id `owner/name` (or `owner/name@revision`) is
-downloaded once.
-"""
+"""Find a checkpoint in a folder or hub repository, and recognize its layout."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -133,6 +129,9 @@ def _state_spaces(raw: Mapping[str, Any], source: str) -> Layout:
 
 # -------------------------------------------------------------------------------------------------
 # Where a checkpoint is: a folder, or a repository of the hub that is fetched into the cache.
+#
+# A local folder never touches the network; a hub id `owner/name` (or `owner/name@revision`) is
+# downloaded once.
 # -------------------------------------------------------------------------------------------------
 
 CONFIG = "config.json"

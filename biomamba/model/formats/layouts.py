@@ -1,4 +1,4 @@
-"""Whether a checkpoint is the model that a configuration describes."""
+"""The four published layouts of Mamba-1 and Mamba2 checkpoints: config keys and tensor names."""
 
 import math
 from collections.abc import Iterator, Mapping
@@ -416,9 +416,9 @@ STATE_SPACES_MAMBA2 = Layout(
 # Mamba2 as transformers has it: model_type mamba2, class Mamba2ForCausalLM.
 #
 # Source: huggingface/transformers@v5.0.0:src/transformers/models/mamba2/configuration_mamba2.py
-# (keys and defaults) and modeling_mamba2.py (names of tensors). What its config has no key for
-# is in an object `biomamba`, which transformers keeps and ignores: the vocabulary before
-# padding, above all.
+# (keys and defaults) and modeling_mamba2.py (names of tensors). What its config has no key for is
+# in an object `biomamba`, which transformers keeps and ignores: the vocabulary before padding,
+# above all.
 # -------------------------------------------------------------------------------------------------
 
 # Keys of any config.json of transformers that say nothing about what a model computes.
@@ -532,9 +532,8 @@ TRANSFORMERS_MAMBA2 = Layout(
 # Mamba-1 as transformers has it: model_type mamba, class MambaForCausalLM.
 #
 # Source: huggingface/transformers@v5.0.0:src/transformers/models/mamba/configuration_mamba.py (keys
-# and defaults) and modeling_mamba.py (names of tensors). What its config has no key for is in
-# an object `biomamba`, which transformers keeps and ignores: the vocabulary before padding, above
-# all.
+# and defaults) and modeling_mamba.py (names of tensors). What its config has no key for is in an
+# object `biomamba`, which transformers keeps and ignores: the vocabulary before padding, above all.
 # -------------------------------------------------------------------------------------------------
 
 TRANSFORMERS_MAMBA1 = Layout(

@@ -1,4 +1,4 @@
-"""Write the weights of a checkpoint: one file, or several with an index, one at a time."""
+"""Files of tensors: read, check against a model, and write, one tensor at a time."""
 
 import hashlib
 import os

@@ -1,9 +1,4 @@
-"""Stop in time: save at a step boundary, put the job back into the queue, end the process.
-
-A signal (see runtime/signals.py) or the time limit of the SLURM job asks for it. All ranks agree
-at the end of each step, so that they stop at the same one: an all-reduce of one number, 0.3 ms
-between two processes over gloo on one busy machine.
-"""
+"""Stop at a step boundary for a signal or time limit, and detect ranks that have diverged."""
 
 import signal
 import time
@@ -195,6 +190,10 @@ def _data_of(trainer: lightning.Trainer) -> TrainingData:
 
 # -------------------------------------------------------------------------------------------------
 # Stop in time: save at a step boundary, put the job back into the queue, end the process.
+#
+# A signal (see runtime/signals.py) or the time limit of the SLURM job asks for it. All ranks agree
+# at the end of each step, so that they stop at the same one: an all-reduce of one number, 0.3 ms
+# between two processes over gloo on one busy machine.
 # -------------------------------------------------------------------------------------------------
 
 # Larger than every signal number: the ranks agree on the maximum.

@@ -1,4 +1,4 @@
-"""Log tokens per second, the wait for data, and peak memory."""
+"""What a run writes to TensorBoard besides losses: throughput, histograms, layout, settings."""
 
 import re
 import resource
