@@ -199,7 +199,7 @@ def _model(
     known = provenance.get("checkpoints", {}).get(label, {})
     checkpoint = sha256 or known.get("sha256")
     if checkpoint is None:
-        raise DataError(f"the records of model {label} do not tell its checkpoint; {_AGAIN}")
+        raise DataError(f"the records of model {label} do not name its checkpoint; {_AGAIN}")
     return models.setdefault(label, StoredModel(label, checkpoint, known.get("path")))
 
 

@@ -161,7 +161,7 @@ def _caption(
 
 
 def _finding(family: Family, records: Sequence[ComparisonRecord]) -> str:
-    """Say which differences the tests tell."""
+    """Say which differences are significant."""
     tested = [record for record in records if record.p_holm is not None]
     clear = [record for record in tested if (record.p_holm or 0.0) < _SIGNIFICANT]
     told = [f"{r.model} {r.difference:+.3f} on {r.subject}" for r in clear]
@@ -169,10 +169,10 @@ def _finding(family: Family, records: Sequence[ComparisonRecord]) -> str:
     of_checkpoints = " One seed each: said of these checkpoints only." if single else ""
     if not told:
         return (
-            f"{family.name}: none of {len(tested)} differences to {family.reference.name} is told "
-            f"from chance; the intervals say how large they may be.{of_checkpoints}"
+            f"{family.name}: none of {len(tested)} differences to {family.reference.name} is "
+            f"significant; the intervals say how large they may be.{of_checkpoints}"
         )
     return (
-        f"{family.name}: told from chance are {len(told)} of {len(tested)} differences to "
-        f"{family.reference.name} in bits per byte: {'; '.join(told)}.{of_checkpoints}"
+        f"{family.name}: {len(told)} of {len(tested)} differences to {family.reference.name} in "
+        f"bits per byte are significant: {'; '.join(told)}.{of_checkpoints}"
     )

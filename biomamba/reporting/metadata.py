@@ -422,7 +422,7 @@ def _values(group: str, figures: Sequence[GroupFigure]) -> str:
 
 TITLE = "By year and subject"
 NO_FACTS = (
-    "No evaluation knows year or subjects of its documents: stores of corpora that tell them "
+    "No evaluation knows year or subjects of its documents: stores of corpora with this metadata "
     "(medline, or a year_column), prepared and evaluated, fill this section."
 )
 

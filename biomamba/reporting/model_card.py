@@ -196,7 +196,7 @@ def data_section(lineage: Lineage) -> str:
     if not lineage.runs:
         return f"{_sentence(lineage.origin)} Training data, licences and mixture: {_UNKNOWN}."
     parts = [
-        f"In order: {_chain(lineage)}. Each run is told of below, the last one first. A source "
+        f"In order: {_chain(lineage)}. Each run is described below, the last one first. A source "
         "with no share is validated on only, and of a task only the answers are trained on. The "
         "licences are those that the prepared data names; they are no legal advice."
     ]
@@ -236,7 +236,7 @@ def procedure_section(lineage: Lineage, origin: Mapping[str, Any]) -> str:
     step = _step_of(lineage.runs[0], origin)
     parts.append(
         f"The weights are those of step {step} of run `{lineage.runs[0].name}`; what was trained "
-        "on is told for the whole run."
+        "on is listed for the whole run."
     )
     return "\n\n".join(parts)
 
@@ -584,7 +584,7 @@ def _limits(facts: CardFacts) -> str:
         f"- Evaluated on: {measured}. Of anything else nothing is known.\n"
         "- It writes text that can be wrong and sound right, and it can repeat parts of its "
         "training data.\n"
-        "- Nothing in its records tells of a measurement of bias."
+        "- Its records hold no measurement of bias."
     )
 
 

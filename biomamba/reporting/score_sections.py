@@ -306,7 +306,7 @@ def _note(places: Sequence[Place], best: Sequence[str]) -> list[Part]:
         return []
     return [
         f"Dominated by their means only, with intervals that overlap on both axes: "
-        f"{', '.join(unsure)}. Whether they are truly worse is not told here."
+        f"{', '.join(unsure)}. This table does not say whether they are worse."
     ]
 
 
@@ -415,12 +415,12 @@ def _words(fits: Mapping[str, ScalingFit]) -> list[Part]:
     num_sizes = len(set(next(iter(fits.values())).tokens.tolist()))
     slopes = [f"{fits[name].per_doubling.value:+.3f} on {name}" for name in odd]
     return [
-        f"{num_sizes} sizes do not tell E from B on {', '.join(odd)}: a low floor that is reached "
-        "slowly and a high one that is reached fast pass through the same losses, and the exponent "
-        "or the floor runs to the end of its range. Read there what the losses do tell, the change "
-        f"per doubling of tokens within the range ({', '.join(slopes)} bits per byte), and neither "
-        "E nor what the curve says of more tokens. A range of tokens ten times as wide would help "
-        "more than more seeds."
+        f"{num_sizes} sizes cannot separate E from B on {', '.join(odd)}: a low floor that is "
+        "reached slowly and a high one that is reached fast pass through the same losses, and the "
+        "exponent or the floor runs to the end of its range. Read there what the losses determine, "
+        f"the change per doubling of tokens within the range ({', '.join(slopes)} bits per byte), "
+        "and neither E nor what the curve says of more tokens. A range of tokens ten times as wide "
+        "would help more than more seeds."
     ]
 
 

@@ -117,7 +117,7 @@ def tasks_section(
         "can be expected to show; smaller ones may exist and not be seen. A change is on the same "
         "items, minus the baseline of the evaluation. Filtered: whether the files of the test are "
         "among those that the training data were filtered against; docs/results/contamination.md "
-        "tells how much such a filter finds. "
+        "says how much such a filter finds. "
         "How each interval was made: see the CSV."
     )
     seeds = task_seeds_table(evaluations, trained or {})

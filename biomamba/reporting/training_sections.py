@@ -59,7 +59,7 @@ def summary_section(groups: Sequence[RunGroup]) -> Section:
     parts = [
         Table(
             name="runs",
-            caption=f"What tells the {len(groups)} recipes of {len(files)} runs apart. {_READING}",
+            caption=f"How the {len(groups)} recipes of {len(files)} runs differ. {_READING}",
             header=["recipe", *differs],
             rows=[[name, *(told[each] for each in differs)] for name, told in facts.items()],
             files=files,

@@ -62,5 +62,5 @@ def test_of_two_stores_the_first_that_knows_something_tells_it(write: Write) -> 
 def test_facts_of_another_number_of_documents_are_refused(write: Write) -> None:
     store = write("a", {"1": DocumentFacts(1991), "2": None, "3": DocumentFacts(1992)})
     (store / "00000.train.facts").write_bytes(facts_bytes([DocumentFacts(1991)]) or b"")
-    with pytest.raises(DataError, match=r"tells of 1 documents, the split has 2"):
+    with pytest.raises(DataError, match=r"describes 1 documents, the split has 2"):
         find_facts([store], "train", keys("1"))

@@ -255,5 +255,5 @@ def test_records_without_a_checkpoint_are_refused(tmp_path: Path) -> None:
     write_documents(tmp_path)
     path = tmp_path / "results.jsonl"
     path.write_text(path.read_text().replace('"sha256"', '"odd"'))
-    with pytest.raises(DataError, match="the records of model model do not tell its checkpoint"):
+    with pytest.raises(DataError, match="the records of model model do not name its checkpoint"):
         read_evaluation(tmp_path, {})

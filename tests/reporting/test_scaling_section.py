@@ -67,4 +67,4 @@ def test_all_seeds_are_points_of_one_fit_and_what_it_does_not_tell_is_said(
     assert isinstance(table, Table)
     assert "over 8 runs of 4 sizes (r1000, r4000, r16000, r64000)" in table.caption
     assert "documents and seeds" in table.caption
-    assert "4 sizes do not tell E from B on web" in str(words)
+    assert "4 sizes cannot separate E from B on web" in str(words)

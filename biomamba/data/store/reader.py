@@ -415,7 +415,7 @@ def _find(stem: Path, keys: NDArray[np.uint64], found: dict[int, DocumentFacts])
     facts = read_facts(path)
     if len(facts) != len(own):
         raise DataError(
-            f"{path} tells of {len(facts)} documents, the split has {len(own)}; copy the store "
+            f"{path} describes {len(facts)} documents, the split has {len(own)}; copy the store "
             "again, or prepare it again with overwrite=true"
         )
     for number in np.flatnonzero(np.isin(own, keys)).tolist():

@@ -60,7 +60,7 @@ def find_layout(raw: Mapping[str, Any], source: str) -> Layout:
         keys = ", ".join(sorted(raw)[:8]) or "no key"
         raise CheckpointError(
             f"{source}: has neither ssm_cfg (state-spaces) nor model_type (transformers) but "
-            f"{keys}, so the model cannot be told; {_LOADABLE}"
+            f"{keys}, so the model is not recognized; {_LOADABLE}"
         )
     words = _OTHER_MODELS.get(model_type, "another model")
     raise CheckpointError(
