@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 from omegaconf import DictConfig
+from tensorboard.summary.writer import event_file_writer
 
 from biomamba.config.compose import compose_config
 from biomamba.runtime.random_state import seed_everything
@@ -36,6 +37,16 @@ def pytest_configure() -> None:
 @pytest.fixture(autouse=True)
 def _seed() -> None:
     seed_everything(0)
+
+
+@pytest.fixture(autouse=True)
+def _first_event_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Number the event files of TensorBoard from 0, as in the process of a program.
+
+    Files of one second are read in the order of their names: number 10 before 9, and the points of
+    a run that are read before its start mark are dropped.
+    """
+    monkeypatch.setattr(event_file_writer, "_global_uid", event_file_writer.AtomicCounter(0))
 
 
 @pytest.fixture(autouse=True)

@@ -306,7 +306,8 @@ def test_an_error_in_a_worker_is_one_error_and_keeps_what_is_staged(
     assert done.stderr.count("error:") == 1
     assert "9 of 259 rows of raw shard b0.jsonl are damaged" in done.stderr
     assert "Traceback" not in done.stderr
-    assert (tmp_path / "data" / "set" / "a" / "staging" / "00000.json").is_file()
+    # The worker that met the damage had staged a shard before; the other one may be at its first.
+    assert list((tmp_path / "data" / "set" / "a" / "staging").glob("*.json"))
 
 
 def test_verification_tells_every_damaged_file(

@@ -52,10 +52,21 @@ def test_a_full_disk_is_an_error_and_leaves_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = HashedFile(tmp_path / "a.bin")
-    file._stream.close()
     file._stream = Path("/dev/full").open("wb")  # noqa: SIM115 - closed by discard
     file.write(np.zeros(3))
     with pytest.raises(OSError, match="No space left"):
         file.commit()
     file.discard()
     assert not list(tmp_path.iterdir())
+
+
+def test_a_file_is_made_at_its_first_write_and_an_empty_one_when_it_is_committed(
+    tmp_path: Path,
+) -> None:
+    written, empty = HashedFile(tmp_path / "a.bin"), HashedFile(tmp_path / "b.bin")
+    assert not list(tmp_path.iterdir())
+    written.write(np.zeros(1))
+    assert len(list(tmp_path.iterdir())) == 1
+    written.discard()
+    assert empty.commit().size_bytes == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["b.bin"]

@@ -8,7 +8,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -269,6 +269,9 @@ def _files(content: dict[str, Any]) -> dict[str, FileRecord]:
 class HashedFile:
     """Write arrays under a temporary name of this writer alone; `commit` gives the file its name.
 
+    The temporary file is made at the first write, not before: a signal that ends the process
+    between two constructors leaves no file that nobody would discard.
+
     Args:
         path: The file to be; what is there stays until `commit`.
     """
@@ -277,14 +280,14 @@ class HashedFile:
         self._path = path
         name = f".{path.name}.{secrets.token_hex(4)}{TEMPORARY_SUFFIX}"
         self._temporary = path.with_name(name)
-        self._stream = self._temporary.open("xb")
+        self._stream: BinaryIO | None = None
         self._digest = sha256()
         self._size_bytes = 0
 
     def write(self, array: NDArray[Any]) -> None:
         """Append the bytes of an array."""
         content = array.tobytes()
-        self._stream.write(content)
+        self._opened().write(content)
         self._digest.update(content)
         self._size_bytes += len(content)
 
@@ -293,17 +296,24 @@ class HashedFile:
 
         The new name is durable once the folder is synced, which the caller does for all its files.
         """
-        self._stream.flush()
-        os.fsync(self._stream.fileno())
-        self._stream.close()
+        stream = self._opened()
+        stream.flush()
+        os.fsync(stream.fileno())
+        stream.close()
         self._temporary.replace(self._path)
         return FileRecord(self._size_bytes, self._digest.hexdigest())
 
     def discard(self) -> None:
         """Remove the temporary file, if it is still there."""
-        with suppress(OSError):  # a full disk refuses the last bytes here once more
-            self._stream.close()
+        if self._stream is not None:
+            with suppress(OSError):  # a full disk refuses the last bytes here once more
+                self._stream.close()
         self._temporary.unlink(missing_ok=True)
+
+    def _opened(self) -> BinaryIO:
+        if self._stream is None:
+            self._stream = self._temporary.open("xb")
+        return self._stream
 
 
 # -------------------------------------------------------------------------------------------------
